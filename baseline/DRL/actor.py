@@ -1,0 +1,59 @@
+"""The actor: looks at canvas and target and chooses the next five strokes."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from DRL.layers import STAGES, CoordinatePlanes, progress_plane, residual_stages
+from Renderer.canvas import ACTION_DIM
+
+
+class Block(nn.Module):
+    """Two 3x3 convolutions with batch normalisation around a shortcut."""
+
+    def __init__(self, channels: int, out: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, out, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(out)
+        self.conv2 = nn.Conv2d(out, out, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(out)
+        self.shortcut = nn.Sequential()
+        if stride != 1 or channels != out:
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(channels, out, 1, stride, bias=False), nn.BatchNorm2d(out)
+            )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = F.relu(self.bn1(self.conv1(x)))
+        return F.relu(self.bn2(self.conv2(y)) + self.shortcut(x))
+
+
+class Actor(nn.Module):
+    """An 18-layer residual network with batch normalisation: nine planes to 65 numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.coordinates = CoordinatePlanes()
+        self.conv1 = nn.Conv2d(9, STAGES[0], 3, 2, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(STAGES[0])
+        self.layer1, self.layer2, self.layer3, self.layer4 = residual_stages(Block)
+        self.fc = nn.Linear(STAGES[-1], ACTION_DIM)
+
+    def forward(
+        self, canvas: torch.Tensor, target: torch.Tensor, progress: torch.Tensor
+    ) -> torch.Tensor:
+        """Choose a bundle.
+
+        canvas, target: (B, 3, 128, 128) in [0, 1]; progress: (B,), step / max_step.
+        Returns (B, 65) in [0, 1].
+        """
+        planes = torch.cat((canvas, target, progress_plane(progress)), 1)
+        return self.choose(self.coordinates(planes))
+
+    def choose(self, planes: torch.Tensor) -> torch.Tensor:
+        """All nine planes (B, 9, 128, 128) to actions (B, 65) in [0, 1]."""
+        x = F.relu(self.bn1(self.conv1(planes)))  # (B, 64, 64, 64)
+        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
+            x = stage(x)
+        x = F.avg_pool2d(x, 4).flatten(1)  # (B, 512)
+        return torch.sigmoid(self.fc(x).float())

@@ -1,0 +1,67 @@
+"""The critic: the value of the canvas that a bundle leads to."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from DRL.layers import (
+    STAGES,
+    CoordinatePlanes,
+    TReLU,
+    WeightNormConv2d,
+    progress_plane,
+    residual_stages,
+)
+
+
+class Block(nn.Module):
+    """Two weight-normalised 3x3 convolutions with TReLU around a shortcut."""
+
+    def __init__(self, channels: int, out: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = WeightNormConv2d(channels, out, 3, stride)
+        self.conv2 = WeightNormConv2d(out, out, 3)
+        self.shortcut = nn.Sequential()
+        if stride != 1 or channels != out:
+            self.shortcut = nn.Sequential(WeightNormConv2d(channels, out, 1, stride))
+        self.relu_1 = TReLU()
+        self.relu_2 = TReLU()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.relu_1(self.conv1(x))
+        return self.relu_2(self.conv2(y) + self.shortcut(x))
+
+
+class Critic(nn.Module):
+    """An 18-layer residual network with weight normalisation: twelve planes to one value."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.coordinates = CoordinatePlanes()
+        self.conv1 = WeightNormConv2d(12, STAGES[0], 3, 2)
+        self.layer1, self.layer2, self.layer3, self.layer4 = residual_stages(Block)
+        self.fc = nn.Linear(STAGES[-1], 1)
+        self.relu_1 = TReLU()
+
+    def forward(
+        self,
+        before: torch.Tensor,
+        after: torch.Tensor,
+        target: torch.Tensor,
+        progress: torch.Tensor,
+    ) -> torch.Tensor:
+        """The value of ``after``.
+
+        before, after, target: (B, 3, 128, 128) in [0, 1]; progress: (B,), that of ``after``.
+        Returns (B, 1).
+        """
+        planes = torch.cat((before, after, target, progress_plane(progress)), 1)
+        return self.judge(self.coordinates(planes))
+
+    def judge(self, planes: torch.Tensor) -> torch.Tensor:
+        """All twelve planes (B, 12, 128, 128) to values (B, 1)."""
+        x = self.relu_1(self.conv1(planes))  # (B, 64, 64, 64)
+        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
+            x = stage(x)
+        x = F.avg_pool2d(x, 4).flatten(1)  # (B, 512)
+        return self.fc(x).float()

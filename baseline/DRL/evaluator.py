@@ -1,0 +1,42 @@
+"""Painting a fixed set of pictures to see how well the agent does."""
+
+from typing import NamedTuple
+
+import torch
+
+from DRL.ddpg import DDPG
+from Renderer.canvas import as_float, as_uint8, paint_strokes
+
+LIVE_CHANGE = 0.001  # a live stroke changes the canvas by this much on average, or more
+
+
+class Evaluation(NamedTuple):
+    """How the paintings of a set of pictures came along."""
+
+    errors: torch.Tensor  # (max_step,) mean squared error after each bundle, over all pictures
+    live: torch.Tensor  # (max_step,) share of each bundle's strokes that changed the canvas
+    canvas: torch.Tensor  # (N, 3, 128, 128) uint8, the finished paintings
+
+
+@torch.no_grad()
+def evaluate(agent: DDPG, targets: torch.Tensor, batch_size: int) -> Evaluation:
+    """Paint all of ``targets``, (N, 3, 128, 128) uint8, in episodes of ``agent.max_step``."""
+    errors = torch.zeros(agent.max_step)
+    live = torch.zeros(agent.max_step)
+    finished = []
+    for target in targets.split(batch_size):
+        target = target.to(agent.precision.device)
+        wanted = as_float(target)
+        canvas = torch.zeros_like(target)
+        for step in range(agent.max_step):
+            action = agent.act(canvas, target, step)
+            before = as_float(canvas)
+            canvases = paint_strokes(agent.render, before, action)
+            for after in canvases:
+                change = (after - before).abs().mean((1, 2, 3))  # (B,)
+                live[step] += (change >= LIVE_CHANGE).sum().cpu() / len(canvases)
+                before = after
+            canvas = as_uint8(before)
+            errors[step] += (as_float(canvas) - wanted).square().mean((1, 2, 3)).sum().cpu()
+        finished.append(canvas.cpu())
+    return Evaluation(errors / len(targets), live / len(targets), torch.cat(finished))

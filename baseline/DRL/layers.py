@@ -1,0 +1,75 @@
+"""Layers of the agent's networks.
+
+The names of modules and parameters are the keys of a published weight format.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from Renderer.stroke_gen import WIDTH
+
+STAGES = (64, 128, 256, 512)  # channels of an 18-layer residual network
+
+
+class TReLU(nn.Module):
+    """relu(x - alpha) + alpha with a learnt alpha, which starts at 0."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.alpha = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.relu(x - self.alpha) + self.alpha
+
+
+class WeightNormConv2d(nn.Module):
+    """A convolution whose weight is g v / |v|, one scale g per output channel.
+
+    Salimans and Kingma 2016.  PyTorch's own parametrisation computes the same but writes
+    other keys than the published ``bias, weight_g, weight_v``.
+    """
+
+    def __init__(self, channels: int, out: int, kernel: int, stride: int = 1) -> None:
+        super().__init__()
+        start = nn.Conv2d(channels, out, kernel)
+        self.stride, self.padding = stride, kernel // 2
+        self.bias = nn.Parameter(start.bias.detach())
+        self.weight_g = nn.Parameter(self._length(start.weight.detach()))
+        self.weight_v = nn.Parameter(start.weight.detach())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        weight = self.weight_v * (self.weight_g / self._length(self.weight_v))
+        return F.conv2d(x, weight, self.bias, self.stride, self.padding)
+
+    @staticmethod
+    def _length(weight: torch.Tensor) -> torch.Tensor:
+        return weight.square().sum((1, 2, 3), keepdim=True).sqrt()  # (out, 1, 1, 1)
+
+
+class CoordinatePlanes(nn.Module):
+    """Appends two planes to its input: row i/127, then column j/127."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        line = torch.linspace(0, 1, WIDTH)
+        planes = torch.stack(torch.meshgrid(line, line, indexing="ij"))[None]  # (1, 2, W, W)
+        self.register_buffer("planes", planes, persistent=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.cat((x, self.planes.expand(len(x), -1, -1, -1)), 1)
+        return x.contiguous(memory_format=torch.channels_last)
+
+
+def residual_stages(block: type[nn.Module]) -> list[nn.Sequential]:
+    """Four stages of two blocks; the first block of each halves the picture."""
+    channels = (STAGES[0], *STAGES)
+    return [
+        nn.Sequential(block(before, after, 2), block(after, after, 1))
+        for before, after in zip(channels, STAGES, strict=False)
+    ]
+
+
+def progress_plane(progress: torch.Tensor) -> torch.Tensor:
+    """(B,) in [0, 1] to constant planes (B, 1, 128, 128)."""
+    return progress.view(-1, 1, 1, 1).expand(-1, 1, WIDTH, WIDTH)

@@ -1,0 +1,109 @@
+"""The replay memory."""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from Renderer.canvas import ACTION_DIM
+from Renderer.stroke_gen import WIDTH
+
+
+class Transitions(NamedTuple):
+    """A sampled batch."""
+
+    canvas: torch.Tensor  # (B, 3, 128, 128) uint8
+    action: torch.Tensor  # (B, 65) float32 in [0, 1]
+    next_canvas: torch.Tensor  # (B, 3, 128, 128) uint8
+    image: torch.Tensor  # (B,) int64, names the target, its flip included
+    step: torch.Tensor  # (B,) int64, 0 .. max_step - 1
+
+
+class ReplayMemory:
+    """A ring of the newest moments of ``env_batch`` paintings that advance together.
+
+    A moment is one canvas of every painting, so each canvas is stored once: the transition
+    at a moment leads to the canvas of the next.  The last moment of an episode leads nowhere
+    and is never sampled as a beginning.
+    """
+
+    def __init__(
+        self, transitions: int, env_batch: int, max_step: int, device: torch.device | str = "cpu"
+    ) -> None:
+        """transitions: how many of the newest to keep, rounded up to whole moments."""
+        kept = math.ceil(transitions / env_batch)
+        self.kept, self.max_step = kept, max_step
+        # Room for the last moment of each episode among them, and for the newest.
+        size = kept + math.ceil(kept / max_step) + 1
+        self.canvas = torch.zeros(
+            size, env_batch, 3, WIDTH, WIDTH, dtype=torch.uint8, device=device
+        )
+        self.action = torch.zeros(size, env_batch, ACTION_DIM, device=device)
+        self.image = torch.zeros(size, env_batch, dtype=torch.int64, device=device)
+        self.step = np.zeros(size, np.int64)  # max_step marks the last moment of an episode
+        self.moments = 0  # ever begun
+
+    @property
+    def nbytes(self) -> int:
+        """What the memory takes on its device, in bytes."""
+        return sum(t.numel() * t.element_size() for t in (self.canvas, self.action, self.image))
+
+    def begin(self, canvas: torch.Tensor, image: torch.Tensor) -> None:
+        """Note the blank canvases (B, 3, 128, 128) uint8 of a new episode and its targets."""
+        self._note(canvas, image, 0)
+
+    def append(self, action: torch.Tensor, canvas: torch.Tensor) -> None:
+        """Note an action (B, 65) on the newest canvases, and the canvases it led to."""
+        here = (self.moments - 1) % len(self.step)
+        self.action[here] = action
+        self._note(canvas, self.image[here].clone(), self.step[here] + 1)
+
+    def _note(self, canvas: torch.Tensor, image: torch.Tensor, step: int) -> None:
+        slot = self.moments % len(self.step)
+        self.canvas[slot], self.image[slot], self.step[slot] = canvas, image, step
+        self.moments += 1
+
+    def beginnings(self) -> np.ndarray:
+        """The slots of the moments that transitions begin at, oldest first."""
+        size = len(self.step)
+        oldest = max(0, self.moments - size)
+        slots = np.arange(oldest, self.moments - 1) % size
+        return slots[self.step[slots] < self.max_step][-self.kept :]
+
+    def __len__(self) -> int:
+        """How many transitions can be sampled."""
+        return len(self.beginnings()) * self.canvas.shape[1]
+
+    def sample(self, batch_size: int, rng: np.random.Generator) -> Transitions:
+        """Draw transitions uniformly, with replacement.  Raises ValueError when empty."""
+        beginnings = self.beginnings()
+        if not len(beginnings):
+            raise ValueError("the replay memory is empty")
+        device = self.canvas.device
+        slots = rng.choice(beginnings, batch_size)
+        columns = torch.from_numpy(rng.integers(self.canvas.shape[1], size=batch_size)).to(device)
+        step = torch.from_numpy(self.step[slots]).to(device)
+        now = torch.from_numpy(slots).to(device)
+        after = (now + 1) % len(self.step)
+        return Transitions(
+            self.canvas[now, columns], self.action[now, columns], self.canvas[after, columns],
+            self.image[now, columns], step,
+        )
+
+    def state_dict(self) -> dict:
+        """Everything that was noted, for a checkpoint."""
+        used = min(self.moments, len(self.step))
+        return {
+            "moments": self.moments, "step": self.step[:used].tolist(),
+            "canvas": self.canvas[:used], "action": self.action[:used],
+            "image": self.image[:used],
+        }
+
+    def load_state_dict(self, state: dict) -> None:
+        """Take up what ``state_dict`` of a memory of the same size gave."""
+        used = len(state["step"])
+        self.moments = state["moments"]
+        self.step[:used] = state["step"]
+        for name in ("canvas", "action", "image"):
+            getattr(self, name)[:used] = state[name]

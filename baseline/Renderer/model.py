@@ -1,0 +1,62 @@
+"""The renderer network: a differentiable stand-in for the rasteriser of ``stroke_gen``."""
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from Renderer.canvas import Render
+from Renderer.stroke_gen import SHAPE_DIM
+from utils.device import Precision
+from utils.weights import load_weights
+
+
+class Renderer(nn.Module):
+    """Ten shape numbers to a stroke's picture.
+
+    The names of the layers are the keys of a published weight format: do not rename them.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(SHAPE_DIM, 512)
+        self.fc2 = nn.Linear(512, 1024)
+        self.fc3 = nn.Linear(1024, 2048)
+        self.fc4 = nn.Linear(2048, 4096)
+        self.conv1 = nn.Conv2d(16, 32, 3, padding=1)
+        self.conv2 = nn.Conv2d(32, 32, 3, padding=1)
+        self.conv3 = nn.Conv2d(8, 16, 3, padding=1)
+        self.conv4 = nn.Conv2d(16, 16, 3, padding=1)
+        self.conv5 = nn.Conv2d(4, 8, 3, padding=1)
+        self.conv6 = nn.Conv2d(8, 4, 3, padding=1)
+
+    def forward(self, strokes: torch.Tensor) -> torch.Tensor:
+        """strokes: (n, 10) in [0, 1].  Returns (n, 128, 128) in [0, 1]: 1 - opacity."""
+        x = strokes
+        for linear in (self.fc1, self.fc2, self.fc3, self.fc4):
+            x = F.relu(linear(x))
+        x = x.view(-1, 16, 16, 16)
+        for first, second in (
+            (self.conv1, self.conv2),
+            (self.conv3, self.conv4),
+            (self.conv5, self.conv6),
+        ):
+            x = F.pixel_shuffle(second(F.relu(first(x))), 2)
+        return 1 - torch.sigmoid(x[:, 0])  # (n, 128, 128)
+
+
+def load_render(path: Path, precision: Precision) -> Render:
+    """Load a trained renderer, frozen, as a function that works in ``precision``.
+
+    Gradients still flow through it to the strokes.
+    """
+    renderer = Renderer()
+    load_weights(renderer, path, "the renderer", "train one with baseline/train_renderer.py")
+    renderer.eval().requires_grad_(False).to(precision.device, memory_format=torch.channels_last)
+
+    def render(strokes: torch.Tensor) -> torch.Tensor:
+        with precision.autocast():
+            return renderer(strokes).float()
+
+    return render

@@ -1,0 +1,49 @@
+"""Where the networks run and in which precision."""
+
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import torch
+
+from utils.command import UserError
+
+
+def pick_device(name: str) -> torch.device:
+    """Turn auto, cpu or cuda into a device.  Raises UserError where there is no GPU.
+
+    On the CPU denormal numbers become zero from here on: an optimiser's averages decay into
+    them, where one step of Adam takes ten times as long.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: PyTorch sees no GPU here; use --device cpu")
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cpu":
+        torch.set_flush_denormal(True)
+    return torch.device(name)
+
+
+def computes_in_bf16(device: torch.device) -> bool:
+    """Whether the device has bf16 arithmetic of its own (emulated bf16 is slower than fp32)."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    try:
+        flags = Path("/proc/cpuinfo").read_text().split()
+    except OSError:
+        return False
+    return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+class Precision:
+    """The precision of the networks' arithmetic; weights and losses stay in fp32."""
+
+    def __init__(self, name: str, device: torch.device) -> None:
+        self.device = device
+        self.bf16 = name == "bf16" or (name == "auto" and computes_in_bf16(device))
+
+    def __str__(self) -> str:
+        return "bf16" if self.bf16 else "fp32"
+
+    def autocast(self) -> AbstractContextManager:
+        """A context in which matrix products and convolutions run in this precision."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)

@@ -1,0 +1,138 @@
+"""A training run: its folder, lock, checkpoint and the signals that end it early."""
+
+import fcntl
+import json
+import re
+import signal
+import time
+from pathlib import Path
+from typing import Any, Self
+
+from utils.command import UserError
+from utils.weights import load_file, save_atomically
+
+
+class Run:
+    """The folder of one training run.
+
+    It holds ``run.json`` (the options, and whether the run is finished), the TensorBoard
+    events, ``checkpoint.pt`` and a lock that lives as long as the process.
+    """
+
+    def __init__(self, folder: Path, options: dict[str, Any]) -> None:
+        self.folder = folder
+        self.options = options
+        self.checkpoint_file = folder / "checkpoint.pt"
+        self._lock = open(folder / ".lock", "w")  # noqa: SIM115, held until the process ends
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise UserError(f"{folder} is in use by another process") from error
+
+    @classmethod
+    def create(cls, parent: Path, prefix: str, options: dict[str, Any]) -> Self:
+        """Make the folder ``parent/prefix-runN`` with the first free N from 1."""
+        try:
+            parent.mkdir(parents=True, exist_ok=True)
+            taken = [
+                int(match[1])
+                for path in parent.iterdir()
+                if (match := re.fullmatch(rf"{prefix}-run(\d+)", path.name))
+            ]
+            number = max(taken, default=0) + 1
+            while True:
+                try:
+                    (folder := parent / f"{prefix}-run{number}").mkdir()
+                    break
+                except FileExistsError:
+                    number += 1
+            run = cls(folder, options)
+            run._write(finished=False)
+        except OSError as error:
+            raise UserError(f"cannot write in {parent}: {error.strerror or error}") from error
+        return run
+
+    @classmethod
+    def reopen(cls, parent: Path, prefix: str, which: str) -> Self:
+        """Open a run to go on with: ``which`` is its folder, or "" for the newest unfinished."""
+        if which:
+            folder = Path(which)
+            if not (folder / "checkpoint.pt").is_file():
+                raise UserError(f"{folder} holds no checkpoint.pt to resume from")
+        else:
+            unfinished = [
+                path.parent
+                for path in parent.glob(f"{prefix}-run*/checkpoint.pt")
+                if not _read(path.parent)["finished"]
+            ]
+            if not unfinished:
+                raise UserError(f"no unfinished run in {parent}; start one without --resume")
+            folder = max(unfinished, key=lambda path: (path / "checkpoint.pt").stat().st_mtime)
+        return cls(folder, _read(folder)["options"])
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Write the checkpoint, whole or not at all."""
+        save_atomically(state, self.checkpoint_file)
+
+    def load(self) -> dict[str, Any]:
+        """Read the checkpoint."""
+        return load_file(self.checkpoint_file, "checkpoint", "start a new run without --resume")
+
+    def finish(self) -> None:
+        """Mark the run as finished, so that --resume passes it over."""
+        self._write(finished=True)
+
+    def _write(self, finished: bool) -> None:
+        text = json.dumps({"finished": finished, "options": self.options}, indent=1, default=str)
+        (self.folder / "run.json").write_text(text + "\n")
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    try:
+        return json.loads((folder / "run.json").read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder / 'run.json'} cannot be read: {error}") from error
+
+
+class StopSignals:
+    """Within this context the first Ctrl-C or SIGTERM only sets ``stopped``."""
+
+    def __enter__(self) -> Self:
+        self.stopped = False
+        self._before = {s: signal.signal(s, self._stop) for s in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _stop(self, number: int, frame: object) -> None:
+        self.stopped = True
+        for each, handler in self._before.items():
+            signal.signal(each, handler)  # a second one ends the process at once
+
+
+class Budget:
+    """Turns minutes into a number of steps, once, from the rate after a burn-in."""
+
+    def __init__(self, minutes: float, first_step: int, burn_in: int) -> None:
+        self.seconds = 60 * minutes
+        self.first_step = first_step
+        self.burn_in = burn_in
+        self.start = time.monotonic()
+        self.warm = self.start
+
+    def total_steps(self, step: int) -> int | None:
+        """The step to end at, or None while ``step`` is still within the burn-in.
+
+        The first half of the burn-in pays for starting up, the second half is timed.
+        """
+        done = step - self.first_step
+        now = time.monotonic()
+        if done == self.burn_in // 2:
+            self.warm = now
+        if done < self.burn_in:
+            return None
+        seconds_a_step = (now - self.warm) / (done - self.burn_in // 2)
+        left = self.seconds - (now - self.start)
+        return step + max(1, int(left / seconds_a_step))
