@@ -2,7 +2,6 @@
 """Paint an image stroke by stroke and write a frame after every stroke."""
 
 import argparse
-import os
 import sys
 import time
 from pathlib import Path
@@ -83,13 +82,12 @@ def main(options: argparse.Namespace) -> None:
     with FrameWriter(options.output, options.imgid, width, height) as writer:
         strokes, error = paint_picture(
             painter, picture, options.max_step, options.divide, writer)
-    last = writer.path(writer.next - 1)
     print(f"{strokes} strokes in {time.monotonic() - start:.1f} s: squared error {error:.5f}, "
-          f"PSNR {psnr(error):.2f} dB; {writer.next - writer.first} frames up to {last}")
-    if older := writer.older_frames():
-        print(f"warning: {os.path.relpath(options.output)} also holds {len(older)} frames of an "
-              f"earlier painting, from {writer.path(older[0]).name} on; delete them, or a video of "
-              "the folder may go on with them", file=sys.stderr)
+          f"PSNR {psnr(error):.2f} dB; {writer.next - writer.first} frames, "
+          f"{writer.path(writer.first)} to {writer.path(writer.next - 1).name}", flush=True)
+    if later := writer.later_frames():
+        print(f"warning: {later[0]} and {len(later) - 1} more frames of an earlier painting follow "
+              "them; delete those before making a video", file=sys.stderr)
 
 
 def parse_args() -> argparse.Namespace:

@@ -1,5 +1,6 @@
 """A trained actor and its renderer, which paint targets together."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import torch
 from DRL.actor import Actor
 from Renderer.canvas import paint_strokes
 from Renderer.model import Renderer
+from utils.command import ROOT
 from utils.device import Precision
 from utils.weights import load_weights
 
@@ -21,11 +23,13 @@ class Painter:
         """Raises UserError where a file is missing or holds the weights of another network."""
         self.device, self.precision = device, precision
         self.actor, self.renderer = Actor(), Renderer()
-        load_weights(self.renderer, renderer, "renderer", "train one with train_renderer.py, "
-                     "or name another with --renderer")
-        load_weights(self.actor, actor, "actor", "train one with train.py, "
-                     "or name another with --actor")
-        for network in (self.actor, self.renderer):
+        for network, file, name, script in (
+            (self.renderer, renderer, "renderer", "train_renderer.py"),
+            (self.actor, actor, "actor", "train.py"),
+        ):
+            script = os.path.relpath(ROOT / "baseline" / script)
+            load_weights(network, file, name,
+                         f"name another with --{name}, or train one: python3 {script}")
             network.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
 
     @torch.inference_mode()

@@ -4,7 +4,7 @@ import os
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Self
 
@@ -81,25 +81,29 @@ class FrameWriter:
 
     def write(self, frame: np.ndarray) -> None:
         """Queue the next frame, (h, w, 3) uint8 BGR, which must not change any more."""
-        while len(self._pending) >= QUEUED_A_WRITER * self._writers:
+        room = QUEUED_A_WRITER * self._writers
+        while self._pending and (self._pending[0].done() or len(self._pending) >= room):
             self._pending.popleft().result()
         self._pending.append(self._pool.submit(self._write, frame, self.path(self.next)))
         self.next += 1
 
-    def older_frames(self) -> list[int]:
-        """The numbers of frames in the folder from an earlier painting that follow this one's."""
-        numbers = (path.stem.removeprefix("generated") for path in self.folder.glob(
-            "generated*.png"))
-        return sorted(int(n) for n in numbers if n.isdecimal() and int(n) >= self.next)
+    def later_frames(self) -> list[Path]:
+        """Frames of an earlier painting that the folder holds after this one's last."""
+        numbers = (path.stem[len("generated"):] for path in self.folder.glob("generated*.png"))
+        later = sorted(int(n) for n in numbers if n.isdecimal() and int(n) >= self.next)
+        return [self.path(number) for number in later]
 
     def _write(self, frame: np.ndarray, path: Path) -> None:
         shrinks = self.size[0] < frame.shape[1] and self.size[1] < frame.shape[0]
         scaling = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+        picture = cv2.resize(frame, self.size, interpolation=scaling)
+        encoded = cv2.imencode(".png", picture, PNG_FLAGS)[1]
         try:
-            path.write_bytes(cv2.imencode(
-                ".png", cv2.resize(frame, self.size, interpolation=scaling), PNG_FLAGS)[1])
-        except (OSError, cv2.error) as error:
-            raise UserError(f"cannot write the frame {path}: {error}") from error
+            path.write_bytes(encoded)
+        except OSError as error:
+            with suppress(OSError):
+                path.unlink()  # what there is of it
+            raise UserError(f"cannot write {path}: {error.strerror or error}") from error
 
     def __enter__(self) -> Self:
         return self

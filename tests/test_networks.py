@@ -1,0 +1,72 @@
+"""The four networks against golden numbers and the published weight format."""
+
+import warnings
+
+import pytest
+import torch
+from golden_networks import ARRAYS, assert_golden, fill, image, key_list
+
+from DRL.actor import Actor
+from DRL.critic import Critic
+from DRL.layers import CoordinatePlanes, WeightNormConv2d
+from DRL.wgan import Discriminator
+from Renderer.model import Renderer
+from utils.weights import half_state, load_weights, save_atomically
+
+NETWORKS = {"renderer": Renderer, "actor": Actor, "critic": Critic, "wgan": Discriminator}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_keys_are_the_published_ones_in_order(name):
+    state = NETWORKS[name]().state_dict()
+    assert {key: list(v.shape) for key, v in state.items()} == key_list(name)
+    assert list(state) == list(key_list(name))
+
+
+@torch.no_grad()
+def test_golden_outputs():
+    strokes = torch.from_numpy(ARRAYS["stroke_params"][:6]).float()
+    assert_golden(fill(Renderer(), "renderer", 1)(strokes), ARRAYS["renderer_out"])
+    actor, critic = fill(Actor(), "actor", 2), fill(Critic(), "critic", 3, 0.8)
+    assert_golden(actor.choose(image(2, 9, 101)), ARRAYS["actor_out"])
+    assert_golden(critic.judge(image(2, 12, 102)), ARRAYS["critic_out"])
+    discriminator = fill(Discriminator(), "wgan", 4, 2.0)
+    assert_golden(discriminator(image(2, 6, 103)), ARRAYS["wgan_out"])
+
+
+def test_coordinates_are_row_then_column():
+    planes = CoordinatePlanes()(torch.zeros(1, 1, 128, 128))[0, 1:]
+    assert planes[:, 127, 0].tolist() == [1, 0]
+    assert torch.allclose(planes[0, 3], torch.tensor(3 / 127))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64, torch.bfloat16])
+def test_weights_of_any_float_precision_load(name, dtype, tmp_path):
+    state = {
+        key: v.to(dtype) if v.is_floating_point() else v
+        for key, v in NETWORKS[name]().state_dict().items()
+    }
+    torch.save(state, tmp_path / "weights.pkl")
+    network = NETWORKS[name]()
+    load_weights(network, tmp_path / "weights.pkl", "the weights", "")
+    for key, value in network.state_dict().items():
+        assert torch.equal(value, state[key].to(value.dtype))
+
+
+def test_shipped_format_loads_into_a_strict_network(tmp_path):
+    network = fill(Actor(), "actor", 2)
+    save_atomically(half_state(network), tmp_path / "actor.pkl")
+    other = Actor()
+    other.load_state_dict(torch.load(tmp_path / "actor.pkl", weights_only=True), strict=True)
+    assert torch.allclose(other.conv1.weight, network.conv1.weight, rtol=1e-3, atol=1e-5)
+
+
+def test_legacy_weight_norm_keys_load_and_mean_the_same():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        legacy = torch.nn.utils.weight_norm(torch.nn.Conv2d(3, 8, 3, stride=2, padding=1))
+    ours = WeightNormConv2d(3, 8, 3, 2)
+    ours.load_state_dict(legacy.state_dict(), strict=True)
+    x = torch.rand(2, 3, 16, 16)
+    assert torch.allclose(ours(x), legacy(x), atol=1e-6)

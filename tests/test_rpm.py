@@ -1,0 +1,87 @@
+"""The replay memory: what leads where, wrap-around, uniformity, size."""
+
+import numpy as np
+import pytest
+import torch
+
+from DRL.rpm import ReplayMemory
+
+ENV_BATCH, MAX_STEP = 2, 3
+
+
+def canvas_of(moment: int) -> torch.Tensor:
+    """A canvas whose pixels tell the moment and the painting."""
+    paintings = torch.arange(ENV_BATCH, dtype=torch.uint8).view(-1, 1, 1, 1)
+    return (2 * (moment % 120) + paintings).expand(-1, 3, 128, 128)
+
+
+def fill(memory: ReplayMemory, episodes: int, steps_of_last: int = MAX_STEP) -> None:
+    moment = 0
+    for episode in range(episodes):
+        memory.begin(canvas_of(moment), torch.arange(ENV_BATCH) + 10 * episode)
+        for _ in range(MAX_STEP if episode < episodes - 1 else steps_of_last):
+            moment += 1
+            memory.append(torch.full((ENV_BATCH, 65), moment / 100), canvas_of(moment))
+        moment += 1
+
+
+def check(memory: ReplayMemory, newest_episode: int) -> None:
+    batch = memory.sample(500, np.random.default_rng(0))
+    now, after = batch.canvas[:, 0, 0, 0].int(), batch.next_canvas[:, 0, 0, 0].int()
+    assert torch.equal(after - now, torch.full_like(now, 2))  # the same painting, a moment on
+    moment = now // 2
+    assert torch.equal(moment % (MAX_STEP + 1), batch.step)
+    assert batch.step.max() == MAX_STEP - 1
+    assert torch.allclose(batch.action[:, 0], (moment + 1) / 100)
+    assert torch.equal(batch.image, 10 * (moment // (MAX_STEP + 1)) + now % 2)
+    assert batch.image.max() // 10 == newest_episode
+
+
+def test_transitions_lead_to_the_next_canvas():
+    memory = ReplayMemory(12, ENV_BATCH, MAX_STEP)
+    fill(memory, 2)
+    assert len(memory) == 2 * MAX_STEP * ENV_BATCH
+    check(memory, 1)
+
+
+@pytest.mark.parametrize("steps_of_last", [0, 1, 2, 3])
+def test_wrap_around_keeps_exactly_the_newest(steps_of_last):
+    memory = ReplayMemory(12, ENV_BATCH, MAX_STEP)
+    fill(memory, 7, steps_of_last)
+    assert len(memory) == 12
+    ended = 6 * MAX_STEP + steps_of_last
+    numbers = [4 * (k // MAX_STEP) + k % MAX_STEP for k in range(ended - 6, ended)]
+    assert memory.canvas[memory.beginnings(), 0, 0, 0, 0].tolist() == [2 * m for m in numbers]
+    check(memory, 6 if steps_of_last else 5)
+
+
+def test_sampling_is_uniform():
+    memory = ReplayMemory(12, ENV_BATCH, MAX_STEP)
+    fill(memory, 4)
+    batch = memory.sample(12_000, np.random.default_rng(1))
+    _, counts = batch.canvas[:, 0, 0, 0].unique(return_counts=True)
+    assert len(counts) == 12
+    # Chi squared with 11 degrees of freedom exceeds 31.3 once in a thousand.
+    assert ((counts - 1000.0) ** 2 / 1000).sum() < 31.3
+
+
+def test_an_empty_memory_says_so():
+    memory = ReplayMemory(12, ENV_BATCH, MAX_STEP)
+    memory.begin(canvas_of(0), torch.zeros(ENV_BATCH, dtype=torch.int64))
+    assert len(memory) == 0
+    with pytest.raises(ValueError, match="empty"):
+        memory.sample(1, np.random.default_rng(0))
+
+
+def test_state_dict_restores_the_memory():
+    memory, other = (ReplayMemory(12, ENV_BATCH, MAX_STEP) for _ in range(2))
+    fill(memory, 5, 2)
+    other.load_state_dict(memory.state_dict())
+    for mine, its in zip(*(m.sample(50, np.random.default_rng(2)) for m in (memory, other)),
+                         strict=True):
+        assert torch.equal(mine, its)
+
+
+def test_a_transition_takes_at_most_52_kilobytes():
+    memory = ReplayMemory(80 * 40, 8, 40)
+    assert memory.nbytes / (80 * 40) <= 52_000
