@@ -17,33 +17,34 @@ from tqdm import tqdm
 from DRL.evaluator import evaluate
 from env import CelebA
 from Renderer.canvas import BUNDLE
-from Renderer.model import load_render
 from Renderer.stroke_gen import WIDTH
 from trainer import Training
 from utils.command import (
     RENDERER,
     ROOT,
     TRAIN_LOG,
+    Parser,
     UserError,
     add_device_flags,
     positive_float,
     positive_int,
     run,
 )
-from utils.device import Precision
+from utils.pictures import read_picture
 from utils.run import Run, StopSignals
 from utils.weights import half_state, save_atomically
 
+PHOTOS = ("test.png", "chelsea.jpg", "coffee.jpg", "rocket.jpg")
 BUNDLES_LOGGED = (1, 4, 10, 20, 40, 80, 200)
 
 
 class Log:
     """What a training writes to TensorBoard and to the terminal."""
 
-    def __init__(self, training: Training, debug: bool) -> None:
-        self.training, self.debug = training, debug
+    def __init__(self, training: Training, folder: Path, debug: bool) -> None:
+        self.training, self.folder, self.debug = training, folder, debug
         self.writer = SummaryWriter(
-            str(training.log.folder), purge_step=training.global_step + 1, flush_secs=10
+            str(folder), purge_step=training.global_step + 1, flush_secs=10
         )
         self.sums: dict[str, torch.Tensor] = {}
         self.updates = 0
@@ -67,7 +68,7 @@ class Log:
         if not all(map(math.isfinite, means.values())):
             raise UserError(
                 f"the training diverged by step {self.training.global_step} ({text}); the last "
-                f"good checkpoint is kept in {self.training.log.folder}"
+                f"good checkpoint is kept in {self.folder}"
             )
         for name, value in means.items():
             self.scalar(f"train/{name}", value)
@@ -117,10 +118,11 @@ class Clock:
 
 
 def free_photos() -> torch.Tensor:
-    """The repository's own photos, (N, 3, 128, 128) uint8 BGR; logs show no other pictures."""
-    pictures = [cv2.imread(str(path)) for path in sorted((ROOT / "image").glob("photo-*"))]
-    small = [cv2.resize(picture, (WIDTH, WIDTH)) for picture in pictures]
-    return torch.from_numpy(np.stack(small)).permute(0, 3, 1, 2) if small else torch.empty(0)
+    """The project's own photos (N, 3, 128, 128) uint8 BGR: no other pictures are logged."""
+    files = [path for name in PHOTOS if (path := ROOT / "image" / name).is_file()]
+    small = [cv2.resize(read_picture(path), (WIDTH, WIDTH)) for path in files]
+    pictures = np.array(small, np.uint8).reshape(-1, WIDTH, WIDTH, 3)
+    return torch.from_numpy(pictures).permute(0, 3, 1, 2)
 
 
 def validate(training: Training, log: Log) -> float:
@@ -145,33 +147,32 @@ def validate(training: Training, log: Log) -> float:
     return error
 
 
-def keep(training: Training, error: float) -> None:
+def keep(training: Training, run_folder: Run, error: float) -> None:
     """Write the checkpoint, and the networks where they paint better than ever."""
     if error < training.best:
         training.best = error
         for name, network in training.agent.networks.items():
-            save_atomically(half_state(network), training.log.folder / f"{name}.pkl")
-    training.save()
+            save_atomically(half_state(network), run_folder.folder / f"{name}.pkl")
+    training.save(run_folder)
 
 
 def train(options: argparse.Namespace) -> None:
     """Train as the options say; see ``parse_args``."""
-    parent = Path(options.output)
-    run_folder = None
+    parent, run_folder = Path(options.output), None
     if options.resume is not None:
         run_folder = Run.reopen(parent, "Paint", options.resume)
         options = argparse.Namespace(**run_folder.options | {"device": options.device})
-    data = CelebA(Path(options.data))
-    if run_folder is None:
-        load_render(Path(options.renderer), Precision("fp32", torch.device("cpu")))
+    training = Training(options, CelebA(Path(options.data)))
+    if run_folder:
+        training.load(run_folder)
+    else:
         run_folder = Run.create(parent, "Paint", vars(options))
-    training = Training(options, data, run_folder)
     memory = training.memory
     print(f"{run_folder.folder}: step {training.global_step} of {training.total_steps or '?'}, "
-          f"{len(data.train)} training and {len(data.test)} test images, on {training.device} in "
+          f"{len(training.data.train)} training and {len(training.data.test)} test images, on {training.device} in "
           f"{training.agent.precision}; the replay memory takes {memory.nbytes / 1e9:.2f} GB on "
           f"{memory.canvas.device}", flush=True)
-    log, clock = Log(training, options.debug), Clock()
+    log, clock = Log(training, run_folder.folder, options.debug), Clock()
     bar = tqdm(initial=training.global_step, total=training.total_steps, unit="step", disable=None)
     with StopSignals() as signals, log.writer, bar:
         while training.updates_due or not training.over:
@@ -194,9 +195,9 @@ def train(options: argparse.Namespace) -> None:
                 training.end_episode()
             due = training.over or training.global_episode % options.validate_interval == 0
             if training.between_rounds and due:
-                keep(training, validate(training, log))
+                keep(training, run_folder, validate(training, log))
             elif signals.stopped:
-                training.save()
+                training.save(run_folder)
             if signals.stopped:
                 print(f"stopped; go on with: python3 {os.path.relpath(__file__)} "
                       f"--resume {os.path.relpath(run_folder.folder)}")
@@ -207,7 +208,7 @@ def train(options: argparse.Namespace) -> None:
 
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Parser(description=__doc__)
     add = parser.add_argument
     add("--data", default=str(ROOT / "data" / "img_align_celeba"), help="a folder of images")
     add("--renderer", default=str(RENDERER), help="the trained renderer")

@@ -22,6 +22,7 @@ from Renderer.stroke_gen import FAMILIES, SHAPE_DIM, draw_batch
 from utils.command import (
     RENDERER,
     TRAIN_LOG,
+    Parser,
     UserError,
     add_device_flags,
     positive_float,
@@ -88,36 +89,33 @@ def picture_pairs(drawn: torch.Tensor, made: torch.Tensor) -> torch.Tensor:
 def train(options: argparse.Namespace) -> None:
     """Train as the options say; see ``parse_args``."""
     device = pick_device(options.device)
-    if options.resume is None:
-        log = Run.create(TRAIN_LOG, "Renderer", vars(options))
-    else:
+    log = None
+    if options.resume is not None:
         log = Run.reopen(TRAIN_LOG, "Renderer", options.resume)
-        options = argparse.Namespace(**{**log.options, "device": options.device})
+        options = argparse.Namespace(**log.options | {"device": options.device})
     output = Path(options.output)
     precision = Precision(options.precision, device)
-    torch.manual_seed(options.seed)
-    renderer = Renderer().to(device, memory_format=torch.channels_last)
-    optimizer = torch.optim.Adam(renderer.parameters(), fused=True)
-
     rng = np.random.default_rng(VALIDATION_SEED)
     strokes = torch.from_numpy(rng.random((VALIDATION_STROKES, SHAPE_DIM), np.float32))
     drawn = draw_batch(strokes, family=options.stroke).to(device)
     strokes = strokes.to(device)
 
+    torch.manual_seed(options.seed)
+    renderer = Renderer().to(device, memory_format=torch.channels_last)
+    optimizer = torch.optim.Adam(renderer.parameters(), fused=True)
     step, total, best = 0, options.steps, math.inf
-    if output.exists():
-        load_weights(renderer, output, "the weight file to go on from", "start with --scratch")
-        best, _ = validate(renderer, strokes, drawn, precision)
-        print(f"{output} has a squared error of {best:.6f}")
-    if options.scratch:
-        torch.manual_seed(options.seed)
-        renderer.load_state_dict(Renderer().state_dict())
-        best = math.inf
-    if log.checkpoint_file.exists():
+    if log is not None:
         state = log.load()
         renderer.load_state_dict(state["renderer"])
         optimizer.load_state_dict(state["optimizer"])
         step, total, best = state["step"], state["total"], state["best"]
+    else:
+        if output.exists():
+            start = Renderer().to(device) if options.scratch else renderer
+            load_weights(start, output, "the weight file to go on from", "name another --output")
+            best, _ = validate(start, strokes, drawn, precision)
+            print(f"{output} has a squared error of {best:.6f}")
+        log = Run.create(TRAIN_LOG, "Renderer", vars(options))
     budget = Budget(options.minutes, step, BURN_IN) if options.minutes and total is None else None
     print(f"{log.folder}: step {step} of {total or '?'} on {device} in {precision}", flush=True)
 
@@ -187,7 +185,7 @@ def train(options: argparse.Namespace) -> None:
 
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Parser(description=__doc__)
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--steps", type=positive_int, help="default: 500000")
     length.add_argument("--minutes", type=positive_float,
@@ -198,7 +196,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--stroke", default="bezier", choices=tuple(FAMILIES))
     parser.add_argument("--output", default=str(RENDERER), help="the weight file to write")
     parser.add_argument("--scratch", action="store_true",
-                        help="start anew and not from --output where it exists")
+                        help="start anew, not from the weights in --output")
     parser.add_argument("--resume", nargs="?", const="", metavar="DIR",
                         help="go on with the run in DIR, or with the newest unfinished one")
     parser.add_argument("--validate_interval", type=positive_int, default=1000,

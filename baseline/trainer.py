@@ -29,9 +29,9 @@ class Training:
     COUNTERS = ("global_step", "global_episode", "global_update", "total_steps", "updates_due",
                 "learn_from", "best")
 
-    def __init__(self, options: argparse.Namespace, data: CelebA, log: Run) -> None:
-        """options: those of ``train.py``.  Goes on from the checkpoint that ``log`` may hold."""
-        self.options, self.data, self.log = options, data, log
+    def __init__(self, options: argparse.Namespace, data: CelebA) -> None:
+        """options: those of ``train.py``."""
+        self.options, self.data = options, data
         self.device = device = pick_device(options.device)
         precision = Precision(options.precision, device)
         render = load_render(Path(options.renderer), precision)
@@ -53,19 +53,16 @@ class Training:
         self.updates_due = 0  # of the round after the last episode
         self.learn_from = options.warmup  # no learning before this step
         self.best = math.inf  # the lowest validation error
-        if log.checkpoint_file.exists():
-            self.load()
-        else:
-            if options.init:
-                self.start_from(Path(options.init))
-            self.begin_episode()
+        if options.init:
+            self.start_from(Path(options.init))
+        self.begin_episode()
 
     def start_from(self, folder: Path) -> None:
         """Take the networks of another training; its actor must be there, the rest may be."""
         for name, network in self.agent.networks.items():
             path = folder / f"{name}.pkl"
             if name == "actor" or path.is_file():
-                load_weights(network, path, f"the {name} to start from", "see --init")
+                load_weights(network, path, f"the {name} to start from", "see --init in --help")
                 self.agent.slow[name].load_state_dict(network.state_dict())
 
     def begin_episode(self) -> None:
@@ -118,24 +115,24 @@ class Training:
         self.updates_due -= 1
         return metrics
 
-    def save(self) -> None:
+    def save(self, log: Run) -> None:
         """Write the checkpoint and the replay memory beside it."""
-        memory_file = self.log.folder / f"memory-{self.global_step}-{self.global_update}.pt"
+        memory_file = log.folder / f"memory-{self.global_step}-{self.global_update}.pt"
         save_atomically(self.memory.state_dict(), memory_file)
-        self.log.save({
+        log.save({
             "agent": self.agent.state_dict(), "env": self.env.state_dict(),
             "memory": memory_file.name, "numpy": self.rng.bit_generator.state,
             "torch": torch.get_rng_state(),
             "cuda": torch.cuda.get_rng_state_all() if self.device.type == "cuda" else [],
             **{name: getattr(self, name) for name in self.COUNTERS},
         })
-        for old in self.log.folder.glob("memory-*.pt"):
+        for old in log.folder.glob("memory-*.pt"):
             if old != memory_file:
                 old.unlink()
 
-    def load(self) -> None:
+    def load(self, log: Run) -> None:
         """Take up the checkpoint; without its memory file the memory is filled anew."""
-        state = self.log.load()
+        state = log.load()
         self.agent.load_state_dict(state["agent"])
         for name in self.COUNTERS:
             setattr(self, name, state[name])
@@ -143,7 +140,7 @@ class Training:
         torch.set_rng_state(state["torch"])
         if state["cuda"] and self.device.type == "cuda":
             torch.cuda.set_rng_state_all(state["cuda"])
-        memory_file = self.log.folder / state["memory"]
+        memory_file = log.folder / state["memory"]
         if memory_file.is_file():
             self.env.load_state_dict(state["env"])
             self.memory.load_state_dict(load_file(memory_file, "replay memory", "delete it"))
@@ -152,6 +149,7 @@ class Training:
                   "but not exactly as it would have")
             self.learn_from = self.global_step + self.options.warmup
             self.updates_due = 0
+            self.memory.moments = 0
             self.begin_episode()
 
 

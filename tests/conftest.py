@@ -1,6 +1,68 @@
-"""Puts baseline/ on the path, as it is for the scripts in it."""
+"""Puts baseline/ on the path, as it is for the scripts in it, and lays out a small checkout."""
 
+import os
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "baseline"))
+import cv2
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "baseline"))
+
+
+class Checkout:
+    """A copy of the scripts with small weights and images, so that default paths stay in it."""
+
+    def __init__(self, root: Path) -> None:
+        import torch
+
+        from DRL.actor import Actor
+        from Renderer.model import Renderer
+        from utils.weights import half_state, save_atomically
+
+        self.root = root
+        shutil.copytree(ROOT / "baseline", root / "baseline",
+                        ignore=shutil.ignore_patterns("__pycache__"))
+        torch.manual_seed(0)
+        save_atomically(half_state(Renderer()), root / "renderer.pkl")
+        save_atomically(half_state(Actor()), root / "actor.pkl")
+        rng = np.random.default_rng(0)
+        faces = root / "data" / "img_align_celeba"
+        for folder in (faces, root / "image"):
+            folder.mkdir(parents=True)
+        for number in (1, 5, 2001, *range(2002, 2008)):
+            blocks = rng.integers(0, 256, (7, 6, 3), np.uint8)
+            cv2.imwrite(str(faces / f"{number:06}.jpg"), cv2.resize(blocks, (178, 218)))
+        cv2.imwrite(str(root / "image" / "test.png"), cv2.resize(blocks, (150, 100)))
+
+    def start(self, script: str, *flags: object, cwd: Path | None = None) -> subprocess.Popen:
+        """Start a script from ``cwd``, the checkout's root by default."""
+        return subprocess.Popen(
+            [sys.executable, str(self.root / "baseline" / script), *map(str, flags)],
+            cwd=cwd or self.root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"},
+        )
+
+    def run(self, script: str, *flags: object, cwd: Path | None = None, status: int = 0) -> str:
+        """Run a script to its end, which must be ``status``.  Returns what it printed.
+
+        That is its output where all went well, and its errors otherwise.
+        """
+        process = self.start(script, *flags, cwd=cwd)
+        out, errors = process.communicate(timeout=280)
+        assert process.returncode == status, f"{out}\n{errors}"
+        return errors if status else out
+
+    def files(self) -> set[str]:
+        """Every file in the checkout."""
+        return {str(p.relative_to(self.root)) for p in self.root.rglob("*") if p.is_file()}
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Checkout:
+    """A fresh small checkout."""
+    return Checkout(tmp_path / "checkout")

@@ -2,8 +2,8 @@
 
 import numpy as np
 import torch
-from golden_networks import ARRAYS, assert_golden, fill, image
 
+from golden_networks import ARRAYS, assert_golden, fill, image
 from Renderer.canvas import (
     ACTION_DIM,
     as_float,
@@ -28,7 +28,7 @@ def test_golden_bundle():
 
 
 def test_strokes_blend_in_order():
-    half = lambda strokes: torch.full((len(strokes), 128, 128), 0.5)  # noqa: E731
+    half = lambda strokes: torch.full((len(strokes), 128, 128), 0.5)
     action = torch.zeros(1, ACTION_DIM).view(1, 5, 13)
     action[0, :, 10:] = torch.tensor([[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 1], [0, 0, 0.0]])
     canvases = paint_strokes(half, torch.zeros(1, 3, 128, 128), action.flatten(1))

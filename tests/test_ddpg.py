@@ -4,11 +4,11 @@ import math
 
 import pytest
 import torch
-from golden_networks import UPDATE, assert_golden, fill, image, u8
 from torch import nn
 
 from DRL.ddpg import DDPG, follow, learning
 from DRL.rpm import Transitions
+from golden_networks import UPDATE, assert_golden, fill, image, u8
 from Renderer.canvas import as_float, paint
 from Renderer.model import Renderer
 from utils.device import Precision

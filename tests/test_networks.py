@@ -4,12 +4,12 @@ import warnings
 
 import pytest
 import torch
-from golden_networks import ARRAYS, assert_golden, fill, image, key_list
 
 from DRL.actor import Actor
 from DRL.critic import Critic
 from DRL.layers import CoordinatePlanes, WeightNormConv2d
 from DRL.wgan import Discriminator
+from golden_networks import ARRAYS, assert_golden, fill, image, key_list
 from Renderer.model import Renderer
 from utils.weights import half_state, load_weights, save_atomically
 

@@ -53,5 +53,5 @@ def test_runs_from_top_to_bottom(notebook: nbformat.NotebookNode, tmp_path: Path
     shown = {cell.id: [output.get("data", {}) for output in cell.outputs]
              for cell in notebook.cells if cell.cell_type == "code"}
     assert any("image/png" in data for data in shown["result"])
-    assert any("data:image/jpeg;base64" in data.get("text/html", "") for data in shown["video"])
+    assert any("data:image/webp;base64," in data.get("text/html", "") for data in shown["video"])
     assert any("image/png" in data for data in shown["error"])

@@ -4,8 +4,8 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from golden_networks import ARRAYS
 
+from golden_networks import ARRAYS
 from Renderer.stroke_gen import FAMILIES, bezier_discs, draw, draw_batch, draw_discs_tensor
 
 PARAMS = ARRAYS["stroke_params"]  # rows 0-7 are edge cases

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Self
 
 import cv2
 import numpy as np
@@ -105,7 +104,7 @@ class FrameWriter:
                 path.unlink()  # what there is of it
             raise UserError(f"cannot write {path}: {error.strerror or error}") from error
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "FrameWriter":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:

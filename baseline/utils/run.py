@@ -6,7 +6,7 @@ import re
 import signal
 import time
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from utils.command import UserError
 from utils.weights import load_file, save_atomically
@@ -30,7 +30,7 @@ class Run:
             raise UserError(f"{folder} is in use by another process") from error
 
     @classmethod
-    def create(cls, parent: Path, prefix: str, options: dict[str, Any]) -> Self:
+    def create(cls, parent: Path, prefix: str, options: dict[str, Any]) -> "Run":
         """Make the folder ``parent/prefix-runN`` with the first free N from 1."""
         try:
             parent.mkdir(parents=True, exist_ok=True)
@@ -53,7 +53,7 @@ class Run:
         return run
 
     @classmethod
-    def reopen(cls, parent: Path, prefix: str, which: str) -> Self:
+    def reopen(cls, parent: Path, prefix: str, which: str) -> "Run":
         """Open a run to go on with: ``which`` is its folder, or "" for the newest unfinished."""
         if which:
             folder = Path(which)
@@ -97,7 +97,7 @@ def _read(folder: Path) -> dict[str, Any]:
 class StopSignals:
     """Within this context the first Ctrl-C or SIGTERM only sets ``stopped``."""
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "StopSignals":
         self.stopped = False
         self._before = {s: signal.signal(s, self._stop) for s in (signal.SIGINT, signal.SIGTERM)}
         return self

@@ -1,0 +1,232 @@
+"""Both trainings: the real scripts on tiny numbers, resume, and what goes wrong."""
+
+import argparse
+import json
+import shutil
+import signal
+import time
+
+import pytest
+import torch
+
+from conftest import ROOT, Checkout
+from env import CelebA
+from trainer import Training
+from utils.run import Run
+
+TINY = ("--max_step", 3, "--env_batch", 2, "--batch_size", 2, "--rmsize", 6, "--warmup", 3,
+        "--episode_train_times", 2, "--validate_interval", 1, "--validate_episodes", 1)
+RENDERER_TINY = ("--batch_size", 4, "--scratch", "--precision", "fp32")
+
+
+def interrupt(checkout: Checkout, script: str, *flags: object, after: str) -> str:
+    """Start a script, send SIGTERM once it printed ``after``.  Returns all it printed."""
+    process = checkout.start(script, *flags)
+    seen = ""
+    while after not in seen:
+        line = process.stdout.readline()
+        assert line, process.stderr.read()
+        seen += line
+    process.send_signal(signal.SIGTERM)
+    rest, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    return seen + rest
+
+
+def weights(path) -> dict[str, torch.Tensor]:
+    return torch.load(path, weights_only=True)
+
+
+def assert_same(one, other) -> None:
+    """Equality to the bit, however deep."""
+    assert type(one) is type(other)
+    if isinstance(one, torch.Tensor):
+        assert torch.equal(one, other)
+    elif isinstance(one, dict):
+        assert one.keys() == other.keys()
+        for key in one:
+            assert_same(one[key], other[key])
+    elif isinstance(one, list | tuple):
+        assert len(one) == len(other)
+        for mine, its in zip(one, other, strict=True):
+            assert_same(mine, its)
+    else:
+        assert one == other
+
+
+def test_renderer_training_resumes_to_the_bit(checkout, tmp_path):
+    """Interrupted and resumed, the same as without interruption."""
+    flags = (*RENDERER_TINY, "--steps", 40, "--validate_interval", 10)
+    whole = checkout.run("train_renderer.py", *flags, "--output", "whole.pkl")
+    assert "finished" in whole
+    printed = interrupt(checkout, "train_renderer.py", *flags, "--output", "parts.pkl",
+                        after="step 10:")
+    assert "stopped" in printed
+    assert "--resume train_log/Renderer-run2" in printed
+    assert checkout.run("train_renderer.py", "--resume").count("finished") == 1
+    one, two = (torch.load(checkout.root / "train_log" / f"Renderer-run{n}" / "checkpoint.pt",
+                           weights_only=True) for n in (1, 2))
+    assert one["step"] == two["step"] == 40
+    assert_same(one["renderer"], two["renderer"])
+    assert_same(one["optimizer"], two["optimizer"])
+    assert "no unfinished run" in checkout.run("train_renderer.py", "--resume", status=2)
+
+
+def test_renderer_training_never_writes_a_worse_file(checkout):
+    """It goes on from the file that is there and keeps it where nothing better comes."""
+    shutil.copy(ROOT / "renderer.pkl", checkout.root / "renderer.pkl")
+    before = (checkout.root / "renderer.pkl").read_bytes()
+    out = checkout.run("train_renderer.py", "--batch_size", 1, "--steps", 2, "--lr", 0.5)
+    assert "has a squared error of" in out.splitlines()[0]
+    assert (checkout.root / "renderer.pkl").read_bytes() == before
+    assert float(out.splitlines()[0].split()[-1]) < 0.01 < float(out.splitlines()[-2].split()[4])
+
+
+def test_renderer_training_learns_from_inside_baseline(checkout):
+    """The first README's folder; --minutes becomes a number of steps that is kept."""
+    out = checkout.run("train_renderer.py", "--minutes", 0.05, "--batch_size", 4,
+                       "--stroke", "bezierwotrans", cwd=checkout.root / "baseline")
+    assert "finished" in out
+    state = torch.load(checkout.root / "train_log" / "Renderer-run1" / "checkpoint.pt",
+                       weights_only=True)
+    assert state["step"] == state["total"] > 40
+    first, last = (float(line.split("squared error")[1].split()[k])
+                   for line, k in ((out.splitlines()[0].replace(" of ", " "), 0),
+                                   (out.splitlines()[-2], 0)))
+    assert last < first
+    assert list((checkout.root / "train_log" / "Renderer-run1").glob("events.*"))
+
+
+def training_of(checkout, **changes):
+    """A tiny Training object in this process."""
+    options = argparse.Namespace(**{
+        "data": str(checkout.root / "data" / "img_align_celeba"), "init": None,
+        "renderer": str(checkout.root / "renderer.pkl"), "device": "cpu", "precision": "fp32",
+        "seed": 7, "warmup": 3, "discount": 0.95**5, "tau": 0.001, "reward": "wgan", "unroll": 1,
+        "opacity_pull": 0.0, "batch_size": 2, "env_batch": 2, "max_step": 3, "rmsize": 6,
+        "noise_factor": 0.1, "episode_train_times": 2, "train_times": 100, "minutes": None,
+        "actor_rate": None, "critic_rate": None, **changes,
+    })
+    data = CelebA(checkout.root / "data" / "img_align_celeba", checkout.root / "cache")
+    return Training(options, data)
+
+
+def go_on(training, ticks: int) -> None:
+    """Steps and updates in their order."""
+    for _ in range(ticks):
+        if training.updates_due:
+            training.learn()
+        else:
+            training.act()
+            if training.env.done:
+                training.end_episode()
+
+
+def everything(training) -> dict:
+    return {
+        "agent": training.agent.state_dict(), "memory": training.memory.state_dict(),
+        "env": training.env.state_dict(), "numpy": training.rng.bit_generator.state,
+    }
+
+
+@pytest.mark.parametrize("ticks", [4, 7])  # within a round of learning, within an episode
+def test_agent_training_resumes_to_the_bit(checkout, tmp_path, ticks):
+    whole = training_of(checkout)
+    go_on(whole, 2 * ticks)
+    first = training_of(checkout)
+    go_on(first, ticks)
+    log = Run.create(tmp_path, "Paint", {})
+    first.save(log)
+    second = training_of(checkout, seed=99)
+    second.load(log)
+    go_on(second, ticks)
+    assert second.global_update == whole.global_update > 0
+    assert_same(everything(second), everything(whole))
+
+
+def test_agent_training_without_its_memory_fills_it_anew(checkout, tmp_path, capsys):
+    first = training_of(checkout)
+    go_on(first, 5)
+    log = Run.create(tmp_path, "Paint", {})
+    first.save(log)
+    (memory_file,) = log.folder.glob("memory-*.pt")
+    memory_file.unlink()
+    second = training_of(checkout)
+    second.load(log)
+    assert "is gone" in capsys.readouterr().out
+    assert len(second.memory) == 0
+    go_on(second, 3)
+    assert second.updates_due == 2
+    assert_same(second.agent.state_dict(), first.agent.state_dict())
+
+
+def test_train_script_logs_saves_stops_and_resumes(checkout):
+    flags = (*TINY, "--train_times", 12, "--debug")
+    printed = interrupt(checkout, "train.py", *flags, after="test images after 15 strokes")
+    assert "stopped" in printed
+    assert "--resume train_log/Paint-run1" in printed
+    out = checkout.run("train.py", "--resume")
+    assert out.startswith(str(checkout.root / "train_log" / "Paint-run1"))
+    assert "step 0 of" not in out
+    assert "step 12, update 8: error" in out
+    assert "finished" in out
+    folder = checkout.root / "train_log" / "Paint-run1"
+    for name in ("actor", "critic", "wgan"):
+        assert weights(folder / f"{name}.pkl")
+    assert list(folder.glob("events.*"))
+    assert json.loads((folder / "run.json").read_text())["finished"]
+    painted = checkout.run("test.py", "--actor", folder / "actor.pkl", "--max_step", 1,
+                           "--divide", 1)
+    assert "5 strokes" in painted
+
+
+def test_train_script_greedy_minutes_from_init(checkout):
+    """From inside baseline/, with the actor of another folder, any images, no critic."""
+    out = checkout.run(
+        "train.py", *TINY, "--reward", "l2", "--discount", 0, "--unroll", 2, "--opacity_pull", 0.1,
+        "--actor_rate", 1e-4, "--init", "..", "--minutes", 0.02, cwd=checkout.root / "baseline",
+    )
+    folder = checkout.root / "train_log" / "Paint-run1"
+    assert "finished" in out
+    assert (folder / "actor.pkl").is_file()
+    assert not (folder / "critic.pkl").exists()
+    assert torch.load(folder / "checkpoint.pt", weights_only=True)["total_steps"] >= 3
+
+
+def test_a_run_in_use_is_refused(checkout):
+    process = checkout.start("train_renderer.py", *RENDERER_TINY, "--steps", 100000,
+                             "--validate_interval", 2, "--output", "w.pkl")
+    while "step 2:" not in process.stdout.readline():
+        time.sleep(0.01)
+    error = checkout.run("train_renderer.py", "--resume", "train_log/Renderer-run1", status=2)
+    process.kill()
+    process.wait()
+    assert "in use by another process" in error
+
+
+@pytest.mark.parametrize(("script", "flags", "says"), [
+    ("train.py", ("--data", "nowhere"), "nowhere"),
+    ("train.py", ("--renderer", "nowhere.pkl"), "nowhere.pkl"),
+    ("train.py", ("--renderer", "actor.pkl"), "another network"),
+    ("train.py", ("--resume",), "no unfinished run"),
+    ("train.py", ("--resume", "image"), "checkpoint.pt"),
+    ("train.py", ("--discount", "1.5"), "1.5"),
+    ("train.py", ("--batch_size", "0"), "--batch_size"),
+    ("train.py", ("--init", "image"), "actor.pkl"),
+    ("train_renderer.py", ("--steps", "0"), "--steps"),
+    ("train_renderer.py", ("--output", "image/test.png"), "test.png"),
+    ("train_renderer.py", ("--stroke", "square"), "square"),
+])
+def test_bad_input_is_one_line_and_writes_nothing(checkout, script, flags, says):
+    before = checkout.files()
+    error = checkout.run(script, *flags, status=2)
+    assert says in error
+    assert error.count("\n") == 1
+    assert error.startswith("error: ")
+    assert {f for f in checkout.files() - before if "cache" not in f} == set()
+
+
+def test_divergence_stops_with_the_last_good_state(checkout):
+    error = checkout.run("train_renderer.py", *RENDERER_TINY, "--steps", 40, "--lr", 1e12,
+                         "--validate_interval", 2, "--output", "w.pkl", status=2)
+    assert "last good checkpoint" in error
