@@ -72,7 +72,7 @@ def main(options: argparse.Namespace) -> None:
     """Evaluate as the options say; see ``parse_args``."""
     device = pick_device(options.device)
     precision = Precision(options.precision, device)
-    painter = Painter(options.actor, options.renderer, device, precision)
+    painter = Painter(options.actor, options.renderer, precision)
     data = CelebA(options.data)
     if options.json:
         make_folder(options.json.parent)

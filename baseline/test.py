@@ -76,7 +76,7 @@ def main(options: argparse.Namespace) -> None:
     device = pick_device(options.device)
     picture = read_picture(options.img)
     precision = Precision(options.precision, device)
-    painter = Painter(options.actor, options.renderer, device, precision)
+    painter = Painter(options.actor, options.renderer, precision)
     make_folder(options.output)
     height, width = picture.shape[:2]
     with FrameWriter(options.output, options.imgid, width, height) as writer:

@@ -8,7 +8,7 @@ import torch
 
 from DRL.actor import Actor
 from Renderer.canvas import paint_strokes
-from Renderer.model import Renderer
+from Renderer.model import load_render
 from utils.command import ROOT
 from utils.device import Precision
 from utils.weights import load_weights
@@ -17,20 +17,14 @@ from utils.weights import load_weights
 class Painter:
     """Both networks in eval mode, loaded from weight files."""
 
-    def __init__(
-        self, actor: Path, renderer: Path, device: torch.device, precision: Precision
-    ) -> None:
+    def __init__(self, actor: Path, renderer: Path, precision: Precision) -> None:
         """Raises UserError where a file is missing or holds the weights of another network."""
-        self.device, self.precision = device, precision
-        self.actor, self.renderer = Actor(), Renderer()
-        for network, file, name, script in (
-            (self.renderer, renderer, "renderer", "train_renderer.py"),
-            (self.actor, actor, "actor", "train.py"),
-        ):
-            script = os.path.relpath(ROOT / "baseline" / script)
-            load_weights(network, file, name,
-                         f"name another with --{name}, or train one: python3 {script}")
-            network.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
+        self.device, self.precision = precision.device, precision
+        self.render = load_render(renderer, precision)
+        self.actor = Actor()
+        load_weights(self.actor, actor, "the actor", "train one with baseline/train.py, "
+                     "or name another with --actor")
+        self.actor.to(self.device, memory_format=torch.channels_last).eval()
 
     @torch.inference_mode()
     def paint(
@@ -45,6 +39,6 @@ class Painter:
             progress = torch.full((len(canvas),), step / steps, device=self.device)
             with self.precision.autocast():
                 action = self.actor(canvas, target, progress)
-                canvases = paint_strokes(self.renderer, canvas, action)
+            canvases = paint_strokes(self.render, canvas, action)
             canvas = canvases[-1]
             yield action, canvases

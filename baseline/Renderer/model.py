@@ -52,7 +52,8 @@ def load_render(path: Path, precision: Precision) -> Render:
     Gradients still flow through it to the strokes.
     """
     renderer = Renderer()
-    load_weights(renderer, path, "the renderer", "train one with baseline/train_renderer.py")
+    load_weights(renderer, path, "the renderer", "train one with baseline/train_renderer.py, "
+                 "or name another with --renderer")
     renderer.eval().requires_grad_(False).to(precision.device, memory_format=torch.channels_last)
 
     def render(strokes: torch.Tensor) -> torch.Tensor:
