@@ -1,6 +1,5 @@
 """A trained actor and its renderer, which paint targets together."""
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,7 +8,6 @@ import torch
 from DRL.actor import Actor
 from Renderer.canvas import paint_strokes
 from Renderer.model import load_render
-from utils.command import ROOT
 from utils.device import Precision
 from utils.weights import load_weights
 
