@@ -50,14 +50,17 @@ class CelebA:
         self.names = [files[i].name for i in readable]
         self.train, self.test = split(self.names)
 
-    def targets(self, code: torch.Tensor, images: torch.Tensor | None = None) -> torch.Tensor:
+    def place(self, device: torch.device) -> None:
+        """Copy the images to a GPU where they take less than half of its free memory."""
+        if device.type == "cuda" and 2 * self.images.numel() < torch.cuda.mem_get_info(device)[0]:
+            self.images = self.images.to(device)
+
+    def targets(self, code: torch.Tensor) -> torch.Tensor:
         """The images that codes name, code = 2 index + (1 where it is mirrored).
 
-        code: (B,) int64.  images: where to take them from, a copy on a device perhaps.
-        Returns (B, 3, 128, 128) uint8 on the device of ``code``.
+        code: (B,) int64.  Returns (B, 3, 128, 128) uint8 on the device of ``code``.
         """
-        images = self.images if images is None else images
-        picked = images[(code // 2).to(images.device)].to(code.device)
+        picked = self.images[(code // 2).to(self.images.device)].to(code.device)
         mirrored = (code % 2 == 1).view(-1, 1, 1, 1)
         return torch.where(mirrored, TF.hflip(picked), picked)
 

@@ -35,6 +35,7 @@ class Training:
         self.device = device = pick_device(options.device)
         precision = Precision(options.precision, device)
         render = load_render(Path(options.renderer), precision)
+        data.place(device)
         torch.manual_seed(options.seed)
         self.rng = np.random.default_rng(options.seed)
         self.agent = DDPG(

@@ -21,8 +21,7 @@ class Evaluation(NamedTuple):
 @torch.no_grad()
 def evaluate(agent: DDPG, targets: torch.Tensor, batch_size: int) -> Evaluation:
     """Paint all of ``targets``, (N, 3, 128, 128) uint8, in episodes of ``agent.max_step``."""
-    errors = torch.zeros(agent.max_step)
-    live = torch.zeros(agent.max_step)
+    errors, live = torch.zeros(2, agent.max_step, device=agent.precision.device)
     finished = []
     for target in targets.split(batch_size):
         target = target.to(agent.precision.device)
@@ -34,9 +33,10 @@ def evaluate(agent: DDPG, targets: torch.Tensor, batch_size: int) -> Evaluation:
             canvases = paint_strokes(agent.render, before, action)
             for after in canvases:
                 change = (after - before).abs().mean((1, 2, 3))  # (B,)
-                live[step] += (change >= LIVE_CHANGE).sum().cpu() / len(canvases)
+                live[step] += (change >= LIVE_CHANGE).sum() / len(canvases)
                 before = after
             canvas = as_uint8(before)
-            errors[step] += (as_float(canvas) - wanted).square().mean((1, 2, 3)).sum().cpu()
+            errors[step] += (as_float(canvas) - wanted).square().mean((1, 2, 3)).sum()
         finished.append(canvas.cpu())
-    return Evaluation(errors / len(targets), live / len(targets), torch.cat(finished))
+    count = len(targets)
+    return Evaluation(errors.cpu() / count, live.cpu() / count, torch.cat(finished))
