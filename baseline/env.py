@@ -34,7 +34,11 @@ class CelebA:
         if not folder.is_dir():
             raise UserError(f"{folder} is no folder of images; see data/README.md, or name "
                             "another one with --data")
-        files = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+        try:
+            files = sorted(path for path in folder.iterdir()
+                           if path.suffix.lower() in SUFFIXES and path.is_file())
+        except OSError as error:
+            raise UserError(f"cannot read the folder {folder}: {error.strerror}") from error
         if not files:
             raise UserError(f"{folder} holds no images ({', '.join(sorted(SUFFIXES))})")
         stats = ((path.name, (s := path.stat()).st_size, s.st_mtime_ns) for path in files)
@@ -90,9 +94,12 @@ def _decode(files: list[Path], pixels_file: Path) -> None:
         shape = (len(files), 3, WIDTH, WIDTH)
         pixels = np.lib.format.open_memmap(temporary, "w+", np.uint8, shape)
 
-        with ThreadPoolExecutor() as pool:
+        pool = ThreadPoolExecutor()
+        try:
             decoded = pool.map(_decode_one, files, pixels)
             good = np.fromiter(tqdm(decoded, "decoding", len(files), disable=None), bool)
+        finally:
+            pool.shutdown(cancel_futures=True)
         readable = np.flatnonzero(good)
         for row, i in enumerate(readable):
             if row < i:

@@ -4,7 +4,6 @@
 import argparse
 import json
 import math
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -53,7 +52,7 @@ def evaluate(
     draw = partial(draw_batch, family=stroke)
     errors = np.empty((2, len(marks), len(chosen)))
     steps = max_step * math.ceil(len(chosen) / batch)
-    with tqdm(total=steps, unit="step", disable=not sys.stderr.isatty()) as bar:
+    with tqdm(total=steps, unit="step", disable=None) as bar:
         for first in range(0, len(chosen), batch):
             here = slice(first, first + batch)
             target = as_float(images[chosen[here]].to(painter.device))  # (B, 3, 128, 128)

@@ -36,7 +36,7 @@ def target_tiles(picture: np.ndarray, divide: int, device: torch.device) -> torc
     """
     squashed = cv2.resize(picture, 2 * (divide * WIDTH,))
     planes = torch.from_numpy(squashed).to(device).permute(2, 0, 1)[None]
-    return to_tiles(as_float(planes), divide)
+    return to_tiles(as_float(planes))
 
 
 def joined_frames(canvases: list[torch.Tensor], divide: int) -> np.ndarray:
@@ -58,7 +58,7 @@ def paint_picture(
     for tiles, steps in halves:
         target = target_tiles(picture, tiles, painter.device)  # (D D, 3, 128, 128)
         whole = F.interpolate(canvas, size=2 * (tiles * WIDTH,), mode="bilinear")
-        canvas = to_tiles(whole, tiles)  # (D D, 3, 128, 128)
+        canvas = to_tiles(whole)  # (D D, 3, 128, 128)
         name = "canvas" if tiles == 1 else f"{tiles}x{tiles} tiles"
         for step, (_, canvases) in enumerate(painter.paint(canvas, target, steps), 1):
             canvas = canvases[-1]

@@ -29,9 +29,10 @@ from utils.command import (
     positive_float,
     positive_int,
     run,
+    seed,
 )
 from utils.pictures import read_picture
-from utils.run import Run, StopSignals
+from utils.run import Run, StopSignals, resumed
 from utils.weights import half_state, save_atomically
 
 PHOTOS = ("test.png", "chelsea.jpg", "coffee.jpg", "rocket.jpg")
@@ -60,16 +61,21 @@ class Log:
             self.sums[name] = self.sums.get(name, 0) + value
         self.updates += 1
 
+    def check(self, numbers: dict[str, float | torch.Tensor]) -> str:
+        """The numbers as text.  Raises UserError where one of them is not finite."""
+        text = " ".join(f"{name} {float(value):.4g}" for name, value in numbers.items())
+        if not all(math.isfinite(value) for value in numbers.values()):
+            raise UserError(
+                f"the training diverged by step {self.training.global_step} ({text}); "
+                f"{self.folder} keeps the last good checkpoint, if there is one yet"
+            )
+        return text
+
     def round(self, clock: "Clock") -> None:
         """Log a round of learning.  Raises UserError where it went wrong."""
         means = {name: value.item() / self.updates for name, value in self.sums.items()}
         self.sums, self.updates = {}, 0
-        text = " ".join(f"{name} {value:.4g}" for name, value in means.items())
-        if not all(map(math.isfinite, means.values())):
-            raise UserError(
-                f"the training diverged by step {self.training.global_step} ({text}); the last "
-                f"good checkpoint is kept in {self.folder}"
-            )
+        text = self.check(means)
         for name, value in means.items():
             self.scalar(f"train/{name}", value)
         for name, rate in self.training.rates().items():
@@ -113,6 +119,8 @@ class Clock:
         """How many steps of whole episodes still fit into --minutes."""
         episode = (options.max_step * self.mean("act")
                    + options.episode_train_times * self.mean("learn"))
+        episode *= 1 + options.validate_episodes / options.validate_interval * (
+            options.max_step * self.mean("act") / episode)  # a validation paints too
         left = 60 * options.minutes - (time.monotonic() - self.start)
         return max(0, int(left / episode)) * options.max_step
 
@@ -140,6 +148,7 @@ def validate(training: Training, log: Log) -> float:
         grid = make_grid(torch.cat((photos, painted)).flip(1), nrow=len(photos))  # RGB
         log.writer.add_image("validation/photos_and_paintings", grid, training.global_step)
     error = result.errors[-1].item()
+    log.check({"validation error": error})
     live = " ".join(f"{share:.2f}" for share in result.live[:: max(1, options.max_step // 8)])
     print(f"step {training.global_step}, update {training.global_update}: error {error:.5f} on "
           f"{len(targets)} test images after {options.max_step * BUNDLE} strokes; live strokes "
@@ -161,21 +170,21 @@ def train(options: argparse.Namespace) -> None:
     parent, run_folder = Path(options.output), None
     if options.resume is not None:
         run_folder = Run.reopen(parent, "Paint", options.resume)
-        options = argparse.Namespace(**run_folder.options | {"device": options.device})
+        options = resumed(options, run_folder)
     training = Training(options, CelebA(Path(options.data)))
     if run_folder:
         training.load(run_folder)
     else:
         run_folder = Run.create(parent, "Paint", vars(options))
-    memory = training.memory
+    data, memory = training.data, training.memory
     print(f"{run_folder.folder}: step {training.global_step} of {training.total_steps or '?'}, "
-          f"{len(training.data.train)} training and {len(training.data.test)} test images, on {training.device} in "
+          f"{len(data.train)} training and {len(data.test)} test images, on {training.device} in "
           f"{training.agent.precision}; the replay memory takes {memory.nbytes / 1e9:.2f} GB on "
           f"{memory.canvas.device}", flush=True)
     log, clock = Log(training, run_folder.folder, options.debug), Clock()
     bar = tqdm(initial=training.global_step, total=training.total_steps, unit="step", disable=None)
     with StopSignals() as signals, log.writer, bar:
-        while training.updates_due or not training.over:
+        while training.updates_due or training.env.step_count or not training.over:
             before = time.monotonic()
             kind = "learn" if training.updates_due else "act"
             if kind == "learn":
@@ -183,22 +192,27 @@ def train(options: argparse.Namespace) -> None:
             else:
                 log.rewards += training.act().mean()
                 bar.update()
+            ended = training.env.done if kind == "act" else not training.updates_due
+            if ended and training.device.type == "cuda":
+                torch.cuda.synchronize()  # so that the clock is true once a round
             clock.add(kind, time.monotonic() - before)
 
-            if kind == "learn" and not training.updates_due:
+            if ended and kind == "learn":
                 log.round(clock)
                 if training.total_steps is None:
                     training.total_steps = training.global_step + clock.steps_left(options)
                     bar.total = training.total_steps
-            elif training.env.done:
+            elif ended:
                 log.episode(clock)
                 training.end_episode()
+            stopped = signals.stopped
             due = training.over or training.global_episode % options.validate_interval == 0
             if training.between_rounds and due:
                 keep(training, run_folder, validate(training, log))
-            elif signals.stopped:
+            elif stopped:
+                log.check(log.sums)
                 training.save(run_folder)
-            if signals.stopped:
+            if stopped:
                 print(f"stopped; go on with: python3 {os.path.relpath(__file__)} "
                       f"--resume {os.path.relpath(run_folder.folder)}")
                 return
@@ -246,7 +260,7 @@ def parse_args() -> argparse.Namespace:
         help="highest rate of a cosine, in place of the reference's steps 1e-3, 3e-4, 1e-4")
     add("--critic_rate", type=positive_float, help="likewise, in place of 3e-4, 1e-4, 3e-5")
     add("--debug", action="store_true", help="print every episode and round of learning")
-    add("--seed", type=int, default=1234)
+    add("--seed", type=seed, default=1234)
     add_device_flags(parser)
     options = parser.parse_args()
     for name in ("data", "renderer", "output", "init"):
@@ -258,10 +272,9 @@ def parse_args() -> argparse.Namespace:
 def discount(text: str) -> float:
     """An argparse type: a number in [0, 1), or such as 0.95**5."""
     base, _, power = text.partition("**")
-    value = float(base) ** float(power or 1)
-    if not 0 <= value < 1:
+    if not (0 <= float(base) < 1 and float(power or 1) > 0):
         raise argparse.ArgumentTypeError(f"{text} is not in [0, 1)")
-    return value
+    return float(base) ** float(power or 1)
 
 
 if __name__ == "__main__":

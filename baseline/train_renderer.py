@@ -21,6 +21,7 @@ from Renderer.model import Renderer
 from Renderer.stroke_gen import FAMILIES, SHAPE_DIM, draw_batch
 from utils.command import (
     RENDERER,
+    ROOT,
     TRAIN_LOG,
     Parser,
     UserError,
@@ -28,11 +29,12 @@ from utils.command import (
     positive_float,
     positive_int,
     run,
+    seed,
 )
 from utils.device import Precision, pick_device
-from utils.run import Budget, Run, StopSignals
+from utils.run import Budget, Run, StopSignals, resumed
 from utils.schedule import cosine, set_rate, stepped
-from utils.weights import half_state, load_weights, save_atomically
+from utils.weights import half_state, load_weights, make_folder, save_atomically
 
 VALIDATION_SEED = 2**32  # no training seed reaches it
 VALIDATION_STROKES = 2048
@@ -54,9 +56,10 @@ class StrokeBatches(Dataset):
 
 
 def start_worker(_: int) -> None:
-    """One thread for drawing; Ctrl-C is the main process's to handle."""
+    """One thread for drawing; signals are the main process's to handle."""
     cv2.setNumThreads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def learning_rate(schedule: str, progress: float, peak: float) -> float:
@@ -92,8 +95,9 @@ def train(options: argparse.Namespace) -> None:
     log = None
     if options.resume is not None:
         log = Run.reopen(TRAIN_LOG, "Renderer", options.resume)
-        options = argparse.Namespace(**log.options | {"device": options.device})
+        options = resumed(options, log)
     output = Path(options.output)
+    make_folder(output.parent)
     precision = Precision(options.precision, device)
     rng = np.random.default_rng(VALIDATION_SEED)
     strokes = torch.from_numpy(rng.random((VALIDATION_STROKES, SHAPE_DIM), np.float32))
@@ -108,13 +112,13 @@ def train(options: argparse.Namespace) -> None:
         state = log.load()
         renderer.load_state_dict(state["renderer"])
         optimizer.load_state_dict(state["optimizer"])
-        step, total, best = state["step"], state["total"], state["best"]
-    else:
-        if output.exists():
-            start = Renderer().to(device) if options.scratch else renderer
-            load_weights(start, output, "the weight file to go on from", "name another --output")
-            best, _ = validate(start, strokes, drawn, precision)
-            print(f"{output} has a squared error of {best:.6f}")
+        step, total = state["step"], state["total"]
+    if output.exists():
+        there = Renderer().to(device) if log or options.scratch else renderer
+        load_weights(there, output, "the weight file to go on from", "name another --output")
+        best, _ = validate(there, strokes, drawn, precision)
+        print(f"{output} has a squared error of {best:.6f}")
+    if log is None:
         log = Run.create(TRAIN_LOG, "Renderer", vars(options))
     budget = Budget(options.minutes, step, BURN_IN) if options.minutes and total is None else None
     print(f"{log.folder}: step {step} of {total or '?'} on {device} in {precision}", flush=True)
@@ -122,17 +126,18 @@ def train(options: argparse.Namespace) -> None:
     def save() -> None:
         log.save({
             "renderer": renderer.state_dict(), "optimizer": optimizer.state_dict(),
-            "step": step, "total": total, "best": best,
+            "step": step, "total": total,
         })
 
     writer = SummaryWriter(str(log.folder), flush_secs=10)
     forward = torch.compile(renderer) if options.compile else renderer
+    drawers = 1 if device.type == "cpu" else max(1, min(8, (os.cpu_count() or 1) - 1))
     batches = iter(DataLoader(
         StrokeBatches(options.seed, options.batch_size, options.stroke),
-        batch_size=None, sampler=range(step, total or sys.maxsize), num_workers=1,
+        batch_size=None, sampler=range(step, total or sys.maxsize), num_workers=drawers,
         prefetch_factor=16, worker_init_fn=start_worker, pin_memory=device.type == "cuda",
     ))
-    bar = tqdm(initial=step, total=total, unit="step", disable=not sys.stderr.isatty())
+    bar = tqdm(initial=step, total=total, unit="step", disable=None)
     losses = torch.zeros((), device=device)
     since = 0
     with StopSignals() as signals, writer, bar:
@@ -152,14 +157,16 @@ def train(options: argparse.Namespace) -> None:
             bar.update()
             if total is None:
                 total = bar.total = budget.total_steps(step)
-            if step % options.validate_interval == 0 or step == total or signals.stopped:
+            stopped = signals.stopped
+            if step % options.validate_interval == 0 or step == total or stopped:
                 train_error = losses.item() / since
-                if not math.isfinite(train_error):
-                    raise UserError(
-                        f"the loss became {train_error} by step {step}; the last good checkpoint "
-                        f"is kept in {log.folder}; start again with a smaller --lr"
-                    )
                 error, shown = validate(renderer, strokes, drawn, precision)
+                if not math.isfinite(train_error + error):
+                    raise UserError(
+                        f"the training diverged by step {step} (error {error}, training "
+                        f"{train_error}); {log.folder} keeps the last good checkpoint, if there is "
+                        "one yet; start again with a smaller --lr"
+                    )
                 writer.add_scalar("train/squared_error", train_error, step)
                 writer.add_scalar("validation/squared_error", error, step)
                 writer.add_scalar("train/learning_rate", rate, step)
@@ -175,7 +182,7 @@ def train(options: argparse.Namespace) -> None:
                 sys.stdout.flush()
                 losses.zero_()
                 since = 0
-            if signals.stopped:
+            if stopped:
                 print(f"stopped; go on with: python3 {os.path.relpath(__file__)} "
                       f"--resume {os.path.relpath(log.folder)}")
                 return
@@ -194,7 +201,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--lr", type=positive_float, default=5e-4, help="the highest rate of Adam")
     parser.add_argument("--schedule", default="cosine", choices=("cosine", "stepped"))
     parser.add_argument("--stroke", default="bezier", choices=tuple(FAMILIES))
-    parser.add_argument("--output", default=str(RENDERER), help="the weight file to write")
+    parser.add_argument("--output", help="the weight file to write (renderer.pkl; of another "
+                        "family, its name, such as bezierwotrans.pkl)")
     parser.add_argument("--scratch", action="store_true",
                         help="start anew, not from the weights in --output")
     parser.add_argument("--resume", nargs="?", const="", metavar="DIR",
@@ -202,13 +210,14 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--validate_interval", type=positive_int, default=1000,
                         help="steps between validations and checkpoints")
     parser.add_argument("--compile", action="store_true",
-                        help="compile the network (a tenth to a fifth faster; needs a C++ compiler)")
-    parser.add_argument("--seed", type=int, default=1234)
+                        help="compile the network (faster; needs a C++ compiler)")
+    parser.add_argument("--seed", type=seed, default=1234)
     add_device_flags(parser)
     options = parser.parse_args()
     if options.steps is None and options.minutes is None:
         options.steps = 500_000
-    options.output = str(Path(options.output).absolute())
+    default = RENDERER if options.stroke == "bezier" else ROOT / f"{options.stroke}.pkl"
+    options.output = str(Path(options.output or default).absolute())
     return options
 
 

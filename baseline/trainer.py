@@ -1,6 +1,7 @@
 """All that a training of the agent holds, and its checkpoint."""
 
 import argparse
+import hashlib
 import math
 from pathlib import Path
 
@@ -42,6 +43,10 @@ class Training:
             render, precision, options.max_step, options.discount, options.tau, options.reward,
             options.unroll, options.opacity_pull,
         )
+        self.inputs = {  # what a checkpoint does not hold but depends on
+            "renderer": hashlib.sha256(Path(options.renderer).read_bytes()).hexdigest(),
+            "images": hashlib.sha256("\n".join(data.names).encode()).hexdigest(),
+        }
         self.env = Paint(data, render, options.env_batch, options.max_step, device)
         self.memory = ReplayMemory(
             options.rmsize * options.max_step, options.env_batch, options.max_step,
@@ -123,8 +128,8 @@ class Training:
         log.save({
             "agent": self.agent.state_dict(), "env": self.env.state_dict(),
             "memory": memory_file.name, "numpy": self.rng.bit_generator.state,
-            "torch": torch.get_rng_state(),
-            "cuda": torch.cuda.get_rng_state_all() if self.device.type == "cuda" else [],
+            "torch": torch.get_rng_state(), "inputs": self.inputs,
+            "cuda": torch.cuda.get_rng_state() if self.device.type == "cuda" else None,
             **{name: getattr(self, name) for name in self.COUNTERS},
         })
         for old in log.folder.glob("memory-*.pt"):
@@ -139,15 +144,20 @@ class Training:
             setattr(self, name, state[name])
         self.rng.bit_generator.state = state["numpy"]
         torch.set_rng_state(state["torch"])
-        if state["cuda"] and self.device.type == "cuda":
-            torch.cuda.set_rng_state_all(state["cuda"])
+        if state["cuda"] is not None and self.device.type == "cuda":
+            torch.cuda.set_rng_state(state["cuda"])
         memory_file = log.folder / state["memory"]
-        if memory_file.is_file():
+        changed = [name for name in self.inputs if self.inputs[name] != state["inputs"][name]]
+        if changed:
+            print(f"the {' and the '.join(changed)} changed: the memory is filled anew, so this "
+                  "goes on but not exactly as it would have")
+        elif not memory_file.is_file():
+            print(f"{memory_file} is gone: the memory is filled anew, so this goes on "
+                  "but not exactly as it would have")
+        if memory_file.is_file() and not changed:
             self.env.load_state_dict(state["env"])
             self.memory.load_state_dict(load_file(memory_file, "replay memory", "delete it"))
         else:
-            print(f"{memory_file} is gone: the memory is filled anew, so this goes on "
-                  "but not exactly as it would have")
             self.learn_from = self.global_step + self.options.warmup
             self.updates_due = 0
             self.memory.moments = 0

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Time every fast path beside the plain one, in one run: ``python3 tests/bench.py``.
 
-Plain is fp32 in the default memory layout, unfused optimisers that do not care about denormal
+Plain is fp32 with weights in the default memory layout, unfused optimisers that keep denormal
 numbers, gradients into every network as in the reference, strokes drawn one by one between the
 steps, and frames encoded one by one between the strokes.  Each figure is a median after a
 burn-in.

@@ -46,7 +46,7 @@ def test_action_layout():
 
 def test_tiles_round_trip_and_order():
     picture = torch.arange(3 * 256 * 256).float().view(1, 3, 256, 256)
-    tiles = to_tiles(picture, 2)
+    tiles = to_tiles(picture)
     assert torch.equal(tiles[1], picture[0, :, :128, 128:])
     assert torch.equal(from_tiles(tiles, 2), picture)
 

@@ -40,7 +40,7 @@ def test_defaults_hang_on_the_repository_and_output_on_the_users_folder(checkout
 def test_the_divide_scheme(checkout):
     """Half the steps on the canvas, half on the tiles; a frame a stroke; numbers from --imgid."""
     out = checkout.run("test.py", "--max_step", 5, "--divide", 2, "--imgid", 7)
-    lines = re.findall(r"^(canvas|2x2 tiles) step (\d+): squared error (\d\.\d+)$", out, re.MULTILINE)
+    lines = re.findall(r"(canvas|2x2 tiles) step (\d+): squared error (\d\.\d+)\n", out)
     assert [(name, int(step)) for name, step, _ in lines] == [
         ("canvas", 1), ("canvas", 2), ("2x2 tiles", 1), ("2x2 tiles", 2)]
     assert "50 strokes" in out  # 2 x 5, then 2 x 5 x 4

@@ -4,7 +4,6 @@ import argparse
 import json
 import shutil
 import signal
-import time
 
 import pytest
 import torch
@@ -15,22 +14,32 @@ from trainer import Training
 from utils.run import Run
 
 TINY = ("--max_step", 3, "--env_batch", 2, "--batch_size", 2, "--rmsize", 6, "--warmup", 3,
-        "--episode_train_times", 2, "--validate_interval", 1, "--validate_episodes", 1)
-RENDERER_TINY = ("--batch_size", 4, "--scratch", "--precision", "fp32")
+        "--episode_train_times", 2, "--validate_interval", 1, "--validate_episodes", 1,
+        "--device", "cpu")
+RENDERER_TINY = ("--batch_size", 4, "--scratch", "--precision", "fp32", "--device", "cpu")
 
 
 def interrupt(checkout: Checkout, script: str, *flags: object, after: str) -> str:
     """Start a script, send SIGTERM once it printed ``after``.  Returns all it printed."""
     process = checkout.start(script, *flags)
+    try:
+        seen = wait_for(process, after)
+        process.send_signal(signal.SIGTERM)
+        rest, errors = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    assert process.returncode == 0, errors
+    return seen + rest
+
+
+def wait_for(process, text: str) -> str:
+    """All that a process prints until a line with ``text``."""
     seen = ""
-    while after not in seen:
+    while text not in seen:
         line = process.stdout.readline()
         assert line, process.stderr.read()
         seen += line
-    process.send_signal(signal.SIGTERM)
-    rest, errors = process.communicate(timeout=120)
-    assert process.returncode == 0, errors
-    return seen + rest
+    return seen
 
 
 def weights(path) -> dict[str, torch.Tensor]:
@@ -193,14 +202,24 @@ def test_train_script_greedy_minutes_from_init(checkout):
     assert torch.load(folder / "checkpoint.pt", weights_only=True)["total_steps"] >= 3
 
 
+def test_the_last_episode_is_finished_and_kept(checkout):
+    out = checkout.run("train.py", *TINY, "--reward", "l2", "--discount", 0, "--train_times", 4,
+                       "--validate_interval", 50)
+    assert "step 6, update 4" in out
+    assert (checkout.root / "train_log" / "Paint-run1" / "actor.pkl").is_file()
+    error = checkout.run("train_renderer.py", "--resume", "train_log/Paint-run1", status=2)
+    assert "not a run of this script" in error
+
+
 def test_a_run_in_use_is_refused(checkout):
     process = checkout.start("train_renderer.py", *RENDERER_TINY, "--steps", 100000,
                              "--validate_interval", 2, "--output", "w.pkl")
-    while "step 2:" not in process.stdout.readline():
-        time.sleep(0.01)
-    error = checkout.run("train_renderer.py", "--resume", "train_log/Renderer-run1", status=2)
-    process.kill()
-    process.wait()
+    try:
+        wait_for(process, "step 2:")
+        error = checkout.run("train_renderer.py", "--resume", "train_log/Renderer-run1", status=2)
+    finally:
+        process.kill()
+        process.wait()
     assert "in use by another process" in error
 
 
@@ -211,6 +230,8 @@ def test_a_run_in_use_is_refused(checkout):
     ("train.py", ("--resume",), "no unfinished run"),
     ("train.py", ("--resume", "image"), "checkpoint.pt"),
     ("train.py", ("--discount", "1.5"), "1.5"),
+    ("train.py", ("--discount", "0**-1"), "0**-1"),
+    ("train.py", ("--seed", "-1"), "--seed"),
     ("train.py", ("--batch_size", "0"), "--batch_size"),
     ("train.py", ("--init", "image"), "actor.pkl"),
     ("train_renderer.py", ("--steps", "0"), "--steps"),
@@ -229,4 +250,8 @@ def test_bad_input_is_one_line_and_writes_nothing(checkout, script, flags, says)
 def test_divergence_stops_with_the_last_good_state(checkout):
     error = checkout.run("train_renderer.py", *RENDERER_TINY, "--steps", 40, "--lr", 1e12,
                          "--validate_interval", 2, "--output", "w.pkl", status=2)
-    assert "last good checkpoint" in error
+    assert "diverged" in error
+    for left in (*checkout.root.glob("w.pkl"), *checkout.root.rglob("checkpoint.pt")):
+        state = weights(left)
+        values = state.get("renderer", state).values()
+        assert all(torch.isfinite(value).all() for value in values)

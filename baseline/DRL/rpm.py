@@ -94,11 +94,10 @@ class ReplayMemory:
     def state_dict(self) -> dict:
         """Everything that was noted, for a checkpoint."""
         used = min(self.moments, len(self.step))
-        return {
-            "moments": self.moments, "step": self.step[:used].tolist(),
-            "canvas": self.canvas[:used], "action": self.action[:used],
-            "image": self.image[:used],
-        }
+        arrays = {name: getattr(self, name)[:used] for name in ("canvas", "action", "image")}
+        if used < len(self.step):  # torch.save would write the whole storage of a part
+            arrays = {name: array.clone() for name, array in arrays.items()}
+        return {"moments": self.moments, "step": self.step[:used].tolist(), **arrays}
 
     def load_state_dict(self, state: dict) -> None:
         """Take up what ``state_dict`` of a memory of the same size gave."""

@@ -37,7 +37,7 @@ def split_action(action: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 def opacities(render: Render, shapes: torch.Tensor) -> torch.Tensor:
     """The strokes' pictures of opacity: (B, 5, 10) to (B, 5, 1, 128, 128) in [0, 1]."""
-    bare = render(shapes.reshape(-1, SHAPE_DIM)).float()
+    bare = render(shapes.reshape(-1, SHAPE_DIM))
     return 1 - bare.view(-1, BUNDLE, 1, WIDTH, WIDTH)
 
 
@@ -63,7 +63,7 @@ def paint(render: Render, canvas: torch.Tensor, action: torch.Tensor) -> torch.T
     return paint_strokes(render, canvas, action)[-1]
 
 
-def to_tiles(picture: torch.Tensor, divide: int) -> torch.Tensor:
+def to_tiles(picture: torch.Tensor) -> torch.Tensor:
     """Cut (B, 3, 128 D, 128 D) into (B D D, 3, 128, 128), row by row."""
     tiles = picture.unfold(2, WIDTH, WIDTH).unfold(3, WIDTH, WIDTH)  # (B, 3, D, D, 128, 128)
     return tiles.permute(0, 2, 3, 1, 4, 5).reshape(-1, picture.shape[1], WIDTH, WIDTH)

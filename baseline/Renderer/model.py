@@ -33,8 +33,11 @@ class Renderer(nn.Module):
 
     def forward(self, strokes: torch.Tensor) -> torch.Tensor:
         """strokes: (n, 10) in [0, 1].  Returns (n, 128, 128) in [0, 1]: 1 - opacity."""
-        x = strokes
-        for linear in (self.fc1, self.fc2, self.fc3, self.fc4):
+        # The first and the last layer stay in fp32: bf16 would round places to a quarter pixel
+        # and faint strokes to nothing.
+        with torch.autocast(strokes.device.type, enabled=False):
+            x = F.relu(self.fc1(strokes.float()))
+        for linear in (self.fc2, self.fc3, self.fc4):
             x = F.relu(linear(x))
         x = x.view(-1, 16, 16, 16)
         for first, second in (
@@ -43,7 +46,7 @@ class Renderer(nn.Module):
             (self.conv5, self.conv6),
         ):
             x = F.pixel_shuffle(second(F.relu(first(x))), 2)
-        return 1 - torch.sigmoid(x[:, 0])  # (n, 128, 128)
+        return 1 - torch.sigmoid(x[:, 0].float())  # (n, 128, 128)
 
 
 def load_render(path: Path, precision: Precision) -> Render:
@@ -58,6 +61,6 @@ def load_render(path: Path, precision: Precision) -> Render:
 
     def render(strokes: torch.Tensor) -> torch.Tensor:
         with precision.autocast():
-            return renderer(strokes).float()
+            return renderer(strokes)
 
     return render

@@ -51,6 +51,14 @@ def positive_float(text: str) -> float:
     return value
 
 
+def seed(text: str) -> int:
+    """An argparse type: a whole number from 1 to 2**32 - 1."""
+    value = int(text)
+    if not 1 <= value < 2**32:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number from 1 to 4294967295")
+    return value
+
+
 def add_device_flags(parser: argparse.ArgumentParser) -> None:
     """Add --device and --precision."""
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"),

@@ -51,7 +51,8 @@ def read_picture(path: Path) -> np.ndarray:
     if stored.ndim < 3 or stored.shape[2] < 4:
         return plain
     # plain drops the opacity and shows the colours hidden beneath.
-    colour, opacity = np.split(stored.astype(np.float32) / np.iinfo(stored.dtype).max, [3], 2)
+    largest = np.iinfo(stored.dtype).max if stored.dtype.kind == "u" else 1
+    colour, opacity = np.split(np.clip(stored.astype(np.float32) / largest, 0, 1), [3], 2)
     return ((1 + (colour - 1) * opacity) * 255 + 0.5).astype(np.uint8)
 
 

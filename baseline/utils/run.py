@@ -1,5 +1,6 @@
 """A training run: its folder, lock, checkpoint and the signals that end it early."""
 
+import argparse
 import fcntl
 import json
 import re
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.command import UserError
-from utils.weights import load_file, save_atomically
+from utils.weights import load_file, save_atomically, write_atomically
 
 
 class Run:
@@ -23,11 +24,13 @@ class Run:
         self.folder = folder
         self.options = options
         self.checkpoint_file = folder / "checkpoint.pt"
-        self._lock = open(folder / ".lock", "w")  # noqa: SIM115, held until the process ends
         try:
+            self._lock = open(folder / ".lock", "w")  # noqa: SIM115, until the process ends
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             raise UserError(f"{folder} is in use by another process") from error
+        except OSError as error:
+            raise UserError(f"cannot write in {folder}: {error.strerror or error}") from error
 
     @classmethod
     def create(cls, parent: Path, prefix: str, options: dict[str, Any]) -> "Run":
@@ -59,6 +62,8 @@ class Run:
             folder = Path(which)
             if not (folder / "checkpoint.pt").is_file():
                 raise UserError(f"{folder} holds no checkpoint.pt to resume from")
+            if not folder.resolve().name.startswith(f"{prefix}-run"):
+                raise UserError(f"{folder} is not a run of this script: {prefix}-runN would be")
         else:
             unfinished = [
                 path.parent
@@ -84,7 +89,8 @@ class Run:
 
     def _write(self, finished: bool) -> None:
         text = json.dumps({"finished": finished, "options": self.options}, indent=1, default=str)
-        (self.folder / "run.json").write_text(text + "\n")
+        write_atomically(
+            self.folder / "run.json", lambda file: file.write(f"{text}\n".encode()))
 
 
 def _read(folder: Path) -> dict[str, Any]:
@@ -92,6 +98,13 @@ def _read(folder: Path) -> dict[str, Any]:
         return json.loads((folder / "run.json").read_text())
     except (OSError, ValueError) as error:
         raise UserError(f"{folder / 'run.json'} cannot be read: {error}") from error
+
+
+def resumed(options: argparse.Namespace, log: Run) -> argparse.Namespace:
+    """The options of a run to go on with; a --device given now wins."""
+    kept = vars(options) | log.options | {"init": None}
+    return argparse.Namespace(**kept | ({} if options.device == "auto" else
+                                        {"device": options.device}))
 
 
 class StopSignals:
