@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import numpy as np
@@ -97,25 +98,34 @@ def test_any_kind_of_image_is_read(tmp_path, name, picture, expected):
     assert read[4, 4].tolist() == list(expected)
 
 
-@pytest.mark.parametrize(("flags", "says"), [
-    (("--img", "nowhere.png"), "nowhere.png"),
-    (("--img", "actor.pkl"), "not an image"),
-    (("--actor", "nowhere.pkl"), "nowhere.pkl"),
-    (("--actor", "renderer.pkl"), "another network"),
-    (("--renderer", "image/test.png"), "not a weight file"),
-    (("--divide", "0"), "--divide"),
-    (("--max_step", "0"), "--max_step"),
-    (("--max_step", "1"), "no step for the tiles"),
-    (("--imgid", "-1"), "--imgid"),
-    (("--output", "actor.pkl"), "actor.pkl"),
-    (("--output", "/proc/nowhere"), "/proc/nowhere"),
-])
-def test_bad_painting_input_is_one_line_and_writes_nothing(checkout, flags, says):
+BAD_INPUT = (
+    ("test.py", ("--img", "nowhere.png"), "nowhere.png"),
+    ("test.py", ("--img", "actor.pkl"), "not an image"),
+    ("test.py", ("--actor", "nowhere.pkl"), "nowhere.pkl"),
+    ("test.py", ("--actor", "renderer.pkl"), "another network"),
+    ("test.py", ("--renderer", "image/test.png"), "not a weight file"),
+    ("test.py", ("--divide", "0"), "--divide"),
+    ("test.py", ("--max_step", "0"), "--max_step"),
+    ("test.py", ("--max_step", "1"), "no step for the tiles"),
+    ("test.py", ("--imgid", "-1"), "--imgid"),
+    ("test.py", ("--output", "actor.pkl"), "actor.pkl"),
+    ("test.py", ("--output", "/proc/nowhere"), "/proc/nowhere"),
+)
+
+
+def test_bad_painting_input_is_one_line_and_writes_nothing(checkout):
     before = checkout.files()
-    error = checkout.run("test.py", *flags, status=2)
-    assert says in error
-    assert error.count("\n") == 1
-    assert checkout.files() == before
+
+    def attempt(case: tuple) -> None:
+        script, flags, says = case
+        error = checkout.run(script, *flags, status=2)
+        assert says in error
+        assert error.count("\n") == 1
+        assert error.startswith("error: ")
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(attempt, BAD_INPUT))
+    assert {f for f in checkout.files() - before if "cache" not in f} == set()
 
 
 def test_bad_evaluation_input_is_one_line(checkout):
