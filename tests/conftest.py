@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
@@ -56,6 +57,21 @@ class Checkout:
         out, errors = process.communicate(timeout=280)
         assert process.returncode == status, f"{out}\n{errors}"
         return errors if status else out
+
+    def refuse(self, cases: tuple[tuple[str, tuple, str], ...]) -> None:
+        """Each (script, flags, words) must end with one line that says so, and write nothing."""
+        before = self.files()
+
+        def attempt(case: tuple[str, tuple, str]) -> None:
+            script, flags, says = case
+            error = self.run(script, *flags, status=2)
+            assert says in error
+            assert error.count("\n") == 1
+            assert error.startswith("error: ")
+
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(attempt, cases))
+        assert {f for f in self.files() - before if "cache" not in f} == set()
 
     def files(self) -> set[str]:
         """Every file in the checkout."""
