@@ -119,8 +119,8 @@ class Clock:
         """How many steps of whole episodes still fit into --minutes."""
         episode = (options.max_step * self.mean("act")
                    + options.episode_train_times * self.mean("learn"))
-        episode *= 1 + options.validate_episodes / options.validate_interval * (
-            options.max_step * self.mean("act") / episode)  # a validation paints too
+        validation = options.validate_episodes * options.max_step * self.mean("act")
+        episode += validation / options.validate_interval
         left = 60 * options.minutes - (time.monotonic() - self.start)
         return max(0, int(left / episode)) * options.max_step
 

@@ -148,16 +148,13 @@ class Training:
             torch.cuda.set_rng_state(state["cuda"])
         memory_file = log.folder / state["memory"]
         changed = [name for name in self.inputs if self.inputs[name] != state["inputs"][name]]
-        if changed:
-            print(f"the {' and the '.join(changed)} changed: the memory is filled anew, so this "
-                  "goes on but not exactly as it would have")
-        elif not memory_file.is_file():
-            print(f"{memory_file} is gone: the memory is filled anew, so this goes on "
-                  "but not exactly as it would have")
         if memory_file.is_file() and not changed:
             self.env.load_state_dict(state["env"])
             self.memory.load_state_dict(load_file(memory_file, "replay memory", "delete it"))
         else:
+            why = f"{' and '.join(changed)} changed" if changed else f"{memory_file} is gone"
+            print(f"{why}: the memory is filled anew, so this goes on but not exactly as it would "
+                  "have")
             self.learn_from = self.global_step + self.options.warmup
             self.updates_due = 0
             self.memory.moments = 0
