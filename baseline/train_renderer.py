@@ -4,20 +4,18 @@
 import argparse
 import math
 import os
-import signal
 import sys
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
 from tensorboardX import SummaryWriter
-from torch.utils.data import DataLoader, Dataset
 from torchvision.utils import make_grid
 from tqdm import tqdm
 
 from Renderer.model import Renderer
+from Renderer.stroke_data import StrokeBatches, drawn_ahead, drawn_on
 from Renderer.stroke_gen import FAMILIES, SHAPE_DIM, draw_batch
 from utils.command import (
     RENDERER,
@@ -32,34 +30,17 @@ from utils.command import (
     seed,
 )
 from utils.device import Precision, pick_device
+from utils.graph import Graphed
+from utils.ranks import Ranks
 from utils.run import Budget, Run, StopSignals, resumed
-from utils.schedule import cosine, set_rate, stepped
+from utils.schedule import adam, cosine, load_optimizer, set_rate, stepped
 from utils.weights import half_state, load_weights, make_folder, save_atomically
 
 VALIDATION_SEED = 2**32  # no training seed reaches it
 VALIDATION_STROKES = 2048
 PAIRS_SHOWN = 32
-BURN_IN = 40  # steps before --minutes becomes a number of steps
-
-
-class StrokeBatches(Dataset):
-    """Batch k of the training strokes, a function of (seed, k) alone."""
-
-    def __init__(self, seed: int, batch_size: int, family: str) -> None:
-        self.seed, self.batch_size, self.family = seed, batch_size, family
-
-    def __getitem__(self, k: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Returns strokes (n, 10) and their pictures (n, 128, 128), both in [0, 1]."""
-        rng = np.random.default_rng((self.seed, k))
-        strokes = torch.from_numpy(rng.random((self.batch_size, SHAPE_DIM), np.float32))
-        return strokes, draw_batch(strokes, family=self.family)
-
-
-def start_worker(_: int) -> None:
-    """One thread for drawing; signals are the main process's to handle."""
-    cv2.setNumThreads(1)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+STEPS_BETWEEN_EXCHANGES = 20  # of stop signals between processes
+BURN_IN = {"cpu": 40, "cuda": 400}  # steps before --minutes becomes a number of steps
 
 
 def learning_rate(schedule: str, progress: float, peak: float) -> float:
@@ -91,11 +72,18 @@ def picture_pairs(drawn: torch.Tensor, made: torch.Tensor) -> torch.Tensor:
 
 def train(options: argparse.Namespace) -> None:
     """Train as the options say; see ``parse_args``."""
+    with Ranks() as ranks:
+        log = None
+        if options.resume is not None:
+            log = Run.reopen(TRAIN_LOG, "Renderer", options.resume, ranks)
+            options = resumed(options, log)
+        learn_to_draw(options, log, ranks)
+
+
+def learn_to_draw(options: argparse.Namespace, log: Run | None, ranks: Ranks) -> None:
+    """Train from the checkpoint of ``log``, or in a new run where it is None."""
     device = pick_device(options.device)
-    log = None
-    if options.resume is not None:
-        log = Run.reopen(TRAIN_LOG, "Renderer", options.resume)
-        options = resumed(options, log)
+    batch_size = ranks.part(options.batch_size, "--batch_size")
     output = Path(options.output)
     make_folder(output.parent)
     precision = Precision(options.precision, device)
@@ -106,12 +94,14 @@ def train(options: argparse.Namespace) -> None:
 
     torch.manual_seed(options.seed)
     renderer = Renderer().to(device, memory_format=torch.channels_last)
-    optimizer = torch.optim.Adam(renderer.parameters(), fused=True)
+    # Exchanges between processes stay out of graphs.
+    graphed = options.fast and device.type == "cuda" and ranks.world == 1
+    optimizer = adam(renderer, graphed)
     step, total, best = 0, options.steps, math.inf
     if log is not None:
-        state = log.load()
+        state = ranks.share(log.load() if ranks.main else None)
         renderer.load_state_dict(state["renderer"])
-        optimizer.load_state_dict(state["optimizer"])
+        load_optimizer(optimizer, state["optimizer"])
         step, total = state["step"], state["total"]
     if output.exists():
         there = Renderer().to(device) if log or options.scratch else renderer
@@ -119,47 +109,46 @@ def train(options: argparse.Namespace) -> None:
         best, _ = validate(there, strokes, drawn, precision)
         print(f"{output} has a squared error of {best:.6f}")
     if log is None:
-        log = Run.create(TRAIN_LOG, "Renderer", vars(options))
-    budget = Budget(options.minutes, step, BURN_IN) if options.minutes and total is None else None
+        log = Run.create(TRAIN_LOG, "Renderer", vars(options), ranks)
+    budget = Budget(options.minutes, step, BURN_IN[device.type])
     print(f"{log.folder}: step {step} of {total or '?'} on {device} in {precision}", flush=True)
+    forward = torch.compile(renderer) if options.fast else renderer
 
-    def save() -> None:
-        log.save({
-            "renderer": renderer.state_dict(), "optimizer": optimizer.state_dict(),
-            "step": step, "total": total,
-        })
+    def learn(inputs: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+        with precision.autocast():
+            made = forward(inputs)
+        loss = F.mse_loss(made.float(), wanted)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        ranks.mean_gradients(renderer)
+        optimizer.step()
+        return loss.detach()
 
-    writer = SummaryWriter(str(log.folder), flush_secs=10)
-    forward = torch.compile(renderer) if options.compile else renderer
-    drawers = 1 if device.type == "cpu" else max(1, min(8, (os.cpu_count() or 1) - 1))
-    batches = iter(DataLoader(
-        StrokeBatches(options.seed, options.batch_size, options.stroke),
-        batch_size=None, sampler=range(step, total or sys.maxsize), num_workers=drawers,
-        prefetch_factor=16, worker_init_fn=start_worker, pin_memory=device.type == "cuda",
-    ))
-    bar = tqdm(initial=step, total=total, unit="step", disable=None)
+    learn = Graphed(learn, graphed)
+    data = StrokeBatches(
+        options.seed, batch_size, options.stroke, ranks, drawn=device.type == "cpu")
+    end = total or sys.maxsize
+    batches = (drawn_ahead(data, step, end) if device.type == "cpu" else
+               drawn_on(device, data, step, end, options.fast))
+    writer = SummaryWriter(str(log.folder), flush_secs=10, write_to_disk=ranks.main)
+    bar = tqdm(initial=step, total=total, unit="step", disable=None if ranks.main else True)
     losses = torch.zeros((), device=device)
     since = 0
     with StopSignals() as signals, writer, bar:
         while total is None or step < total:
             rate = learning_rate(options.schedule, step / total if total else 0, options.lr)
             set_rate(optimizer, rate)
-            inputs, wanted = (t.to(device, non_blocking=True) for t in next(batches))
-            with precision.autocast():
-                made = forward(inputs)
-            loss = F.mse_loss(made.float(), wanted)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            losses += loss.detach()
+            losses += learn(*next(batches))
             since += 1
             step += 1
             bar.update()
             if total is None:
-                total = bar.total = budget.total_steps(step)
-            stopped = signals.stopped
+                total = bar.total = ranks.share(budget.total_steps(step))
+            # Processes must agree, which takes an exchange; one alone stops at once.
+            stopped = (signals.stopped if ranks.world == 1 else
+                       step % STEPS_BETWEEN_EXCHANGES == 0 and ranks.any(signals.stopped))
             if step % options.validate_interval == 0 or step == total or stopped:
-                train_error = losses.item() / since
+                train_error = ranks.total(losses).item() / since / ranks.world
                 error, shown = validate(renderer, strokes, drawn, precision)
                 if not math.isfinite(train_error + error):
                     raise UserError(
@@ -173,10 +162,14 @@ def train(options: argparse.Namespace) -> None:
                 if step % (10 * options.validate_interval) == 0 or step == total:
                     writer.add_image("validation/drawn_and_network", picture_pairs(drawn, shown),
                                      step)
-                if error < best:
-                    best = error
+                if ranks.main and error < best:
                     save_atomically(half_state(renderer), output)
-                save()
+                best = min(best, error)
+                if ranks.main:
+                    log.save({
+                        "renderer": renderer.state_dict(), "optimizer": optimizer.state_dict(),
+                        "step": step, "total": total,
+                    })
                 bar.write(f"step {step}: squared error {error:.6f} (training {train_error:.6f}, "
                           f"best {best:.6f})", file=sys.stdout)
                 sys.stdout.flush()
@@ -186,7 +179,8 @@ def train(options: argparse.Namespace) -> None:
                 print(f"stopped; go on with: python3 {os.path.relpath(__file__)} "
                       f"--resume {os.path.relpath(log.folder)}")
                 return
-    log.finish()
+    if ranks.main:
+        log.finish()
     print(f"finished; {output} has a squared error of {best:.6f}")
 
 
@@ -209,8 +203,9 @@ def parse_args() -> argparse.Namespace:
                         help="go on with the run in DIR, or with the newest unfinished one")
     parser.add_argument("--validate_interval", type=positive_int, default=1000,
                         help="steps between validations and checkpoints")
-    parser.add_argument("--compile", action="store_true",
-                        help="compile the network (faster; needs a C++ compiler)")
+    parser.add_argument("--fast", action="store_true",
+                        help="compile the network (needs a C++ compiler) and, on a GPU, replay "
+                        "steps as CUDA graphs (never tried on a GPU yet)")
     parser.add_argument("--seed", type=seed, default=1234)
     add_device_flags(parser)
     options = parser.parse_args()

@@ -14,6 +14,7 @@ from env import CelebA, Paint
 from Renderer.model import load_render
 from Renderer.stroke_gen import WIDTH
 from utils.device import Precision, pick_device
+from utils.ranks import Ranks
 from utils.run import Run
 from utils.schedule import cosine, stepped
 from utils.weights import load_file, load_weights, save_atomically
@@ -25,34 +26,39 @@ RATES = {
 
 
 class Training:
-    """Everything a training holds: agent, environment, memory, counters, random numbers."""
+    """Everything a training holds: agent, environment, memory, counters, random numbers.
+
+    Where several processes train together, each has its own paintings, memory and random
+    numbers, an even part of what the options say, and all have the same networks.
+    """
 
     COUNTERS = ("global_step", "global_episode", "global_update", "total_steps", "updates_due",
                 "learn_from", "best")
 
-    def __init__(self, options: argparse.Namespace, data: CelebA) -> None:
-        """options: those of ``train.py``."""
-        self.options, self.data = options, data
+    def __init__(self, options: argparse.Namespace, data: CelebA, ranks: Ranks) -> None:
+        """options: those of ``train.py``.  Raises UserError where ranks cannot share evenly."""
+        self.options, self.data, self.ranks = options, data, ranks
         self.device = device = pick_device(options.device)
+        self.batch_size = ranks.part(options.batch_size, "--batch_size")
+        self.env_batch = ranks.part(options.env_batch, "--env_batch")
         precision = Precision(options.precision, device)
         render = load_render(Path(options.renderer), precision)
         data.place(device)
-        torch.manual_seed(options.seed)
-        self.rng = np.random.default_rng(options.seed)
+        torch.manual_seed(options.seed)  # the same networks in every process
         self.agent = DDPG(
             render, precision, options.max_step, options.discount, options.tau, options.reward,
-            options.unroll, options.opacity_pull,
+            options.unroll, options.opacity_pull, ranks, options.fast,
         )
+        self.seed_anew(0)
         self.inputs = {  # what a checkpoint does not hold but depends on
             "renderer": hashlib.sha256(Path(options.renderer).read_bytes()).hexdigest(),
             "images": hashlib.sha256("\n".join(data.names).encode()).hexdigest(),
         }
-        self.env = Paint(data, render, options.env_batch, options.max_step, device)
-        self.memory = ReplayMemory(
-            options.rmsize * options.max_step, options.env_batch, options.max_step,
-            memory_device(options, device),
-        )
-        self.global_step = 0  # steps of the environment, each of env_batch paintings
+        self.env = Paint(data, render, self.env_batch, options.max_step, device)
+        transitions = options.rmsize * options.max_step // ranks.world
+        self.memory = ReplayMemory(transitions, self.env_batch, options.max_step,
+                                   memory_device(transitions, device))
+        self.global_step = 0  # steps of the environment, each of --env_batch paintings
         self.global_episode = 0
         self.global_update = 0
         self.total_steps = None if options.minutes else options.train_times
@@ -62,6 +68,12 @@ class Training:
         if options.init:
             self.start_from(Path(options.init))
         self.begin_episode()
+
+    def seed_anew(self, step: int) -> None:
+        """Random numbers that depend on the seed, the process and the step alone."""
+        sequence = np.random.SeedSequence((self.options.seed, self.ranks.rank, step))
+        self.rng = np.random.default_rng(sequence)
+        torch.manual_seed(int(sequence.generate_state(1)[0]))
 
     def start_from(self, folder: Path) -> None:
         """Take the networks of another training; its actor must be there, the rest may be."""
@@ -73,7 +85,7 @@ class Training:
 
     def begin_episode(self) -> None:
         """Blank canvases before new images."""
-        self.env.reset(self.env.draw_images(self.options.env_batch, self.rng))
+        self.env.reset(self.env.draw_images(self.env_batch, self.rng))
         self.memory.begin(self.env.canvas, self.env.image)
 
     def act(self) -> torch.Tensor:
@@ -114,7 +126,7 @@ class Training:
 
     def learn(self) -> dict[str, torch.Tensor]:
         """One update of the networks."""
-        batch = self.memory.sample(self.options.batch_size, self.rng)
+        batch = self.memory.sample(self.batch_size, self.rng)
         batch = Transitions(*(part.to(self.device) for part in batch))
         metrics = self.agent.update(batch, self.data.targets(batch.image), self.rates())
         self.global_update += 1
@@ -122,48 +134,61 @@ class Training:
         return metrics
 
     def save(self, log: Run) -> None:
-        """Write the checkpoint and the replay memory beside it."""
-        memory_file = log.folder / f"memory-{self.global_step}-{self.global_update}.pt"
-        save_atomically(self.memory.state_dict(), memory_file)
-        log.save({
-            "agent": self.agent.state_dict(), "env": self.env.state_dict(),
-            "memory": memory_file.name, "numpy": self.rng.bit_generator.state,
-            "torch": torch.get_rng_state(), "inputs": self.inputs,
+        """Write the checkpoint, and beside it what each process has to itself."""
+        name = f"memory-{self.global_step}-{self.global_update}"
+        mine = self.own_file(log, name)
+        save_atomically({
+            "memory": self.memory.state_dict(), "env": self.env.state_dict(),
+            "numpy": self.rng.bit_generator.state, "torch": torch.get_rng_state(),
             "cuda": torch.cuda.get_rng_state() if self.device.type == "cuda" else None,
-            **{name: getattr(self, name) for name in self.COUNTERS},
-        })
-        for old in log.folder.glob("memory-*.pt"):
-            if old != memory_file:
+        }, mine)
+        self.ranks.wait()
+        if self.ranks.main:
+            log.save({
+                "agent": self.agent.state_dict(), "inputs": self.inputs, "memory": name,
+                **{name: getattr(self, name) for name in self.COUNTERS},
+            })
+        self.ranks.wait()
+        for old in log.folder.glob(self.own_file(log, "memory-*").name):
+            if old != mine:
                 old.unlink()
 
+    def own_file(self, log: Run, name: str) -> Path:
+        """The file beside the checkpoint of what this process has to itself."""
+        alone = self.ranks.world == 1
+        return log.folder / (
+            f"{name}.pt" if alone else f"{name}-{self.ranks.rank}of{self.ranks.world}.pt")
+
     def load(self, log: Run) -> None:
-        """Take up the checkpoint; without its memory file the memory is filled anew."""
-        state = log.load()
+        """Take up the checkpoint; without its memory files the memory is filled anew."""
+        state = self.ranks.share(log.load() if self.ranks.main else None)
         self.agent.load_state_dict(state["agent"])
         for name in self.COUNTERS:
             setattr(self, name, state[name])
-        self.rng.bit_generator.state = state["numpy"]
-        torch.set_rng_state(state["torch"])
-        if state["cuda"] is not None and self.device.type == "cuda":
-            torch.cuda.set_rng_state(state["cuda"])
-        memory_file = log.folder / state["memory"]
+        mine = self.own_file(log, state["memory"])
         changed = [name for name in self.inputs if self.inputs[name] != state["inputs"][name]]
-        if memory_file.is_file() and not changed:
-            self.env.load_state_dict(state["env"])
-            self.memory.load_state_dict(load_file(memory_file, "replay memory", "delete it"))
+        if not self.ranks.any(bool(changed) or not mine.is_file()):
+            own = load_file(mine, "replay memory", "delete it")
+            self.env.load_state_dict(own["env"])
+            self.memory.load_state_dict(own["memory"])
+            self.rng.bit_generator.state = own["numpy"]
+            torch.set_rng_state(own["torch"])
+            if own["cuda"] is not None and self.device.type == "cuda":
+                torch.cuda.set_rng_state(own["cuda"])
         else:
-            why = f"{' and '.join(changed)} changed" if changed else f"{memory_file} is gone"
+            why = f"{' and '.join(changed)} changed" if changed else f"{mine} is gone"
             print(f"{why}: the memory is filled anew, so this goes on but not exactly as it would "
                   "have")
+            self.seed_anew(self.global_step)
             self.learn_from = self.global_step + self.options.warmup
             self.updates_due = 0
             self.memory.moments = 0
             self.begin_episode()
 
 
-def memory_device(options: argparse.Namespace, device: torch.device) -> torch.device:
+def memory_device(transitions: int, device: torch.device) -> torch.device:
     """The device for the replay memory: the host where a GPU has no room for it."""
-    needed = 1.1 * options.rmsize * options.max_step * 3 * WIDTH**2
+    needed = 1.1 * transitions * 3 * WIDTH**2
     if device.type == "cuda" and torch.cuda.mem_get_info(device)[0] < 1.5 * needed:
         return torch.device("cpu")
     return device

@@ -29,7 +29,7 @@ def test_batch_draws_the_golden_pictures():
 
 
 def test_tensor_operations_draw_the_golden_pictures():
-    drawn = draw_discs_tensor(bezier_discs(PARAMS), 128, "cpu")
+    drawn = draw_discs_tensor(bezier_discs(torch.from_numpy(PARAMS)), 128)
     assert np.abs(drawn.numpy() - PICTURES).max() <= 1e-6
 
 
@@ -39,7 +39,7 @@ def test_all_rasterisers_agree(family, width):
     strokes = random_strokes(24, width)
     reference = np.stack([draw(stroke, width, family) for stroke in strokes])
     batch = draw_batch(torch.from_numpy(strokes), width, family).numpy()
-    tensor = draw_discs_tensor(FAMILIES[family](strokes, width), width, "cpu").numpy()
+    tensor = draw_discs_tensor(FAMILIES[family](torch.from_numpy(strokes), width), width).numpy()
     assert reference.shape == (24, width, width)
     assert np.abs(batch - reference).max() <= 1e-6
     assert np.abs(tensor - reference).max() <= 1e-6

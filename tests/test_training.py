@@ -11,6 +11,7 @@ import torch
 from conftest import ROOT, Checkout
 from env import CelebA
 from trainer import Training
+from utils.ranks import Ranks
 from utils.run import Run
 
 TINY = ("--max_step", 3, "--env_batch", 2, "--batch_size", 2, "--rmsize", 6, "--warmup", 3,
@@ -113,10 +114,10 @@ def training_of(checkout, **changes):
         "seed": 7, "warmup": 3, "discount": 0.95**5, "tau": 0.001, "reward": "wgan", "unroll": 1,
         "opacity_pull": 0.0, "batch_size": 2, "env_batch": 2, "max_step": 3, "rmsize": 6,
         "noise_factor": 0.1, "episode_train_times": 2, "train_times": 100, "minutes": None,
-        "actor_rate": None, "critic_rate": None, **changes,
+        "actor_rate": None, "critic_rate": None, "fast": False, **changes,
     })
     data = CelebA(checkout.root / "data" / "img_align_celeba", checkout.root / "cache")
-    return Training(options, data)
+    return Training(options, data, Ranks())
 
 
 def go_on(training, ticks: int) -> None:
@@ -143,7 +144,7 @@ def test_agent_training_resumes_to_the_bit(checkout, tmp_path, ticks):
     go_on(whole, 2 * ticks)
     first = training_of(checkout)
     go_on(first, ticks)
-    log = Run.create(tmp_path, "Paint", {})
+    log = Run.create(tmp_path, "Paint", {}, Ranks())
     first.save(log)
     second = training_of(checkout, seed=99)
     second.load(log)
@@ -155,7 +156,7 @@ def test_agent_training_resumes_to_the_bit(checkout, tmp_path, ticks):
 def test_agent_training_without_its_memory_fills_it_anew(checkout, tmp_path, capsys):
     first = training_of(checkout)
     go_on(first, 5)
-    log = Run.create(tmp_path, "Paint", {})
+    log = Run.create(tmp_path, "Paint", {}, Ranks())
     first.save(log)
     (memory_file,) = log.folder.glob("memory-*.pt")
     memory_file.unlink()

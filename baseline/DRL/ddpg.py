@@ -18,7 +18,9 @@ from DRL.wgan import Discriminator, gradient_penalty
 from Renderer.canvas import Render, as_float, paint, split_action
 from Renderer.stroke_gen import SHAPE_DIM
 from utils.device import Precision
-from utils.schedule import set_rate
+from utils.graph import Graphed
+from utils.ranks import Ranks, share_batch_norm
+from utils.schedule import adam, load_optimizer, set_rate
 
 W0 = SHAPE_DIM - 2  # where the two opacities of a stroke begin
 
@@ -59,10 +61,16 @@ class DDPG:
         reward: str = "wgan",
         unroll: int = 1,
         opacity_pull: float = 0.0,
+        ranks: Ranks | None = None,
+        fast: bool = False,
     ) -> None:
         self.render, self.precision, self.max_step = render, precision, max_step
         self.discount, self.tau, self.reward_kind = discount, tau, reward
         self.unroll, self.opacity_pull = unroll, opacity_pull
+        self.ranks = ranks or Ranks()
+        self.fast = fast
+        # Exchanges between processes stay out of graphs.
+        graphed = fast and precision.device.type == "cuda" and self.ranks.world == 1
 
         def place(network: nn.Module) -> nn.Module:
             network.requires_grad_(False)
@@ -80,12 +88,16 @@ class DDPG:
         }
         self.slow = {name: copy.deepcopy(network) for name, network in self.networks.items()}
         self.optimizers = {
-            name: torch.optim.Adam(
-                network.parameters(), betas=(0.5, 0.999) if name == "wgan" else (0.9, 0.999),
-                fused=True,
-            )
+            name: adam(network, graphed, (0.5, 0.999) if name == "wgan" else (0.9, 0.999))
             for name, network in self.networks.items()
         }
+        if self.ranks.world > 1:
+            share_batch_norm(self.actor)
+        self.calls = dict(self.networks)  # how losses call the networks
+        if fast:
+            for name in {"actor", "critic"} & self.networks.keys():
+                self.calls[name] = torch.compile(self.networks[name], dynamic=False)
+        self.learn = Graphed(self._learn, graphed)
 
     @torch.no_grad()
     def act(self, canvas: torch.Tensor, target: torch.Tensor, step: int) -> torch.Tensor:
@@ -121,7 +133,7 @@ class DDPG:
             alive = (batch.step + 1 < self.max_step).float()[:, None]  # (B, 1)
             goal = self.discount * alive * (value + self.reward(now, after, target))
             painted = paint(self.render, canvas, batch.action)
-        value = self.critic(canvas, painted, target, progress)
+        value = self.calls["critic"](canvas, painted, target, progress)
         return F.mse_loss(value, goal), {"value": value.detach().mean(), "goal": goal.mean()}
 
     def policy_loss(
@@ -135,7 +147,7 @@ class DDPG:
         start = before = after = as_float(batch.canvas)
         step, pull = batch.step, 0.0
         for i in range(self.unroll):
-            action = self.actor(after, target, step / self.max_step)
+            action = self.calls["actor"](after, target, step / self.max_step)
             painted = paint(self.render, after, action)
             if i == 0:
                 before, after = after, painted
@@ -149,7 +161,7 @@ class DDPG:
         reward = self.reward(start, after, target)  # (B, 1)
         value = reward
         if self.critic is not None:
-            value = reward + self.critic(before, after, target, step / self.max_step)
+            value = reward + self.calls["critic"](before, after, target, step / self.max_step)
         metrics = {"reward": reward.detach().mean(), "q": value.detach().mean()}
         return self.opacity_pull * pull / self.unroll - value.mean(), metrics
 
@@ -175,28 +187,35 @@ class DDPG:
         target: (B, 3, 128, 128) uint8; rates: learning rate of each network.  Returns means
         over the batch, still on the device.
         """
-        target = as_float(target)
+        for name, optimizer in self.optimizers.items():
+            set_rate(optimizer, rates[name])
+        alpha = torch.rand(len(target), device=target.device)
+        return self.learn(*batch, target, alpha)
+
+    def _learn(self, *tensors: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The update as a function of a batch's tensors, targets and the penalty's alpha."""
+        *batch, target, alpha = tensors
+        batch, target = Transitions(*batch), as_float(target)
         metrics = {}
         if self.discriminator is not None:
-            alpha = torch.rand(len(target), device=target.device)
-            metrics |= self._step("wgan", rates, self.wgan_loss, batch, target, alpha)
+            metrics |= self._step("wgan", self.wgan_loss, batch, target, alpha)
         if self.critic is not None:
-            metrics |= self._step("critic", rates, self.value_loss, batch, target)
+            metrics |= self._step("critic", self.value_loss, batch, target)
         self.actor.train()
-        metrics |= self._step("actor", rates, self.policy_loss, batch, target)
+        metrics |= self._step("actor", self.policy_loss, batch, target)
         self.actor.eval()
         for name, network in self.networks.items():
             follow(self.slow[name], network, self.tau)
         return metrics
 
-    def _step(self, name: str, rates: dict[str, float], loss_of, *inputs) -> dict:
+    def _step(self, name: str, loss_of, *inputs) -> dict[str, torch.Tensor]:
         network, optimizer = self.networks[name], self.optimizers[name]
-        set_rate(optimizer, rates[name])
         with learning(network):
             with self.precision.autocast():
                 loss, metrics = loss_of(*inputs)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
+        self.ranks.mean_gradients(network)
         optimizer.step()
         return {f"{name}/loss": loss.detach()} | {f"{name}/{k}": v for k, v in metrics.items()}
 
@@ -210,7 +229,8 @@ class DDPG:
 
     def load_state_dict(self, state: dict) -> None:
         """Take up what ``state_dict`` gave."""
-        for kind, mine in (("networks", self.networks), ("slow", self.slow),
-                           ("optimizers", self.optimizers)):
-            for name, part in mine.items():
-                part.load_state_dict(state[kind][name])
+        for kind, mine in (("networks", self.networks), ("slow", self.slow)):
+            for name, network in mine.items():
+                network.load_state_dict(state[kind][name])
+        for name, optimizer in self.optimizers.items():
+            load_optimizer(optimizer, state["optimizers"][name])

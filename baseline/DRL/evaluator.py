@@ -6,6 +6,7 @@ import torch
 
 from DRL.ddpg import DDPG
 from Renderer.canvas import as_float, as_uint8, paint_strokes
+from utils.ranks import Ranks
 
 LIVE_CHANGE = 0.001  # a live stroke changes the canvas by this much on average, or more
 
@@ -19,11 +20,17 @@ class Evaluation(NamedTuple):
 
 
 @torch.no_grad()
-def evaluate(agent: DDPG, targets: torch.Tensor, batch_size: int) -> Evaluation:
-    """Paint all of ``targets``, (N, 3, 128, 128) uint8, in episodes of ``agent.max_step``."""
+def evaluate(
+    agent: DDPG, targets: torch.Tensor, batch_size: int, ranks: Ranks | None = None
+) -> Evaluation:
+    """Paint all of ``targets``, (N, 3, 128, 128) uint8, in episodes of ``agent.max_step``.
+
+    With ranks each process paints its part; the numbers are of all, the canvases its own.
+    """
     errors, live = torch.zeros(2, agent.max_step, device=agent.precision.device)
     finished = []
-    for target in targets.split(batch_size):
+    own = targets[ranks.rank :: ranks.world] if ranks else targets
+    for target in own.split(batch_size) if len(own) else ():
         target = target.to(agent.precision.device)
         wanted = as_float(target)
         canvas = torch.zeros_like(target)
@@ -38,5 +45,6 @@ def evaluate(agent: DDPG, targets: torch.Tensor, batch_size: int) -> Evaluation:
             canvas = as_uint8(before)
             errors[step] += (as_float(canvas) - wanted).square().mean((1, 2, 3)).sum()
         finished.append(canvas.cpu())
-    count = len(targets)
-    return Evaluation(errors.cpu() / count, live.cpu() / count, torch.cat(finished))
+    sums = torch.stack((errors, live))
+    errors, live = (ranks.total(sums) if ranks else sums).cpu() / len(targets)
+    return Evaluation(errors, live, torch.cat(finished) if finished else own)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from DRL.actor import Actor
+from DRL.actor import Actor, fold_batch_norm
 from Renderer.canvas import paint_strokes
 from Renderer.model import load_render
 from utils.device import Precision
@@ -22,7 +22,8 @@ class Painter:
         self.actor = Actor()
         load_weights(self.actor, actor, "the actor", "train one with baseline/train.py, "
                      "or name another with --actor")
-        self.actor.to(self.device, memory_format=torch.channels_last).eval()
+        fold_batch_norm(self.actor.eval())
+        self.actor.to(self.device, memory_format=torch.channels_last)
 
     @torch.inference_mode()
     def paint(

@@ -1,5 +1,6 @@
 """Where the networks run and in which precision."""
 
+import os
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -20,7 +21,10 @@ def pick_device(name: str) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cpu":
         torch.set_flush_denormal(True)
-    return torch.device(name)
+        return torch.device("cpu")
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))  # torchrun's number
+    torch.cuda.set_device(device)
+    return device
 
 
 def computes_in_bf16(device: torch.device) -> bool:

@@ -9,7 +9,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from utils.command import UserError
+from utils.ranks import Ranks
 from utils.weights import load_file, save_atomically, write_atomically
 
 
@@ -20,10 +23,14 @@ class Run:
     events, ``checkpoint.pt`` and a lock that lives as long as the process.
     """
 
-    def __init__(self, folder: Path, options: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, options: dict[str, Any], main: bool = True) -> None:
+        """main: False in all but one of the processes that train together."""
         self.folder = folder
         self.options = options
         self.checkpoint_file = folder / "checkpoint.pt"
+        if not main:
+            folder.mkdir(parents=True, exist_ok=True)  # on a machine without the main one's disk
+            return
         try:
             self._lock = open(folder / ".lock", "w")  # noqa: SIM115, until the process ends
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -33,8 +40,10 @@ class Run:
             raise UserError(f"cannot write in {folder}: {error.strerror or error}") from error
 
     @classmethod
-    def create(cls, parent: Path, prefix: str, options: dict[str, Any]) -> "Run":
+    def create(cls, parent: Path, prefix: str, options: dict[str, Any], ranks: Ranks) -> "Run":
         """Make the folder ``parent/prefix-runN`` with the first free N from 1."""
+        if not ranks.main:
+            return cls(ranks.share(None), options, main=False)
         try:
             parent.mkdir(parents=True, exist_ok=True)
             taken = [
@@ -53,11 +62,14 @@ class Run:
             run._write(finished=False)
         except OSError as error:
             raise UserError(f"cannot write in {parent}: {error.strerror or error}") from error
+        ranks.share(folder)
         return run
 
     @classmethod
-    def reopen(cls, parent: Path, prefix: str, which: str) -> "Run":
+    def reopen(cls, parent: Path, prefix: str, which: str, ranks: Ranks) -> "Run":
         """Open a run to go on with: ``which`` is its folder, or "" for the newest unfinished."""
+        if not ranks.main:
+            return cls(*ranks.share(None), main=False)
         if which:
             folder = Path(which)
             if not (folder / "checkpoint.pt").is_file():
@@ -73,7 +85,9 @@ class Run:
             if not unfinished:
                 raise UserError(f"no unfinished run in {parent}; start one without --resume")
             folder = max(unfinished, key=lambda path: (path / "checkpoint.pt").stat().st_mtime)
-        return cls(folder, _read(folder)["options"])
+        run = cls(folder, _read(folder)["options"])
+        ranks.share((folder, run.options))
+        return run
 
     def save(self, state: dict[str, Any]) -> None:
         """Write the checkpoint, whole or not at all."""
@@ -128,8 +142,8 @@ class StopSignals:
 class Budget:
     """Turns minutes into a number of steps, once, from the rate after a burn-in."""
 
-    def __init__(self, minutes: float, first_step: int, burn_in: int) -> None:
-        self.seconds = 60 * minutes
+    def __init__(self, minutes: float | None, first_step: int, burn_in: int) -> None:
+        self.seconds = 60 * (minutes or 0)
         self.first_step = first_step
         self.burn_in = burn_in
         self.start = time.monotonic()
@@ -141,6 +155,8 @@ class Budget:
         The first half of the burn-in pays for starting up, the second half is timed.
         """
         done = step - self.first_step
+        if done in (self.burn_in // 2, self.burn_in) and torch.cuda.is_initialized():
+            torch.cuda.synchronize()
         now = time.monotonic()
         if done == self.burn_in // 2:
             self.warm = now

@@ -17,6 +17,30 @@ def stepped(progress: float, rates: tuple[float, ...], ends: tuple[float, ...]) 
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Set the learning rate of every parameter group."""
+    """Set the learning rate of every parameter group, in place where it is a tensor."""
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        if isinstance(group["lr"], torch.Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
+
+
+def adam(
+    network: torch.nn.Module, graphed: bool, betas: tuple[float, float] = (0.9, 0.999)
+) -> torch.optim.Adam:
+    """A fused Adam; ``set_rate`` sets its rate.
+
+    graphed: keep all that changes from step to step on the GPU, so that a CUDA graph can
+    replay a step.
+    """
+    rate = torch.zeros((), device="cuda") if graphed else 0.0
+    return torch.optim.Adam(
+        network.parameters(), rate, betas=betas, fused=True, capturable=graphed
+    )
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, state: dict) -> None:
+    """Take up an optimiser's averages; whether it is graphed stays its own affair."""
+    own = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": state["state"], "param_groups": own})
+    set_rate(optimizer, float(state["param_groups"][0]["lr"]))

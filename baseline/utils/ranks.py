@@ -1,0 +1,139 @@
+"""The processes that train one model together, as ``torchrun`` starts them."""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import nn
+
+from utils.command import UserError
+
+
+class Ranks:
+    """This process among all; alone, and free of charge, where torchrun did not start it.
+
+    A context: leaving it takes leave of the others.
+    """
+
+    def __init__(self) -> None:
+        self.rank = int(os.environ.get("RANK", "0"))
+        self.world = int(os.environ.get("WORLD_SIZE", "1"))
+        if self.world > 1:
+            dist.init_process_group()  # gloo for tensors on the CPU, nccl for those on GPUs
+            if not self.main:
+                sys.stdout = open(os.devnull, "w")  # noqa: SIM115, until the process ends
+
+    @property
+    def main(self) -> bool:
+        """Whether this is the process that writes and reports."""
+        return self.rank == 0
+
+    def part(self, count: int, what: str) -> int:
+        """This process's share of ``count``.  Raises UserError where shares would differ."""
+        if count % self.world:
+            raise UserError(f"{what} {count} cannot be shared evenly by {self.world} processes")
+        return count // self.world
+
+    @contextmanager
+    def one_by_one(self) -> Iterator[None]:
+        """The first process of each machine goes through here before the others on it."""
+        first = os.environ.get("LOCAL_RANK", "0") == "0"
+        if not first:
+            self.wait()
+        yield
+        if first:
+            self.wait()
+
+    def wait(self) -> None:
+        """Until every process got here."""
+        self.any(False)
+
+    def share(self, value: Any) -> Any:
+        """The main process's value of anything that can be pickled."""
+        values = [value]
+        if self.world > 1:
+            dist.broadcast_object_list(values, device=torch.device("cpu"))
+        return values[0]
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is set in any process."""
+        if self.world == 1:
+            return flag
+        return bool(self.total(torch.tensor(float(flag))))
+
+    def total(self, value: torch.Tensor) -> torch.Tensor:
+        """The sum of all processes' values; changes ``value`` in place."""
+        if self.world > 1:
+            dist.all_reduce(value)
+        return value
+
+    def mean_gradients(self, network: nn.Module) -> None:
+        """Give every process the mean of all processes' gradients, in one exchange."""
+        if self.world == 1:
+            return
+        gradients = [p.grad for p in network.parameters()]
+        flat = torch.cat([g.flatten() for g in gradients])
+        dist.all_reduce(flat)
+        parts = flat.div_(self.world).split([g.numel() for g in gradients])
+        torch._foreach_copy_(
+            gradients, [part.view_as(g) for part, g in zip(parts, gradients, strict=True)])
+
+    def __enter__(self) -> "Ranks":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
+        if self.world > 1:
+            dist.destroy_process_group()
+
+
+class _Total(torch.autograd.Function):
+    """The sum over all processes, through which gradients flow."""
+
+    @staticmethod
+    def forward(ctx: Any, value: torch.Tensor) -> torch.Tensor:
+        value = value.clone()
+        dist.all_reduce(value)
+        return value
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
+        return _Total.forward(ctx, gradient.contiguous())
+
+
+class SharedBatchNorm2d(nn.BatchNorm2d):
+    """Batch normalisation by the statistics of all processes' batches, which are equally large.
+
+    PyTorch's SyncBatchNorm does the same, on GPUs only.
+    """
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x: (B, C, H, W)."""
+        if not self.training:
+            return super().forward(x)
+        rank, world = dist.get_rank(), dist.get_world_size()
+        flat = x.float()
+        own = torch.stack(torch.var_mean(flat, (0, 2, 3), correction=0))  # (2, C)
+        slot = F.one_hot(torch.tensor(rank, device=x.device), world)  # (world,)
+        variances, means = _Total.apply(slot[:, None, None] * own).unbind(1)  # (world, C) each
+        mean = means.mean(0)
+        variance = variances.mean(0) + (means - mean).square().mean(0)
+        count = x.numel() / x.shape[1] * world
+        with torch.no_grad():
+            self.num_batches_tracked += 1
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * (count / (count - 1)), self.momentum)
+        scale = self.weight * (variance + self.eps).rsqrt()
+        shift = self.bias - mean * scale
+        return (flat * scale[:, None, None] + shift[:, None, None]).to(x.dtype)
+
+
+def share_batch_norm(network: nn.Module) -> None:
+    """Let the batch normalisations of a network use all processes' batches from here on."""
+    for module in network.modules():
+        if type(module) is nn.BatchNorm2d:
+            module.__class__ = SharedBatchNorm2d

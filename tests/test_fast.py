@@ -1,0 +1,151 @@
+"""Every fast path against the plain one on the same inputs."""
+
+import copy
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+
+from DRL.actor import Actor, fold_batch_norm
+from DRL.ddpg import DDPG
+from DRL.rpm import Transitions
+from golden_networks import fill, image, u8
+from Renderer.model import Renderer
+from Renderer.stroke_data import StrokeBatches, drawn_ahead, drawn_on
+from Renderer.stroke_gen import bezier_discs, draw_batch, draw_discs_tensor
+from utils.device import Precision
+from utils.graph import WARM_CALLS, Graphed
+from utils.ranks import Ranks
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+GPU = torch.device("cuda", 0)
+
+
+def agent_on(device: torch.device, fast: bool, **options) -> DDPG:
+    render = fill(Renderer(), "renderer", 1).requires_grad_(False).to(device)
+    agent = DDPG(render, Precision("fp32", device), fast=fast, **options)
+    for name, seed, gain in (("actor", 2, 1.0), ("critic", 3, 0.8), ("wgan", 4, 2.0)):
+        if name in agent.networks:
+            fill(agent.networks[name], name, seed, gain)
+            fill(agent.slow[name], name, seed + 10, gain)
+    return agent
+
+
+def batch_on(device: torch.device, seed: int) -> tuple[torch.Tensor, ...]:
+    """The tensors of a batch, its targets and alpha."""
+    rng = np.random.default_rng(seed)
+    batch = Transitions(
+        u8(image(4, 3, seed)), torch.from_numpy(rng.random((4, 65), np.float32)),
+        u8(image(4, 3, seed + 1)), torch.zeros(4, dtype=torch.int64),
+        torch.from_numpy(rng.integers(40, size=4)),
+    )
+    alpha = torch.from_numpy(rng.random(4, np.float32))
+    return tuple(each.to(device) for each in (*batch, u8(image(4, 3, seed + 2)), alpha))
+
+
+@torch.no_grad()
+def test_folding_batch_norm_changes_no_bundle():
+    actor = fill(Actor(), "actor", 2)
+    folded = copy.deepcopy(actor)
+    fold_batch_norm(folded)
+    assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in folded.modules())
+    planes = (image(3, 3, 5), image(3, 3, 6), torch.tensor([0.0, 0.5, 1.0]))
+    assert (actor(*planes) - folded(*planes)).abs().max() <= 1e-5
+
+
+def test_a_compiled_update_has_the_numbers_of_the_plain_one(monkeypatch):
+    """Traced and differentiated as compiling does, without the minutes of building kernels."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    plain, fast = (agent_on(torch.device("cpu"), fast) for fast in (False, True))
+    for seed in (105, 205):
+        batch = batch_on(torch.device("cpu"), seed)
+        numbers = [agent.learn(*batch) for agent in (plain, fast)]
+        assert numbers[0].keys() == numbers[1].keys()
+        for name, expected in numbers[0].items():
+            near = pytest.approx(expected.item(), rel=2e-3, abs=1e-4)
+            assert numbers[1][name].item() == near, name
+    for name, network in plain.networks.items():
+        for (key, one), other in zip(network.named_parameters(), fast.networks[name].parameters(),
+                                     strict=True):
+            assert (one.grad - other.grad).norm() <= 0.02 * one.grad.norm() + 1e-7, key
+
+
+def test_compiled_drawing_is_the_plain_one():
+    discs = bezier_discs(torch.from_numpy(np.random.default_rng(4).random((8, 10))))
+    assert torch.equal(draw_discs_tensor(discs, 128, compiled=True), draw_discs_tensor(discs, 128))
+
+
+def test_strokes_drawn_ahead_are_functions_of_their_number():
+    data = StrokeBatches(7, 4, "bezier", Ranks())
+    for k, (strokes, drawn) in enumerate(drawn_ahead(data, 3, 6), 3):
+        numbers = np.random.default_rng((7, k)).random((4, 10), np.float32)
+        assert np.array_equal(strokes, numbers)
+        assert torch.equal(drawn, draw_batch(strokes))
+    assert k == 5
+
+
+def test_two_processes_share_the_strokes_of_one():
+    whole = StrokeBatches(7, 4, "bezier", Ranks(), drawn=False)[5]
+    parts = []
+    for rank in range(2):
+        ranks = Ranks()
+        ranks.rank, ranks.world = rank, 2
+        parts.append(StrokeBatches(7, 2, "bezier", ranks, drawn=False)[5])
+    assert torch.equal(torch.stack(parts, 1).flatten(0, 1), whole)
+
+
+@needs_gpu
+@pytest.mark.parametrize("width", [128, 512])
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_gpu_draws_ten_thousand_strokes_the_same(width, compiled):
+    numbers = np.random.default_rng(3).random((10_000, 10))
+    numbers[:2000] = numbers[:2000].round()  # corners, ends of every range
+    strokes = torch.from_numpy(numbers if width == 128 else numbers[::50])
+    for some in strokes.split(500 if width == 128 else 50):
+        drawn = draw_batch(some.to(GPU), width, compiled=compiled)
+        assert drawn.is_cuda
+        assert (drawn.cpu() - draw_batch(some, width)).abs().max() <= 1e-6
+
+
+@needs_gpu
+def test_strokes_drawn_on_a_gpu_are_those_drawn_ahead():
+    ahead = drawn_ahead(StrokeBatches(7, 4, "bezier", Ranks()), 3, 6)
+    there = drawn_on(GPU, StrokeBatches(7, 4, "bezier", Ranks(), drawn=False), 3, 6, False)
+    for (strokes, drawn), (others, pictures) in zip(ahead, there, strict=False):
+        assert torch.equal(strokes, others.cpu())
+        assert (drawn - pictures.cpu()).abs().max() <= 1e-6
+
+
+@needs_gpu
+def test_a_graph_does_every_call_once():
+    total = torch.zeros((), device=GPU)
+
+    def add(value: torch.Tensor) -> torch.Tensor:
+        total.add_(value.sum())
+        return total * 2
+
+    graphed = Graphed(add, on=True)
+    for k in range(1, WARM_CALLS + 5):
+        value = graphed(torch.full((3,), float(k), device=GPU))
+        assert value.item() == 3 * k * (k + 1)
+
+
+@needs_gpu
+@pytest.mark.parametrize("options", [{}, {"reward": "l2", "discount": 0}])
+def test_a_graphed_update_has_the_numbers_of_the_plain_one(options):
+    """To what rounding does to it; a rate that changes late reaches the graph."""
+    plain, fast = (agent_on(GPU, fast, **options) for fast in (False, True))
+    for k in range(WARM_CALLS + 4):
+        rates = dict.fromkeys(("actor", "critic", "wgan"), 1e-5 if k < WARM_CALLS + 2 else 0.0)
+        *batch, target, _ = batch_on(GPU, 105 + 10 * k)
+        numbers = []
+        for agent in (plain, fast):
+            torch.manual_seed(k)
+            numbers.append(agent.update(Transitions(*batch), target, rates))
+        before = [p.clone() for p in fast.actor.parameters()]
+        for name, expected in numbers[0].items():
+            assert numbers[1][name].item() == pytest.approx(expected.item(), rel=0.02, abs=1e-3)
+        if k == WARM_CALLS + 2:
+            frozen = before
+    assert all(torch.equal(p, q) for p, q in zip(frozen, fast.actor.parameters(), strict=True))

@@ -1,0 +1,128 @@
+"""Two processes that train together against one with the whole batch."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from conftest import ROOT
+from golden_networks import fill, image, u8
+
+WORKER = Path(__file__)
+
+
+def update_once(rank: int, world: int) -> dict[str, torch.Tensor]:
+    """One update of this process's part of a fixed batch.  Returns gradients and statistics."""
+    from DRL.ddpg import DDPG
+    from DRL.rpm import Transitions
+    from Renderer.model import Renderer
+    from utils.device import Precision
+    from utils.ranks import Ranks
+
+    with Ranks() as ranks:
+        assert (ranks.rank, ranks.world) == (rank, world)
+        render = fill(Renderer(), "renderer", 1).requires_grad_(False)
+        agent = DDPG(render, Precision("fp32", torch.device("cpu")), ranks=ranks)
+        for name, seed, gain in (("actor", 2, 1.0), ("critic", 3, 0.8), ("wgan", 4, 2.0)):
+            fill(agent.networks[name], name, seed, gain)
+            fill(agent.slow[name], name, seed + 10, gain)
+        torch.manual_seed(0)
+        part = slice(rank, None, world)
+        batch = Transitions(
+            u8(image(4, 3, 105)), torch.rand(4, 65), u8(image(4, 3, 107)),
+            torch.zeros(4, dtype=torch.int64), torch.tensor([0, 13, 26, 39]),
+        )
+        alpha = torch.rand(4)
+        agent.learn(*(each[part] for each in (*batch, u8(image(4, 3, 106)), alpha)))
+        return {
+            f"{name}.{key}": value
+            for name, network in agent.networks.items()
+            for key, value in (*((k, p.grad) for k, p in network.named_parameters()),
+                               *network.named_buffers())
+        }
+
+
+def torchrun(*command: object, cwd: Path) -> str:
+    """Run a command in two processes.  Returns what they printed."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2",
+         f"--master_port={port}", *map(str, command)],
+        cwd=cwd, capture_output=True, text=True, timeout=280, check=False,
+        env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def test_an_update_in_two_processes_is_that_of_one(tmp_path):
+    """To rounding, which flips ReLUs of the actor: another order of the batch does as much."""
+    torchrun(WORKER, tmp_path, cwd=tmp_path)
+    parts = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
+    whole = update_once(0, 1)
+    for name, expected in whole.items():
+        assert torch.equal(parts[0][name], parts[1][name]), name
+        if expected.is_floating_point():
+            allowed = 0.01 if name.startswith("actor") else 1e-4
+            assert (parts[0][name] - expected).norm() <= allowed * expected.norm(), name
+        else:
+            assert torch.equal(parts[0][name], expected), name
+
+
+def test_uneven_shares_are_refused():
+    from utils.command import UserError
+    from utils.ranks import Ranks
+
+    ranks = Ranks()
+    ranks.world = 2
+    with pytest.raises(UserError, match="--batch_size 3 cannot"):
+        ranks.part(3, "--batch_size")
+
+
+def test_renderer_training_in_two_processes(checkout):
+    """The same losses as one process has, one log, one checkpoint, resumed by one alone."""
+    script = checkout.root / "baseline" / "train_renderer.py"
+    flags = ("--batch_size", 4, "--precision", "fp32", "--device", "cpu", "--steps", 4,
+             "--validate_interval", 2, "--output", checkout.root / "w.pkl", "--scratch")
+    two = torchrun(script, *flags, cwd=checkout.root)
+    one = checkout.run("train_renderer.py", *flags)
+    assert two.count("finished") == 1
+    errors = [[line.split()[4] for line in out.splitlines() if line.startswith("step ")]
+              for out in (one, two)]
+    assert len(errors[0]) == 2
+    for mine, its in zip(*errors, strict=True):
+        assert float(mine) == pytest.approx(float(its), rel=1e-3)
+    assert sorted(p.name for p in (checkout.root / "train_log").iterdir()) == [
+        "Renderer-run1", "Renderer-run2"]
+    assert len(list((checkout.root / "train_log" / "Renderer-run1").glob("events.*"))) == 1
+
+
+def test_agent_training_in_two_processes_resumes_in_one(checkout):
+    script = checkout.root / "baseline" / "train.py"
+    tiny = ("--max_step", 3, "--env_batch", 4, "--batch_size", 4, "--rmsize", 8, "--warmup", 3,
+            "--episode_train_times", 1, "--validate_interval", 1, "--validate_episodes", 1,
+            "--device", "cpu")
+    out = torchrun(script, *tiny, "--train_times", 6, cwd=checkout.root)
+    assert "2 processes" in out
+    assert out.count("finished") == 1
+    folder = checkout.root / "train_log" / "Paint-run1"
+    assert len(list(folder.glob("memory-*of2.pt"))) == 2
+    (folder / "run.json").write_text(
+        (folder / "run.json").read_text().replace('"train_times": 6', '"train_times": 9'))
+    state = torch.load(folder / "checkpoint.pt", weights_only=True)
+    torch.save(state | {"total_steps": 9}, folder / "checkpoint.pt")
+    out = checkout.run("train.py", "--resume", folder)
+    assert "is gone: the memory is filled anew" in out
+    assert "step 9" in out
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(ROOT / "baseline"))
+    mine = int(os.environ["RANK"])
+    torch.save(update_once(mine, 2), Path(sys.argv[1]) / f"{mine}.pt")
