@@ -3,103 +3,106 @@
 
 Plain is fp32 with weights in the default memory layout, unfused optimisers that keep denormal
 numbers, gradients into every network as in the reference, strokes drawn one by one between the
-steps, and frames encoded one by one between the strokes.  Each figure is a median after a
-burn-in.
+steps, batch normalisations of their own, and frames encoded one by one between the strokes.
+Default is what the scripts do, and fast what they do with ``--fast``.  Each figure is a median
+after a burn-in.  Work is counted on the default path: floating-point operations of matrix
+products and convolutions, and bytes that all operations read and write.
 """
 
 import argparse
-import statistics
+import resource
 import sys
 import tempfile
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch.utils.data import DataLoader
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "baseline"))
 from DRL import ddpg
+from DRL.actor import Actor
 from DRL.painter import Painter
 from DRL.rpm import Transitions
+from env import Paint
+from measure import Work, machine, seconds_of
 from Renderer.canvas import as_uint8
 from Renderer.model import Renderer
+from Renderer.stroke_data import StrokeBatches, drawn_ahead, drawn_on
 from Renderer.stroke_gen import draw, draw_batch
-from train_renderer import StrokeBatches, start_worker
 from utils.command import ACTOR, RENDERER, positive_int, run
 from utils.device import Precision, pick_device
+from utils.graph import Graphed
 from utils.pictures import FrameWriter
+from utils.ranks import Ranks
+from utils.schedule import adam, set_rate
+from utils.weights import load_weights
 
 RATES = {"actor": 1e-4, "critic": 1e-4, "wgan": 1e-4}
 
 
-def median_seconds(work: Callable[[], object], device: torch.device, count: int) -> float:
-    """The median of ``count`` runs after a burn-in of a third as many."""
-    seconds = []
-    for _ in range(count + max(1, count // 3)):
-        start = time.perf_counter()
-        work()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds[-count:])
+KINDS = ("plain", "default", "fast")
 
 
-def strokes(device: torch.device) -> tuple[float, float]:
-    """64 strokes: one by one, and as a batch."""
+def strokes(device: torch.device, kind: str) -> Callable[[], object]:
+    """64 strokes drawn one by one; as a batch; on a GPU in one kernel."""
     batch = torch.rand(64, 10)
+    if kind == "plain":
+        return lambda: [draw(stroke) for stroke in batch.numpy()]
     there = batch.to(device)
-    return (
-        median_seconds(lambda: [draw(stroke) for stroke in batch.numpy()], device, 10),
-        median_seconds(lambda: draw_batch(there), device, 10),
-    )
+    return lambda: draw_batch(there, compiled=kind == "fast")
 
 
-def renderer_step(precision: Precision, fast: bool, count: int) -> float:
-    """A step of the renderer's training, batch 64, drawing included."""
-    device = precision.device
-    torch.manual_seed(0)
-    renderer = Renderer().to(device)
-    if fast:
-        renderer.to(memory_format=torch.channels_last)
-    options = {"fused": True} if fast else {"foreach": False}
-    optimizer = torch.optim.Adam(renderer.parameters(), 1e-4, **options)
-    data = StrokeBatches(0, 64, "bezier")
-    loader = iter(DataLoader(data, None, num_workers=1, sampler=range(10**9), prefetch_factor=16,
-                             worker_init_fn=start_worker)) if fast else None
-
-    def drawn_now() -> tuple[torch.Tensor, torch.Tensor]:
+def stroke_batches(device: torch.device, kind: str) -> Iterator[tuple[torch.Tensor, ...]]:
+    """Endless batches of 64 strokes and their pictures."""
+    if kind != "plain":
+        data = StrokeBatches(0, 64, "bezier", Ranks(), drawn=device.type == "cpu")
+        yield from (drawn_ahead(data, 0, 10**9) if device.type == "cpu" else
+                    drawn_on(device, data, 0, 10**9, kind == "fast"))
+    while True:
         inputs = torch.rand(64, 10)
         pictures = np.stack([draw(stroke) for stroke in inputs.numpy()])
-        return inputs, torch.from_numpy(pictures)
+        yield inputs.to(device), torch.from_numpy(pictures).to(device)
 
-    def step() -> None:
-        inputs, wanted = (t.to(device) for t in (next(loader) if fast else drawn_now()))
+
+def renderer_step(precision: Precision, kind: str) -> Callable[[], object]:
+    """A step of the renderer's training, batch 64, drawing included."""
+    device = precision.device
+    graphed = kind == "fast" and device.type == "cuda"
+    renderer = Renderer().to(device)
+    if kind == "plain":
+        optimizer = torch.optim.Adam(renderer.parameters(), 1e-4, foreach=False)
+    else:
+        renderer.to(memory_format=torch.channels_last)
+        set_rate(optimizer := adam(renderer, graphed), 1e-4)
+    forward = torch.compile(renderer) if kind == "fast" else renderer
+    batches = stroke_batches(device, kind)
+
+    def step(inputs: torch.Tensor, wanted: torch.Tensor) -> None:
         with precision.autocast():
-            made = renderer(inputs)
+            made = forward(inputs)
         loss = F.mse_loss(made.float(), wanted)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
 
-    return median_seconds(step, device, count)
+    step = Graphed(step, graphed)
+    return lambda: step(*next(batches))
 
 
-def update(precision: Precision, fast: bool, batch_size: int, count: int) -> float:
+def update(precision: Precision, kind: str, batch_size: int) -> Callable[[], object]:
     """An update of discriminator, critic and actor."""
     device = precision.device
-    torch.manual_seed(0)
     render = Renderer().to(device)
-    if fast:
+    if kind != "plain":
         render.requires_grad_(False).to(memory_format=torch.channels_last)
-    agent = ddpg.DDPG(render, precision)
-    if not fast:
+    agent = ddpg.DDPG(render, precision, fast=kind == "fast")
+    if kind == "plain":
         for name, network in agent.networks.items():
             for each in (network, agent.slow[name]):
-                each.requires_grad_(True).to(memory_format=torch.contiguous_format)
+                each.to(memory_format=torch.contiguous_format)
             agent.optimizers[name] = torch.optim.Adam(network.parameters(), foreach=False)
     canvas = torch.randint(256, (batch_size, 3, 128, 128), dtype=torch.uint8, device=device)
     batch = Transitions(
@@ -107,62 +110,142 @@ def update(precision: Precision, fast: bool, batch_size: int, count: int) -> flo
         torch.zeros(batch_size, dtype=torch.int64, device=device),
         torch.randint(40, (batch_size,), device=device),
     )
-    freeze = ddpg.learning
-    if not fast:
-        ddpg.learning = lambda network: torch.enable_grad()  # every network stays open
-    try:
-        return median_seconds(lambda: agent.update(batch, canvas.flip(1), RATES), device, count)
-    finally:
-        ddpg.learning = freeze
+    everything = [render, *agent.networks.values(), *agent.slow.values()]
+
+    def work() -> None:
+        frozen = ddpg.learning
+        if kind == "plain":  # every network stays open
+            for network in everything:
+                network.requires_grad_(True)
+            ddpg.learning = lambda network: torch.enable_grad()
+        try:
+            agent.update(batch, canvas.flip(1), RATES)
+        finally:
+            ddpg.learning = frozen
+
+    return work
 
 
-def painting(precision: Precision, fast: bool) -> float:
-    """Six bundles on 16 tiles, 30 frames of 1024 x 1024, written."""
+class OneImage:
+    """As much of the images as the environment needs."""
+
+    def targets(self, code: torch.Tensor) -> torch.Tensor:
+        """The same random image for all."""
+        torch.manual_seed(0)
+        image = torch.randint(256, (1, 3, 128, 128), dtype=torch.uint8, device=code.device)
+        return image.expand(len(code), -1, -1, -1).contiguous()
+
+
+def environment_step(precision: Precision, kind: str, paintings: int) -> Callable[[], object]:
+    """A step of the environment: the actor chooses a bundle for every painting, and paints it."""
+    device = precision.device
+    render = Renderer().to(device).requires_grad_(False)
+    agent = ddpg.DDPG(render, precision, discount=0, reward="l2")
+    layout = torch.contiguous_format if kind == "plain" else torch.channels_last
+    for network in (render, agent.actor):
+        network.to(memory_format=layout)
+    env = Paint(OneImage(), render, paintings, 10**9, device)
+    return lambda: env.step(agent.act(env.canvas, env.target, 0))
+
+
+def painting(precision: Precision, kind: str, size: int) -> Callable[[], object]:
+    """Six bundles on 16 tiles, 30 frames of size x size, written."""
     painter = Painter(ACTOR, RENDERER, precision)
+    if kind == "plain":
+        painter.actor = Actor().eval().to(precision.device)
+        load_weights(painter.actor, ACTOR, "the actor", "")
     target = torch.rand(16, 3, 128, 128, device=precision.device)
 
     def paint() -> None:
         with tempfile.TemporaryDirectory() as folder, FrameWriter(
-            Path(folder), 0, 1024, 1024
+            Path(folder), 0, size, size
         ) as writer:
             for _, canvases in painter.paint(torch.zeros_like(target), target, 6):
                 for canvas in canvases:
                     grid = as_uint8(canvas).view(4, 4, 3, 128, 128).permute(0, 3, 1, 4, 2)
                     frame = grid.reshape(512, 512, 3).cpu().numpy()
-                    if fast:
-                        writer.write(frame)
+                    if kind == "plain":
+                        picture = cv2.resize(frame, (size, size))
+                        cv2.imwrite(f"{folder}/plain{len(list(Path(folder).iterdir()))}.png",
+                                    picture)
                     else:
-                        picture = cv2.resize(frame, (1024, 1024))
-                        cv2.imwrite(f"{folder}/plain{writer.next}.png", picture)
+                        writer.write(frame)
 
-    return median_seconds(paint, precision.device, 3)
+    return paint
+
+
+def encoding(size: int) -> Callable[[], object]:
+    """The same 30 frames, resized and written, without painting."""
+    frame = cv2.resize(np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8), (512, 512))
+
+    def write() -> None:
+        with tempfile.TemporaryDirectory() as folder, FrameWriter(
+            Path(folder), 0, size, size
+        ) as writer:
+            for _ in range(30):
+                writer.write(frame)
+
+    return write
+
+
+def row(
+    name: str, precisions: tuple[Precision, Precision], count: int, rates: tuple[float, float],
+    work_of: Callable[[Precision, str], Callable[[], object] | None],
+) -> None:
+    """Measure the three kinds of a work, count it, and print a line of the table."""
+    plain, own = precisions
+    cells, work = [], None
+    for kind in KINDS:
+        torch.manual_seed(0)
+        torch.set_flush_denormal(kind != "plain")
+        work = work_of(plain if kind == "plain" else own, kind)
+        cells.append(seconds_of(work, own.device, count) if work else None)
+        torch._dynamo.reset()
+    work = work_of(own, "default")
+    work()
+    with Work() as counted:
+        work()
+    times = [f"{cell:.4f}" if cell else "-" for cell in cells]
+    bound, of = max(
+        (counted.operations / rates[0], "arithmetic"), (counted.bytes / rates[1], "memory"))
+    best = min(cell for cell in cells if cell)
+    share = f"{100 * bound / best:.0f} % of {of}" if counted.operations else "-"
+    print(f"| {name} | {' | '.join(times)} | {cells[0] / best:.2f} | "
+          f"{counted.operations / 1e12:.3f} | {counted.bytes / 1e9:.2f} | {share} |", flush=True)
 
 
 def main(options: argparse.Namespace) -> None:
     """Print one table."""
     device = pick_device("auto")
-    plain, fast = Precision("fp32", device), Precision("auto", device)
-    name = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
+    gpu = device.type == "cuda"
+    pair = plain, own = Precision("fp32", device), Precision("auto", device)
+    rates = machine(own)
+    name = torch.cuda.get_device_name() if gpu else "CPU"
     print(f"torch {torch.__version__}, OpenCV {cv2.__version__}, {name}, "
-          f"{torch.get_num_threads()} threads; plain in {plain}, fast in {fast}\n")
-    print("| work | plain, s | fast, s | ratio |\n| --- | --- | --- | --- |")
+          f"{torch.get_num_threads()} threads; plain in {plain}, the others in {own}; a matrix "
+          f"product reaches {rates[0] / 1e12:.3f} TFLOP/s, a copy {rates[1] / 1e9:.1f} GB/s\n")
+    print("| work | plain, s | default, s | `--fast`, s | ratio | TFLOP | GB | share |\n"
+          "| --- | --- | --- | --- | --- | --- | --- | --- |")
+    batch = options.batch_size
 
-    def row(work: str, slow: float, quick: float) -> None:
-        print(f"| {work} | {slow:.4f} | {quick:.4f} | {slow / quick:.2f} |", flush=True)
+    def without_fast(work_of: Callable) -> Callable:
+        return lambda precision, kind: None if kind == "fast" else work_of(precision, kind)
 
-    row("drawing 64 strokes", *strokes(device))
-    torch.set_flush_denormal(False)
-    slow = renderer_step(plain, False, options.steps)
-    torch.set_flush_denormal(True)
-    row("renderer step, batch 64, drawing included", slow,
-        renderer_step(fast, True, options.steps))
-    torch.set_flush_denormal(False)
-    slow = update(plain, False, options.batch_size, options.updates)
-    torch.set_flush_denormal(True)
-    row(f"update, batch {options.batch_size}", slow,
-        update(fast, True, options.batch_size, options.updates))
-    row("painting 30 frames of 1024x1024 on 4x4 tiles", painting(plain, False),
-        painting(fast, True))
+    row("drawing 64 strokes", pair, 10, rates, lambda p, kind: (
+        None if kind == "fast" and not gpu else strokes(p.device, kind)))
+    row("renderer step, batch 64, drawing included", pair, options.steps, rates, renderer_step)
+    row(f"update, batch {batch}", pair, options.updates, rates,
+        lambda p, kind: update(p, kind, batch))
+    row(f"environment step, {batch} paintings", pair, options.updates, rates, without_fast(
+        lambda p, kind: environment_step(p, kind, batch)))
+    for size in (512, 1024):
+        row(f"painting 30 frames of {size}x{size} on 4x4 tiles", pair, 3, rates, without_fast(
+            lambda p, kind, size=size: painting(p, kind, size)))
+        seconds = seconds_of(encoding(size), torch.device("cpu"), 3)
+        print(f"| of which encoding alone | - | {seconds:.4f} | - | - | - | - | - |")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    print(f"\nPeak memory of it all: {peak:.1f} GiB of the host"
+          + (f", {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB of the GPU" if gpu else ""))
 
 
 def parse_args() -> argparse.Namespace:

@@ -1,19 +1,22 @@
 """Where the networks run and in which precision."""
 
+import ctypes
 import os
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
 import torch
 
 from utils.command import UserError
 
+M_MMAP_THRESHOLD, M_TRIM_THRESHOLD = -3, -1  # of glibc's malloc.h
+
 
 def pick_device(name: str) -> torch.device:
     """Turn auto, cpu or cuda into a device.  Raises UserError where there is no GPU.
 
     On the CPU denormal numbers become zero from here on: an optimiser's averages decay into
-    them, where one step of Adam takes ten times as long.
+    them, where one step of Adam takes ten times as long.  Freed memory is kept for later use.
     """
     if name == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: PyTorch sees no GPU here; use --device cpu")
@@ -21,10 +24,19 @@ def pick_device(name: str) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cpu":
         torch.set_flush_denormal(True)
+        keep_freed_memory()
         return torch.device("cpu")
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))  # torchrun's number
     torch.cuda.set_device(device)
     return device
+
+
+def keep_freed_memory() -> None:
+    """Let the C library keep what is freed: a step that gets it anew waits for empty pages."""
+    with suppress(OSError, AttributeError):  # another C library than glibc
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+        mallopt(M_MMAP_THRESHOLD, 2**30)
+        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def computes_in_bf16(device: torch.device) -> bool:
