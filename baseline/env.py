@@ -1,6 +1,7 @@
 """The images to paint, and the environment that paints many of them side by side."""
 
 import hashlib
+import mmap
 import os
 import re
 from concurrent.futures import ThreadPoolExecutor
@@ -47,6 +48,8 @@ class CelebA:
         if not pixels_file.is_file():
             _decode(files, pixels_file)
         pixels = np.load(pixels_file, mmap_mode="c")  # (files, 3, 128, 128); stays on disk
+        self._file = pixels.base
+        self._file.madvise(mmap.MADV_RANDOM)  # no neighbours of what is read
         readable = np.load(pixels_file.with_suffix(".readable.npy"))  # (N,) rows of pixels
         if not len(readable):
             raise UserError(f"none of the {len(files)} images in {folder} can be read")
@@ -65,6 +68,7 @@ class CelebA:
         code: (B,) int64.  Returns (B, 3, 128, 128) uint8 on the device of ``code``.
         """
         picked = self.images[(code // 2).to(self.images.device)].to(code.device)
+        self._file.madvise(mmap.MADV_DONTNEED)  # what was read stays in the system's cache alone
         mirrored = (code % 2 == 1).view(-1, 1, 1, 1)
         return torch.where(mirrored, TF.hflip(picked), picked)
 
