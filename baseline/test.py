@@ -23,6 +23,7 @@ from utils.command import (
     add_device_flags,
     positive_int,
     run,
+    whole_number,
 )
 from utils.device import Precision, pick_device
 from utils.pictures import FrameWriter, psnr, read_picture
@@ -101,13 +102,11 @@ def parse_args() -> argparse.Namespace:
                         help="paint the second half on D x D tiles; 1: no second half")
     parser.add_argument("--actor", type=Path, default=ACTOR, help="weights of the actor")
     parser.add_argument("--renderer", type=Path, default=RENDERER, help="weights of the renderer")
-    parser.add_argument("--imgid", type=int, default=0, help="number of the first frame")
+    parser.add_argument("--imgid", type=whole_number, default=0, help="number of the first frame")
     parser.add_argument("--output", type=Path, default=Path("output"),
                         help="folder for the frames generated<N>.png")
     add_device_flags(parser)
     options = parser.parse_args()
-    if options.imgid < 0:
-        raise UserError(f"--imgid {options.imgid}: frames are numbered from 0 upward")
     if options.divide > 1 and options.max_step < 2:
         raise UserError(f"--max_step {options.max_step} leaves no step for the tiles; "
                         "use --max_step 2 or more, or --divide 1")

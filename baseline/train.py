@@ -2,6 +2,7 @@
 """Train the agent to paint a folder of images with a trained renderer."""
 
 import argparse
+import math
 import os
 import time
 from pathlib import Path
@@ -22,6 +23,8 @@ from utils.command import (
     positive_int,
     run,
     seed,
+    weight,
+    whole_number,
 )
 from utils.ranks import Ranks
 from utils.run import Run, StopSignals, resumed
@@ -117,7 +120,7 @@ def parse_args() -> argparse.Namespace:
     add("--output", default=str(TRAIN_LOG), help="where the folder of the run is made")
     add("--resume", nargs="?", const="", metavar="DIR",
         help="go on with the run in DIR, or with the newest unfinished one")
-    add("--warmup", type=int, default=400, help="steps of the environment before learning")
+    add("--warmup", type=whole_number, default=400, help="steps of the environment before learning")
     add("--discount", type=discount, default=0.95**5,
         help="of a bundle; 0 is greedy and needs no critic")
     add("--batch_size", type=positive_int, default=96)
@@ -125,7 +128,7 @@ def parse_args() -> argparse.Namespace:
     add("--env_batch", type=positive_int, default=96, help="paintings side by side")
     add("--tau", type=positive_float, default=0.001, help="how fast slow copies follow")
     add("--max_step", type=positive_int, default=40, help="bundles of 5 strokes an episode")
-    add("--noise_factor", type=float, default=0.0,
+    add("--noise_factor", type=weight, default=0.0,
         help="standard deviation of the noise on actions while exploring")
     add("--validate_interval", type=positive_int, default=50,
         help="episodes between validations and checkpoints")
@@ -140,7 +143,7 @@ def parse_args() -> argparse.Namespace:
     add("--reward", choices=("wgan", "l2"), default="wgan")
     add("--unroll", type=positive_int, default=1,
         help="bundles in a row that the actor's gradient flows through")
-    add("--opacity_pull", type=float, default=0.0,
+    add("--opacity_pull", type=weight, default=0.0,
         help="weight of the mean of 1 - opacity in the actor's loss")
     add("--actor_rate", type=positive_float,
         help="highest rate of a cosine, in place of the reference's steps 1e-3, 3e-4, 1e-4")
@@ -161,9 +164,13 @@ def parse_args() -> argparse.Namespace:
 def discount(text: str) -> float:
     """An argparse type: a number in [0, 1), or such as 0.95**5."""
     base, _, power = text.partition("**")
-    if not (0 <= float(base) < 1 and float(power or 1) > 0):
+    try:
+        value = float(base) ** float(power or 1)
+    except (ValueError, OverflowError, ZeroDivisionError):
+        value = math.nan
+    if not (isinstance(value, float) and 0 <= value < 1):  # complex of a negative base
         raise argparse.ArgumentTypeError(f"{text} is not in [0, 1)")
-    return float(base) ** float(power or 1)
+    return value
 
 
 if __name__ == "__main__":

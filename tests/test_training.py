@@ -232,7 +232,7 @@ BAD_INPUT = (
     ("train.py", ("--discount", "1.5"), "1.5"),
     ("train.py", ("--discount", "0**-1"), "0**-1"),
     ("train.py", ("--seed", "-1"), "--seed"),
-    ("train.py", ("--batch_size", "0"), "--batch_size"),
+    ("train.py", ("--batch_size", "many"), "many is not a whole number from 1"),
     ("train.py", ("--init", "image"), "actor.pkl"),
     ("train_renderer.py", ("--steps", "0"), "--steps"),
     ("train_renderer.py", ("--output", "image/test.png"), "test.png"),

@@ -1,6 +1,7 @@
 """What every script's command line shares."""
 
 import argparse
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -35,28 +36,26 @@ def run(main: Callable[[], None]) -> None:
         sys.exit(130)
 
 
-def positive_int(text: str) -> int:
-    """An argparse type: a whole number from 1."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number from 1")
-    return value
+def number(kind: type, low: float, below: float, what: str) -> Callable[[str], int | float]:
+    """An argparse type: a number of that kind from ``low`` and below ``below``."""
+
+    def read(text: str) -> int | float:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = below
+        if not low <= value < below:
+            raise argparse.ArgumentTypeError(f"{text} is not {what}")
+        return value
+
+    return read
 
 
-def positive_float(text: str) -> float:
-    """An argparse type: a number above 0."""
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
-    return value
-
-
-def seed(text: str) -> int:
-    """An argparse type: a whole number from 1 to 2**32 - 1."""
-    value = int(text)
-    if not 1 <= value < 2**32:
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number from 1 to 4294967295")
-    return value
+positive_int = number(int, 1, math.inf, "a whole number from 1")
+whole_number = number(int, 0, math.inf, "a whole number from 0")
+positive_float = number(float, sys.float_info.min, math.inf, "a number above 0")
+weight = number(float, 0, math.inf, "a number from 0")
+seed = number(int, 1, 2**32, "a whole number from 1 to 4294967295")
 
 
 def add_device_flags(parser: argparse.ArgumentParser) -> None:
