@@ -27,6 +27,11 @@ class Clock:
 
     def __init__(self) -> None:
         self.start = time.monotonic()
+        self.rounds = 0
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin to count anew."""
         self.seconds = {"act": 0.0, "learn": 0.0}
         self.count = {"act": 0, "learn": 0}
 
@@ -34,6 +39,12 @@ class Clock:
         """Note one piece of work."""
         self.seconds[kind] += seconds
         self.count[kind] += 1
+
+    def end_round(self) -> None:
+        """Count a round; the first one's times hold compiling and other beginnings."""
+        self.rounds += 1
+        if self.rounds == 1:
+            self.forget()
 
     def mean(self, kind: str) -> float:
         """Mean seconds of a piece of work."""
@@ -60,7 +71,7 @@ class Log:
         )
         self.sums: dict[str, torch.Tensor] = {}
         self.updates = 0
-        self.rewards = 0.0
+        self.rewards = torch.zeros((), device=training.device)
 
     def scalar(self, name: str, value: float) -> None:
         """Log a number at the training's step."""
@@ -82,9 +93,17 @@ class Log:
             )
         return text
 
+    def means(self) -> dict[str, float]:
+        """The metrics' means over the updates since the last round, and over all processes."""
+        if not self.sums:
+            return {}
+        ranks = self.training.ranks
+        means = ranks.total(torch.stack(list(self.sums.values()))) / (ranks.world * self.updates)
+        return dict(zip(self.sums, means.tolist(), strict=True))
+
     def round(self, clock: Clock) -> None:
         """Log a round of learning.  Raises UserError where it went wrong."""
-        means = {name: value.item() / self.updates for name, value in self.sums.items()}
+        means = self.means()
         self.sums, self.updates = {}, 0
         text = self.check(means)
         for name, value in means.items():
@@ -98,9 +117,9 @@ class Log:
     def episode(self, clock: Clock) -> None:
         """Log an episode of the training paintings, before it is cleared away."""
         training = self.training
-        error = training.env.error().mean().item()
-        reward = float(self.rewards)
-        self.rewards = 0.0
+        both = torch.stack((training.env.error().mean(), self.rewards))
+        error, reward = (training.ranks.total(both) / training.ranks.world).tolist()
+        self.rewards = torch.zeros_like(self.rewards)
         self.scalar("episode/error", error)
         self.scalar("episode/reward", reward)
         self.scalar("seconds/step", clock.mean("act"))

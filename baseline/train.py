@@ -43,7 +43,7 @@ def keep(training: Training, run_folder: Run, error: float) -> None:
 
 def train(options: argparse.Namespace) -> None:
     """Train as the options say; see ``parse_args``."""
-    with Ranks() as ranks:
+    with Ranks(options.device) as ranks:
         parent, run_folder = Path(options.output), None
         if options.resume is not None:
             run_folder = Run.reopen(parent, "Paint", options.resume, ranks)
@@ -85,20 +85,20 @@ def learn_to_paint(training: Training, run_folder: Run) -> None:
 
             if ended and kind == "learn":
                 log.round(clock)
-                if training.total_steps is None:
+                clock.end_round()
+                if training.total_steps is None and clock.rounds > 1:
                     left = ranks.share(clock.steps_left(options))
                     training.total_steps = training.global_step + left
                     bar.total = training.total_steps
             elif ended:
                 log.episode(clock)
                 training.end_episode()
-            # Processes must agree, which takes an exchange; one alone stops at once.
-            stopped = signals.stopped if ranks.world == 1 else ended and ranks.any(signals.stopped)
+            stopped = ranks.any(signals.stopped)
             due = training.over or training.global_episode % options.validate_interval == 0
             if training.between_rounds and due:
                 keep(training, run_folder, validate(training, log))
             elif stopped:
-                log.check(log.sums)
+                log.check(log.means())
                 training.save(run_folder)
             if stopped:
                 print(f"stopped; go on with: python3 {os.path.relpath(__file__)} "
@@ -138,7 +138,7 @@ def parse_args() -> argparse.Namespace:
     length.add_argument("--train_times", type=positive_int, default=2_000_000,
                         help="steps of the environment")
     length.add_argument("--minutes", type=positive_float,
-                        help="choose the number of steps that fits, after the first round")
+                        help="choose the number of steps that fits, after the second round")
     add("--episode_train_times", type=positive_int, default=10, help="updates after an episode")
     add("--reward", choices=("wgan", "l2"), default="wgan")
     add("--unroll", type=positive_int, default=1,

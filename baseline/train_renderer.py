@@ -72,7 +72,7 @@ def picture_pairs(drawn: torch.Tensor, made: torch.Tensor) -> torch.Tensor:
 
 def train(options: argparse.Namespace) -> None:
     """Train as the options say; see ``parse_args``."""
-    with Ranks() as ranks:
+    with Ranks(options.device) as ranks:
         log = None
         if options.resume is not None:
             log = Run.reopen(TRAIN_LOG, "Renderer", options.resume, ranks)
@@ -108,6 +108,7 @@ def learn_to_draw(options: argparse.Namespace, log: Run | None, ranks: Ranks) ->
         load_weights(there, output, "the weight file to go on from", "name another --output")
         best, _ = validate(there, strokes, drawn, precision)
         print(f"{output} has a squared error of {best:.6f}")
+    ranks.make_same(renderer)
     if log is None:
         log = Run.create(TRAIN_LOG, "Renderer", vars(options), ranks)
     budget = Budget(options.minutes, step, BURN_IN[device.type])

@@ -13,6 +13,7 @@ from DRL.rpm import ReplayMemory, Transitions
 from env import CelebA, Paint
 from Renderer.model import load_render
 from Renderer.stroke_gen import WIDTH
+from utils.command import UserError
 from utils.device import Precision, pick_device
 from utils.ranks import Ranks
 from utils.run import Run
@@ -49,11 +50,14 @@ class Training:
             render, precision, options.max_step, options.discount, options.tau, options.reward,
             options.unroll, options.opacity_pull, ranks, options.fast,
         )
-        self.seed_anew(0)
+        self.seed_anew(0)  # other paintings in every process
         self.inputs = {  # what a checkpoint does not hold but depends on
             "renderer": hashlib.sha256(Path(options.renderer).read_bytes()).hexdigest(),
             "images": hashlib.sha256("\n".join(data.names).encode()).hexdigest(),
         }
+        if ranks.share(self.inputs) != self.inputs:
+            raise UserError(f"process {ranks.rank} finds another renderer or other images than the "
+                            "first; put the same files on every machine")
         self.env = Paint(data, render, self.env_batch, options.max_step, device)
         transitions = options.rmsize * options.max_step // ranks.world
         self.memory = ReplayMemory(transitions, self.env_batch, options.max_step,
@@ -67,6 +71,8 @@ class Training:
         self.best = math.inf  # the lowest validation error
         if options.init:
             self.start_from(Path(options.init))
+        for network in (*self.agent.networks.values(), *self.agent.slow.values()):
+            ranks.make_same(network)
         self.begin_episode()
 
     def seed_anew(self, step: int) -> None:
@@ -168,6 +174,7 @@ class Training:
         mine = self.own_file(log, state["memory"])
         changed = [name for name in self.inputs if self.inputs[name] != state["inputs"][name]]
         if not self.ranks.any(bool(changed) or not mine.is_file()):
+            self.seed_anew(self.global_step)  # for a device that the checkpoint was not on
             own = load_file(mine, "replay memory", "delete it")
             self.env.load_state_dict(own["env"])
             self.memory.load_state_dict(own["memory"])
@@ -176,7 +183,8 @@ class Training:
             if own["cuda"] is not None and self.device.type == "cuda":
                 torch.cuda.set_rng_state(own["cuda"])
         else:
-            why = f"{' and '.join(changed)} changed" if changed else f"{mine} is gone"
+            gone = f"{mine.name} or another process's is gone"
+            why = f"{' and '.join(changed)} changed" if changed else gone
             print(f"{why}: the memory is filled anew, so this goes on but not exactly as it would "
                   "have")
             self.seed_anew(self.global_step)

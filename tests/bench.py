@@ -30,7 +30,7 @@ from env import Paint
 from measure import Work, machine, seconds_of
 from Renderer.canvas import as_uint8
 from Renderer.model import Renderer
-from Renderer.stroke_data import StrokeBatches, drawn_ahead, drawn_on
+from Renderer.stroke_data import BATCHES_AT_ONCE, StrokeBatches, drawn_ahead, drawn_on
 from Renderer.stroke_gen import draw, draw_batch
 from utils.command import ACTOR, RENDERER, positive_int, run
 from utils.device import Precision, pick_device
@@ -68,7 +68,7 @@ def stroke_batches(device: torch.device, kind: str) -> Iterator[tuple[torch.Tens
 
 
 def renderer_step(precision: Precision, kind: str) -> Callable[[], object]:
-    """A step of the renderer's training, batch 64, drawing included."""
+    """As many steps of the renderer's training, batch 64, as a GPU draws at once, drawn too."""
     device = precision.device
     graphed = kind == "fast" and device.type == "cuda"
     renderer = Renderer().to(device)
@@ -89,7 +89,12 @@ def renderer_step(precision: Precision, kind: str) -> Callable[[], object]:
         optimizer.step()
 
     step = Graphed(step, graphed)
-    return lambda: step(*next(batches))
+
+    def steps() -> None:
+        for _ in range(BATCHES_AT_ONCE):
+            step(*next(batches))
+
+    return steps
 
 
 def update(precision: Precision, kind: str, batch_size: int) -> Callable[[], object]:
@@ -190,28 +195,31 @@ def encoding(size: int) -> Callable[[], object]:
 
 def row(
     name: str, precisions: tuple[Precision, Precision], count: int, rates: tuple[float, float],
-    work_of: Callable[[Precision, str], Callable[[], object] | None],
+    work_of: Callable[[Precision, str], Callable[[], object] | None], parts: int = 1,
 ) -> None:
-    """Measure the three kinds of a work, count it, and print a line of the table."""
+    """Measure the three kinds of a work, count it, and print a line of the table.
+
+    The line is for one of the ``parts`` equal parts that a work has.
+    """
     plain, own = precisions
     cells, work = [], None
     for kind in KINDS:
         torch.manual_seed(0)
         torch.set_flush_denormal(kind != "plain")
         work = work_of(plain if kind == "plain" else own, kind)
-        cells.append(seconds_of(work, own.device, count) if work else None)
+        cells.append(seconds_of(work, own.device, count) / parts if work else None)
         torch._dynamo.reset()
     work = work_of(own, "default")
     work()
     with Work() as counted:
         work()
     times = [f"{cell:.4f}" if cell else "-" for cell in cells]
-    bound, of = max(
-        (counted.operations / rates[0], "arithmetic"), (counted.bytes / rates[1], "memory"))
+    operations, moved = counted.operations / parts, counted.bytes / parts
+    bound, of = max((operations / rates[0], "arithmetic"), (moved / rates[1], "memory"))
     best = min(cell for cell in cells if cell)
-    share = f"{100 * bound / best:.0f} % of {of}" if counted.operations else "-"
+    share = f"{100 * bound / best:.0f} % of {of}" if operations else "-"
     print(f"| {name} | {' | '.join(times)} | {cells[0] / best:.2f} | "
-          f"{counted.operations / 1e12:.3f} | {counted.bytes / 1e9:.2f} | {share} |", flush=True)
+          f"{operations / 1e12:.3f} | {moved / 1e9:.2f} | {share} |", flush=True)
 
 
 def main(options: argparse.Namespace) -> None:
@@ -233,7 +241,8 @@ def main(options: argparse.Namespace) -> None:
 
     row("drawing 64 strokes", pair, 10, rates, lambda p, kind: (
         None if kind == "fast" and not gpu else strokes(p.device, kind)))
-    row("renderer step, batch 64, drawing included", pair, options.steps, rates, renderer_step)
+    row("renderer step, batch 64, drawing included", pair, options.rounds, rates, renderer_step,
+        BATCHES_AT_ONCE)
     row(f"update, batch {batch}", pair, options.updates, rates,
         lambda p, kind: update(p, kind, batch))
     row(f"environment step, {batch} paintings", pair, options.updates, rates, without_fast(
@@ -251,7 +260,7 @@ def main(options: argparse.Namespace) -> None:
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=positive_int, default=30, help="renderer steps timed")
+    parser.add_argument("--rounds", type=positive_int, default=3, help="of renderer steps timed")
     parser.add_argument("--updates", type=positive_int, default=3, help="updates timed")
     parser.add_argument("--batch_size", type=positive_int, default=96, help="of an update")
     return parser.parse_args()

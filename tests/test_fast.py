@@ -139,11 +139,10 @@ def test_a_graphed_update_has_the_numbers_of_the_plain_one(options):
     for k in range(WARM_CALLS + 4):
         rates = dict.fromkeys(("actor", "critic", "wgan"), 1e-5 if k < WARM_CALLS + 2 else 0.0)
         *batch, target, _ = batch_on(GPU, 105 + 10 * k)
-        numbers = []
+        numbers, before = [], [p.clone() for p in fast.actor.parameters()]
         for agent in (plain, fast):
             torch.manual_seed(k)
             numbers.append(agent.update(Transitions(*batch), target, rates))
-        before = [p.clone() for p in fast.actor.parameters()]
         for name, expected in numbers[0].items():
             assert numbers[1][name].item() == pytest.approx(expected.item(), rel=0.02, abs=1e-3)
         if k == WARM_CALLS + 2:

@@ -46,8 +46,8 @@ def update_once(rank: int, world: int) -> dict[str, torch.Tensor]:
         }
 
 
-def torchrun(*command: object, cwd: Path) -> str:
-    """Run a command in two processes.  Returns what they printed."""
+def torchrun(*command: object, cwd: Path, good: bool = True) -> str:
+    """Run a command in two processes.  Returns what they printed, or their errors."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
@@ -57,8 +57,8 @@ def torchrun(*command: object, cwd: Path) -> str:
         cwd=cwd, capture_output=True, text=True, timeout=280, check=False,
         env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"},
     )
-    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
-    return done.stdout
+    assert (done.returncode == 0) == good, f"{done.stdout}\n{done.stderr}"
+    return done.stdout if good else done.stderr
 
 
 def test_an_update_in_two_processes_is_that_of_one(tmp_path):
@@ -75,14 +75,12 @@ def test_an_update_in_two_processes_is_that_of_one(tmp_path):
             assert torch.equal(parts[0][name], expected), name
 
 
-def test_uneven_shares_are_refused():
-    from utils.command import UserError
-    from utils.ranks import Ranks
-
-    ranks = Ranks()
-    ranks.world = 2
-    with pytest.raises(UserError, match="--batch_size 3 cannot"):
-        ranks.part(3, "--batch_size")
+def test_uneven_shares_are_refused(checkout):
+    before = checkout.files()
+    errors = torchrun(checkout.root / "baseline" / "train_renderer.py", "--batch_size", 3,
+                      "--device", "cpu", cwd=checkout.root, good=False)
+    assert "error: --batch_size 3 cannot be shared evenly by 2 processes\n" in errors
+    assert checkout.files() == before
 
 
 def test_renderer_training_in_two_processes(checkout):

@@ -214,7 +214,7 @@ class DDPG:
             with self.precision.autocast():
                 loss, metrics = loss_of(*inputs)
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            loss.backward(inputs=list(network.parameters()))
         self.ranks.mean_gradients(network)
         optimizer.step()
         return {f"{name}/loss": loss.detach()} | {f"{name}/{k}": v for k, v in metrics.items()}
@@ -228,7 +228,7 @@ class DDPG:
         }
 
     def load_state_dict(self, state: dict) -> None:
-        """Take up what ``state_dict`` gave."""
+        """Take up what ``state_dict`` gave, before the first update."""
         for kind, mine in (("networks", self.networks), ("slow", self.slow)):
             for name, network in mine.items():
                 network.load_state_dict(state[kind][name])

@@ -20,7 +20,8 @@ class TReLU(nn.Module):
         self.alpha = nn.Parameter(torch.zeros(1))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return F.relu(x - self.alpha) + self.alpha
+        alpha = self.alpha.to(x.dtype)  # or bf16 would become fp32 from here on
+        return F.relu(x - alpha) + alpha
 
 
 class WeightNormConv2d(nn.Module):

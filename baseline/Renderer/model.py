@@ -33,7 +33,7 @@ class Renderer(nn.Module):
 
     def forward(self, strokes: torch.Tensor) -> torch.Tensor:
         """strokes: (n, 10) in [0, 1].  Returns (n, 128, 128) in [0, 1]: 1 - opacity."""
-        # The first and the last layer stay in fp32: bf16 would round places to a quarter pixel
+        # The first layer and the sigmoid stay in fp32: bf16 would round places to a quarter pixel
         # and faint strokes to nothing.
         with torch.autocast(strokes.device.type, enabled=False):
             x = F.relu(self.fc1(strokes.float()))

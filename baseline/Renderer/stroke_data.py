@@ -11,7 +11,8 @@ from torch.utils.data import DataLoader, Dataset
 from Renderer.stroke_gen import SHAPE_DIM, WIDTH, draw_batch
 from utils.ranks import Ranks
 
-BATCHES_AT_ONCE = 16  # that a GPU draws
+BATCHES_AT_ONCE = 16  # that a GPU draws before the network learns from them
+STROKES_AT_ONCE = 1024  # which take 1.5 GB of it
 
 
 class StrokeBatches(Dataset):
@@ -46,7 +47,10 @@ def drawn_on(
         several = range(start, start + BATCHES_AT_ONCE)
         strokes = torch.stack([data[k] for k in several]).pin_memory()
         strokes = strokes.to(device, non_blocking=True)  # (batches, n, 10)
-        drawn = draw_batch(strokes.flatten(0, 1), family=data.family, compiled=compiled)
+        drawn = torch.cat([
+            draw_batch(some, family=data.family, compiled=compiled)
+            for some in strokes.flatten(0, 1).split(STROKES_AT_ONCE)
+        ])
         yield from zip(strokes, drawn.view(*strokes.shape[:2], WIDTH, WIDTH), strict=True)
 
 

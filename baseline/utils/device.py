@@ -26,8 +26,13 @@ def pick_device(name: str) -> torch.device:
         torch.set_flush_denormal(True)
         keep_freed_memory()
         return torch.device("cpu")
-    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))  # torchrun's number
+    number, count = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    if number >= count:
+        raise UserError(f"process {number + 1} of this machine finds {count} GPUs; start as many "
+                        "processes as there are GPUs")
+    device = torch.device("cuda", number)
     torch.cuda.set_device(device)
+    torch.backends.cudnn.allow_tf32 = False  # what is to be in fp32 is
     return device
 
 

@@ -19,6 +19,7 @@ class Graphed:
     def __init__(self, function: Callable[..., Any], on: bool) -> None:
         self.function, self.on = function, on
         self.calls = 0
+        self.stream = torch.cuda.Stream() if on else None
 
     def __call__(self, *inputs: torch.Tensor) -> Any:
         if not self.on:
@@ -38,7 +39,7 @@ class Graphed:
 
     def _warm(self, inputs: tuple[torch.Tensor, ...]) -> Any:
         """A call on a stream of its own, as capturing wants the calls before it."""
-        stream = torch.cuda.Stream()
+        stream = self.stream
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             outputs = self.function(*inputs)

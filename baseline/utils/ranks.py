@@ -4,11 +4,11 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from traceback import format_exception
 from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch import nn
 
 from utils.command import UserError
@@ -20,11 +20,13 @@ class Ranks:
     A context: leaving it takes leave of the others.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, device: str = "cpu") -> None:
+        """device: what the user asked for, auto, cpu or cuda."""
         self.rank = int(os.environ.get("RANK", "0"))
         self.world = int(os.environ.get("WORLD_SIZE", "1"))
         if self.world > 1:
-            dist.init_process_group()  # gloo for tensors on the CPU, nccl for those on GPUs
+            gpu = device != "cpu" and torch.cuda.is_available()
+            dist.init_process_group("cpu:gloo,cuda:nccl" if gpu else "gloo")
             if not self.main:
                 sys.stdout = open(os.devnull, "w")  # noqa: SIM115, until the process ends
 
@@ -72,6 +74,12 @@ class Ranks:
             dist.all_reduce(value)
         return value
 
+    def make_same(self, network: nn.Module) -> None:
+        """Give every process the main one's parameters and buffers."""
+        if self.world > 1:
+            for value in network.state_dict().values():
+                dist.broadcast(value, 0)
+
     def mean_gradients(self, network: nn.Module) -> None:
         """Give every process the mean of all processes' gradients, in one exchange."""
         if self.world == 1:
@@ -86,9 +94,17 @@ class Ranks:
     def __enter__(self) -> "Ranks":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
-        if self.world > 1:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, *trace: object
+    ) -> None:
+        if self.world > 1 and error is None:
             dist.destroy_process_group()
+        elif self.world > 1:
+            # The others may wait in an exchange; taking leave in order would wait for them.
+            bad_input = isinstance(error, UserError)
+            print(f"error: {error}" if bad_input else "".join(format_exception(error)),
+                  file=sys.stderr, flush=True)
+            os._exit(2 if bad_input else 1)
 
 
 class _Total(torch.autograd.Function):
@@ -118,7 +134,7 @@ class SharedBatchNorm2d(nn.BatchNorm2d):
         rank, world = dist.get_rank(), dist.get_world_size()
         flat = x.float()
         own = torch.stack(torch.var_mean(flat, (0, 2, 3), correction=0))  # (2, C)
-        slot = F.one_hot(torch.tensor(rank, device=x.device), world)  # (world,)
+        slot = torch.arange(world, device=x.device) == rank
         variances, means = _Total.apply(slot[:, None, None] * own).unbind(1)  # (world, C) each
         mean = means.mean(0)
         variance = variances.mean(0) + (means - mean).square().mean(0)

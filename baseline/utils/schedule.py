@@ -1,6 +1,7 @@
 """Learning rates as pure functions of progress."""
 
 import math
+import warnings
 
 import torch
 
@@ -33,6 +34,7 @@ def adam(
     graphed: keep all that changes from step to step on the GPU, so that a CUDA graph can
     replay a step.
     """
+    warnings.filterwarnings("ignore", ".*capturable=True.*")  # the steps before the capture
     rate = torch.zeros((), device="cuda") if graphed else 0.0
     return torch.optim.Adam(
         network.parameters(), rate, betas=betas, fused=True, capturable=graphed
@@ -40,7 +42,10 @@ def adam(
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict) -> None:
-    """Take up an optimiser's averages; whether it is graphed stays its own affair."""
+    """Take up an optimiser's averages, before its first step is captured.
+
+    Whether it is graphed stays its own affair.
+    """
     own = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": state["state"], "param_groups": own})
     set_rate(optimizer, float(state["param_groups"][0]["lr"]))
