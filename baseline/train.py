@@ -101,7 +101,7 @@ def learn_to_paint(training: Training, run_folder: Run) -> None:
                 log.check(log.means())
                 training.save(run_folder)
             if stopped:
-                print(f"stopped; go on with: python3 {os.path.relpath(__file__)} "
+                print(f"stopped; go on with: {ranks.launcher} {os.path.relpath(__file__)} "
                       f"--resume {os.path.relpath(run_folder.folder)}")
                 return
     if ranks.main:

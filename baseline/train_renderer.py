@@ -112,7 +112,8 @@ def learn_to_draw(options: argparse.Namespace, log: Run | None, ranks: Ranks) ->
     if log is None:
         log = Run.create(TRAIN_LOG, "Renderer", vars(options), ranks)
     budget = Budget(options.minutes, step, BURN_IN[device.type])
-    print(f"{log.folder}: step {step} of {total or '?'} on {device} in {precision}", flush=True)
+    print(f"{log.folder}: step {step} of {total or '?'} on {device} in {precision}"
+          + f", {ranks.world} processes" * (ranks.world > 1), flush=True)
     forward = torch.compile(renderer) if options.fast else renderer
 
     def learn(inputs: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
@@ -177,7 +178,7 @@ def learn_to_draw(options: argparse.Namespace, log: Run | None, ranks: Ranks) ->
                 losses.zero_()
                 since = 0
             if stopped:
-                print(f"stopped; go on with: python3 {os.path.relpath(__file__)} "
+                print(f"stopped; go on with: {ranks.launcher} {os.path.relpath(__file__)} "
                       f"--resume {os.path.relpath(log.folder)}")
                 return
     if ranks.main:

@@ -80,6 +80,7 @@ def test_uneven_shares_are_refused(checkout):
     errors = torchrun(checkout.root / "baseline" / "train_renderer.py", "--batch_size", 3,
                       "--device", "cpu", cwd=checkout.root, good=False)
     assert "error: --batch_size 3 cannot be shared evenly by 2 processes\n" in errors
+    assert "Traceback (most recent call last):\n  File \"" + str(checkout.root) not in errors
     assert checkout.files() == before
 
 
@@ -91,6 +92,7 @@ def test_renderer_training_in_two_processes(checkout):
     two = torchrun(script, *flags, cwd=checkout.root)
     one = checkout.run("train_renderer.py", *flags)
     assert two.count("finished") == 1
+    assert "2 processes" in two
     errors = [[line.split()[4] for line in out.splitlines() if line.startswith("step ")]
               for out in (one, two)]
     assert len(errors[0]) == 2

@@ -35,6 +35,13 @@ class Ranks:
         """Whether this is the process that writes and reports."""
         return self.rank == 0
 
+    @property
+    def launcher(self) -> str:
+        """What starts a script with as many processes."""
+        if self.world == 1:
+            return "python3"
+        return f"torchrun --nproc_per_node={os.environ.get('LOCAL_WORLD_SIZE', self.world)}"
+
     def part(self, count: int, what: str) -> int:
         """This process's share of ``count``.  Raises UserError where shares would differ."""
         if count % self.world:
@@ -102,8 +109,9 @@ class Ranks:
         elif self.world > 1:
             # The others may wait in an exchange; taking leave in order would wait for them.
             bad_input = isinstance(error, UserError)
-            print(f"error: {error}" if bad_input else "".join(format_exception(error)),
-                  file=sys.stderr, flush=True)
+            if "closed by peer" not in str(error):  # the process that left has said why
+                print(f"error: {error}" if bad_input else "".join(format_exception(error)),
+                      file=sys.stderr, flush=True)
             os._exit(2 if bad_input else 1)
 
 
