@@ -155,15 +155,13 @@ class Training:
                 **{name: getattr(self, name) for name in self.COUNTERS},
             })
         self.ranks.wait()
-        for old in log.folder.glob(self.own_file(log, "memory-*").name):
-            if old != mine:
-                old.unlink()
+        for old in log.folder.glob("memory-*.pt"):  # of other numbers of processes too
+            if not old.match(f"{name}-*of{self.ranks.world}.pt"):
+                old.unlink(missing_ok=True)
 
     def own_file(self, log: Run, name: str) -> Path:
         """The file beside the checkpoint of what this process has to itself."""
-        alone = self.ranks.world == 1
-        return log.folder / (
-            f"{name}.pt" if alone else f"{name}-{self.ranks.rank}of{self.ranks.world}.pt")
+        return log.folder / f"{name}-{self.ranks.rank}of{self.ranks.world}.pt"
 
     def load(self, log: Run) -> None:
         """Take up the checkpoint; without its memory files the memory is filled anew."""

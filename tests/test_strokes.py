@@ -45,15 +45,6 @@ def test_all_rasterisers_agree(family, width):
     assert np.abs(tensor - reference).max() <= 1e-6
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-@pytest.mark.parametrize("width", [128, 512])
-def test_a_gpu_draws_the_same(width):
-    strokes = torch.from_numpy(random_strokes(64, 3))
-    drawn = draw_batch(strokes.cuda(), width)
-    assert drawn.is_cuda
-    assert (drawn.cpu() - draw_batch(strokes, width)).abs().max() <= 1e-6
-
-
 def test_opaque_family_ignores_opacity():
     strokes = random_strokes(8, 1)
     opaque = strokes.copy()

@@ -68,7 +68,6 @@ class DDPG:
         self.discount, self.tau, self.reward_kind = discount, tau, reward
         self.unroll, self.opacity_pull = unroll, opacity_pull
         self.ranks = ranks or Ranks()
-        self.fast = fast
         # Exchanges between processes stay out of graphs.
         graphed = fast and precision.device.type == "cuda" and self.ranks.world == 1
 

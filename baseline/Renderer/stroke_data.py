@@ -12,7 +12,7 @@ from Renderer.stroke_gen import SHAPE_DIM, WIDTH, draw_batch
 from utils.ranks import Ranks
 
 BATCHES_AT_ONCE = 16  # that a GPU draws before the network learns from them
-STROKES_AT_ONCE = 1024  # which take 1.5 GB of it
+STROKES_AT_ONCE = 1024  # which take about 1.3 GB of it, by count
 
 
 class StrokeBatches(Dataset):

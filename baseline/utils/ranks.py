@@ -14,6 +14,19 @@ from torch import nn
 from utils.command import UserError
 
 
+class OthersLost(Exception):
+    """Another process left in the middle of an exchange; it has said why."""
+
+
+@contextmanager
+def exchange() -> Iterator[None]:
+    """What waits for the other processes goes in here."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise OthersLost(str(error).splitlines()[0]) from error
+
+
 class Ranks:
     """This process among all; alone, and free of charge, where torchrun did not start it.
 
@@ -66,7 +79,8 @@ class Ranks:
         """The main process's value of anything that can be pickled."""
         values = [value]
         if self.world > 1:
-            dist.broadcast_object_list(values, device=torch.device("cpu"))
+            with exchange():
+                dist.broadcast_object_list(values, device=torch.device("cpu"))
         return values[0]
 
     def any(self, flag: bool) -> bool:
@@ -78,14 +92,16 @@ class Ranks:
     def total(self, value: torch.Tensor) -> torch.Tensor:
         """The sum of all processes' values; changes ``value`` in place."""
         if self.world > 1:
-            dist.all_reduce(value)
+            with exchange():
+                dist.all_reduce(value)
         return value
 
     def make_same(self, network: nn.Module) -> None:
         """Give every process the main one's parameters and buffers."""
         if self.world > 1:
-            for value in network.state_dict().values():
-                dist.broadcast(value, 0)
+            with exchange():
+                for value in network.state_dict().values():
+                    dist.broadcast(value, 0)
 
     def mean_gradients(self, network: nn.Module) -> None:
         """Give every process the mean of all processes' gradients, in one exchange."""
@@ -93,7 +109,7 @@ class Ranks:
             return
         gradients = [p.grad for p in network.parameters()]
         flat = torch.cat([g.flatten() for g in gradients])
-        dist.all_reduce(flat)
+        self.total(flat)
         parts = flat.div_(self.world).split([g.numel() for g in gradients])
         torch._foreach_copy_(
             gradients, [part.view_as(g) for part, g in zip(parts, gradients, strict=True)])
@@ -109,9 +125,10 @@ class Ranks:
         elif self.world > 1:
             # The others may wait in an exchange; taking leave in order would wait for them.
             bad_input = isinstance(error, UserError)
-            if "closed by peer" not in str(error):  # the process that left has said why
-                print(f"error: {error}" if bad_input else "".join(format_exception(error)),
-                      file=sys.stderr, flush=True)
+            says = f"error: {error}" if bad_input else "".join(format_exception(error))
+            if isinstance(error, OthersLost):
+                says = f"process {self.rank} of {self.world} lost another one: {error}"
+            print(says, file=sys.stderr, flush=True)
             os._exit(2 if bad_input else 1)
 
 
@@ -121,7 +138,8 @@ class _Total(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, value: torch.Tensor) -> torch.Tensor:
         value = value.clone()
-        dist.all_reduce(value)
+        with exchange():
+            dist.all_reduce(value)
         return value
 
     @staticmethod
