@@ -14,7 +14,7 @@ from tqdm import tqdm
 from DRL.painter import Painter
 from env import CelebA
 from Renderer.canvas import BUNDLE, as_float, paint
-from Renderer.stroke_gen import FAMILIES, draw_batch
+from Renderer.stroke_batch import draw_batch
 from utils.command import (
     ACTOR,
     RENDERER,
@@ -38,8 +38,7 @@ def squared_errors(canvas: torch.Tensor, target: torch.Tensor) -> np.ndarray:
 
 
 def evaluate(
-    painter: Painter, images: torch.Tensor, chosen: np.ndarray, marks: list[int], batch: int,
-    stroke: str,
+    painter: Painter, images: torch.Tensor, chosen: np.ndarray, marks: list[int], batch: int
 ) -> np.ndarray:
     """Paint images and compare two canvases with each: neural, and drawn exactly.
 
@@ -49,7 +48,7 @@ def evaluate(
     (2, marks, N), neural first.
     """
     max_step = marks[-1] // BUNDLE
-    draw = partial(draw_batch, family=stroke)
+    draw = partial(draw_batch, family=painter.family)
     errors = np.empty((2, len(marks), len(chosen)))
     steps = max_step * math.ceil(len(chosen) / batch)
     with tqdm(total=steps, unit="step", disable=None) as bar:
@@ -81,7 +80,7 @@ def main(options: argparse.Namespace) -> None:
     marks = [*(mark for mark in MARKS if mark < total), total]
     print(f"{len(chosen)} images of {options.data} ({options.split}), {total} strokes each, "
           f"on {device} in {precision}", flush=True)
-    errors = evaluate(painter, data.images, chosen, marks, options.batch_size, options.stroke)
+    errors = evaluate(painter, data.images, chosen, marks, options.batch_size)
     l2_neural, l2_raster = errors.mean(2).tolist()
     psnr_neural, psnr_raster = psnr(errors).mean(2).tolist()
     print("strokes  neural squared error   PSNR dB  exact squared error   PSNR dB")
@@ -108,8 +107,6 @@ def parse_args() -> argparse.Namespace:
                         help="only the first N images of the split")
     parser.add_argument("--actor", type=Path, default=ACTOR, help="weights of the actor")
     parser.add_argument("--renderer", type=Path, default=RENDERER, help="weights of the renderer")
-    parser.add_argument("--stroke", default="bezier", choices=tuple(FAMILIES),
-                        help="the family of strokes that the actor paints with")
     parser.add_argument("--max_step", type=positive_int, default=40,
                         help=f"steps of {BUNDLE} strokes")
     parser.add_argument("--batch_size", type=positive_int, default=64,

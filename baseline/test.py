@@ -1,19 +1,31 @@
 #!/usr/bin/env python3
-"""Paint an image stroke by stroke and write a frame after every stroke."""
+"""Paint images stroke by stroke: frames, a video, and the strokes themselves."""
 
 import argparse
+import re
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from itertools import chain, groupby
 from pathlib import Path
 
-import cv2
 import numpy as np
-import torch
-import torch.nn.functional as F
+from tqdm import tqdm
 
 from DRL.painter import Painter
-from Renderer.canvas import BUNDLE, as_float, as_uint8, from_tiles, smooth_seams, to_tiles
-from Renderer.stroke_gen import WIDTH
+from outputs import Files
+from painting import (
+    Painting,
+    Progress,
+    errors,
+    paint_overlapping,
+    paint_tiles,
+    scatter,
+    show_exact,
+)
+from Renderer.canvas import BUNDLE, fitting_grid, plan
+from Renderer.model import TrainedRender, load_render
 from utils.command import (
     ACTOR,
     RENDERER,
@@ -21,96 +33,205 @@ from utils.command import (
     Parser,
     UserError,
     add_device_flags,
+    number,
+    positive_float,
     positive_int,
     run,
+    seed,
     whole_number,
 )
 from utils.device import Precision, pick_device
-from utils.pictures import FrameWriter, psnr, read_picture
-from utils.weights import make_folder
+from utils.frames import frame_step
+from utils.pictures import list_pictures, picture_file, psnr, read_picture
+
+TILES_AT_ONCE = 64  # that the actor sees in one batch
 
 
-def target_tiles(picture: np.ndarray, divide: int, device: torch.device) -> torch.Tensor:
-    """Squash a picture (H, W, 3) uint8 to 128 D x 128 D and cut it.
+def divide(text: str) -> tuple[int, int] | None:
+    """An argparse type: D or RxC tiles; auto is None."""
+    if text == "auto":
+        return None
+    if not (numbers := re.fullmatch(r"([1-9]\d{0,2})(?:x([1-9]\d{0,2}))?", text)):
+        raise argparse.ArgumentTypeError(f"{text} is not D, RxC (1 to 999) or auto")
+    return int(numbers[1]), int(numbers[2] or numbers[1])
 
-    Returns (D D, 3, 128, 128) in [0, 1].
+
+def batches(paths: list[Path], grid: tuple[int, int] | None) -> Iterator[
+        tuple[tuple[int, int], list[Painting]]]:
+    """Read pictures; those in a row with the same grid of tiles come together, as many as fit."""
+    def grid_of(painting: Painting) -> tuple[int, int]:
+        return grid or fitting_grid(*painting.picture.shape[:2])
+
+    paintings = (Painting(path, read_picture(path)) for path in paths)
+    for shape, alike in groupby(paintings, grid_of):
+        most = max(1, TILES_AT_ONCE // (shape[0] * shape[1]))
+        few = []
+        for painting in alike:
+            few.append(painting)
+            if len(few) == most:
+                yield shape, few
+                few = []
+        if few:
+            yield shape, few
+
+
+def show_progress(steps: Progress, total: int) -> float:
+    """Paint; show a bar on a terminal, lines elsewhere.  Returns the error at the end."""
+    error = 0.0
+    with tqdm(total=total, unit="step", disable=None) as bar:
+        for stage, step, error in steps:
+            bar.set_postfix_str(f"{stage.name}, squared error {error:.5f}")
+            bar.update()
+            if bar.disable:
+                print(f"{stage.name} step {step}: squared error {error:.5f}", flush=True)
+    return error
+
+
+def refine_painting(painting: Painting, render: TrainedRender, steps: int, seed: int) -> None:
+    """Refine the strokes of a painting and say what it gave."""
+    from Renderer.refine import refine
+
+    def say(when: str) -> None:
+        neural, painting.error = errors(painting, render, render.precision.device)
+        print(f"{painting.path.name} {when}: squared error {painting.error:.5f} on the exact "
+              f"raster, {neural:.5f} on the neural canvas", flush=True)
+
+    say("before refining")
+    start = time.monotonic()
+    strokes = painting.strokes()
+    with tqdm(total=steps, unit="step", disable=None) as bar:
+        def report(error: float) -> None:
+            bar.set_postfix_str(f"refining, squared error {error:.5f}")
+            bar.update()
+
+        target = painting.target(strokes.height, strokes.width)
+        painting.parts = [refine(strokes, target, steps, seed, report)]
+    say(f"after {steps} steps of refining in {time.monotonic() - start:.1f} s")
+
+
+def paint(
+    options: argparse.Namespace, painter: Painter | None, render: TrainedRender,
+    shape: tuple[int, int], paintings: list[Painting], several: bool,
+) -> list[float]:
+    """Paint pictures on a grid of tiles, side by side where tiles do not overlap.
+
+    Returns their squared errors.
     """
-    squashed = cv2.resize(picture, 2 * (divide * WIDTH,))
-    planes = torch.from_numpy(squashed).to(device).permute(2, 0, 1)[None]
-    return to_tiles(as_float(planes))
-
-
-def joined_frames(canvases: list[torch.Tensor], divide: int) -> np.ndarray:
-    """Canvases (D D, 3, 128, 128) in [0, 1] to pictures (n, 128 D, 128 D, 3) uint8."""
-    pictures = smooth_seams(from_tiles(torch.cat(canvases), divide), divide)
-    return as_uint8(pictures).permute(0, 2, 3, 1).contiguous().cpu().numpy()
-
-
-def paint_picture(
-    painter: Painter, picture: np.ndarray, max_step: int, divide: int, writer: FrameWriter
-) -> tuple[int, float]:
-    """Paint the whole picture, then, with D > 1, all of its D x D tiles side by side.
-
-    Returns the number of strokes and the squared error at the end.
-    """
-    halves = [(1, max_step)] if divide == 1 else [(1, max_step // 2), (divide, max_step // 2)]
-    canvas = torch.zeros(1, 3, WIDTH, WIDTH, device=painter.device)
-    strokes, error = 0, 0.0
-    for tiles, steps in halves:
-        target = target_tiles(picture, tiles, painter.device)  # (D D, 3, 128, 128)
-        whole = F.interpolate(canvas, size=2 * (tiles * WIDTH,), mode="bilinear")
-        canvas = to_tiles(whole)  # (D D, 3, 128, 128)
-        name = "canvas" if tiles == 1 else f"{tiles}x{tiles} tiles"
-        for step, (_, canvases) in enumerate(painter.paint(canvas, target, steps), 1):
-            canvas = canvases[-1]
-            for frame in joined_frames(canvases, tiles):
-                writer.write(frame)
-            strokes += BUNDLE * len(canvas)
-            error = (canvas - target).square().mean().item()
-            print(f"{name} step {step}: squared error {error:.5f}", flush=True)
-    return strokes, error
+    start = time.monotonic()
+    height, width, stages = plan(*shape, options.overlap, options.max_step)
+    steps = sum(stage.steps for stage in stages)
+    files = [Files(options, painting, several, BUNDLE * steps) for painting in paintings]
+    with ExitStack() as stack:
+        if not options.refine:
+            for each in files:
+                each.open(stack)
+        if painter is None:
+            for painting in paintings:
+                scatter(painting, render.family, height, width, stages, options.seed)
+        elif options.overlap:
+            for painting in paintings:
+                show_progress(paint_overlapping(painter, painting, height, width, stages), steps)
+        else:
+            show_progress(paint_tiles(painter, paintings, height, width, stages), steps)
+        if options.refine:
+            for painting in paintings:
+                refine_painting(painting, render, options.refine, options.seed)
+            for each in files:
+                each.open(stack)
+                show_exact(each.painting, stages)
+    seconds = time.monotonic() - start
+    for painting, each in zip(paintings, files, strict=True):
+        each.finish()
+        writer = each.frames
+        frames = (f"{writer.next - writer.first} frames, {writer.path(writer.first)} to "
+                  f"{writer.path(writer.next - 1).name}")
+        print(f"{painting.path.name}: {len(painting.strokes())} strokes, {seconds:.1f} s"
+              + f" for {len(paintings)} images together" * (len(paintings) > 1)
+              + f", squared error {painting.error:.5f}, PSNR {psnr(painting.error):.2f} dB; "
+              + "; ".join((frames, *map(str, each.written))), flush=True)
+        if later := writer.later_frames():
+            print(f"warning: {later[0]} and {len(later) - 1} more frames of an earlier painting "
+                  "follow them; delete those before making a video", file=sys.stderr)
+    return [painting.error for painting in paintings]
 
 
 def main(options: argparse.Namespace) -> None:
     """Paint as the options say; see ``parse_args``."""
     start = time.monotonic()
-    device = pick_device(options.device)
-    picture = read_picture(options.img)
-    precision = Precision(options.precision, device)
-    painter = Painter(options.actor, options.renderer, precision)
-    make_folder(options.output)
-    height, width = picture.shape[:2]
-    with FrameWriter(options.output, options.imgid, width, height) as writer:
-        strokes, error = paint_picture(
-            painter, picture, options.max_step, options.divide, writer)
-    print(f"{strokes} strokes in {time.monotonic() - start:.1f} s: squared error {error:.5f}, "
-          f"PSNR {psnr(error):.2f} dB; {writer.next - writer.first} frames, "
-          f"{writer.path(writer.first)} to {writer.path(writer.next - 1).name}", flush=True)
-    if later := writer.later_frames():
-        print(f"warning: {later[0]} and {len(later) - 1} more frames of an earlier painting follow "
-              "them; delete those before making a video", file=sys.stderr)
+    precision = Precision(options.precision, pick_device(options.device))
+    paths = list_pictures(options.img)
+    if len({path.stem for path in paths}) < len(paths):
+        raise UserError("two of the images have one name; their paintings would too")
+    groups = batches(paths, options.divide)
+    first = next(groups)
+    if options.actor == Path("none"):
+        painter, render = None, load_render(options.renderer, precision)
+    else:
+        painter = Painter(options.actor, options.renderer, precision)
+        render = painter.render
+    all_errors = [error for shape, paintings in chain([first], groups) for error in
+                  paint(options, painter, render, shape, paintings, len(paths) > 1)]
+    if len(paths) > 1:
+        print(f"{len(paths)} images: mean squared error {np.mean(all_errors):.5f}, "
+              f"{(time.monotonic() - start) / len(paths):.1f} s an image")
 
 
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = Parser(description=__doc__)
-    parser.add_argument("--img", type=Path, default=ROOT / "image" / "test.png",
-                        help="the image to paint; what is transparent in it counts as white")
+    parser.add_argument("--img", type=Path, nargs="+", default=[ROOT / "image" / "test.png"],
+                        metavar="PATH", help="images to paint, or folders of them; what is "
+                        "transparent in one counts as white")
     parser.add_argument("--max_step", type=positive_int, default=40,
                         help=f"steps of {BUNDLE} strokes; half of them on tiles with --divide")
-    parser.add_argument("--divide", type=positive_int, default=4, metavar="D",
-                        help="paint the second half on D x D tiles; 1: no second half")
-    parser.add_argument("--actor", type=Path, default=ACTOR, help="weights of the actor")
+    parser.add_argument("--divide", type=divide, default=(4, 4), metavar="D|RxC|auto",
+                        help="paint the second half on D x D tiles, or on R rows and C columns; "
+                        "1: no second half; auto: tiles that hardly stretch the image")
+    parser.add_argument("--overlap", type=number(int, 0, 97, "a whole number from 0 to 96"),
+                        default=0, metavar="PX", help="let neighbouring tiles, of 128 pixels, "
+                        "share PX of them and paint all on one canvas, without seams")
+    parser.add_argument("--refine", type=whole_number, default=0, metavar="N",
+                        help="improve all strokes together by N steps after the actor")
+    parser.add_argument("--actor", type=Path, default=ACTOR,
+                        help="weights of the actor; none: random strokes, to be refined")
     parser.add_argument("--renderer", type=Path, default=RENDERER, help="weights of the renderer")
+    parser.add_argument("--seed", type=seed, default=1234, help="of what --refine draws by chance")
     parser.add_argument("--imgid", type=whole_number, default=0, help="number of the first frame")
     parser.add_argument("--output", type=Path, default=Path("output"),
-                        help="folder for the frames generated<N>.png")
+                        help="folder for the frames generated<N>.png; of several images each gets "
+                        "a folder in it, and its name in all other files'")
+    parser.add_argument("--frames", type=frame_step, default="all", metavar="all|N|last",
+                        help="the frames to write: all, every N-th, or the last one")
+    parser.add_argument("--video", type=Path, metavar="FILE", help="a video too, .mp4 or .gif")
+    parser.add_argument("--fps", type=positive_float, default=30, help="frames a second of it")
+    parser.add_argument("--seconds", type=positive_float,
+                        help="length of the video; an SVG paints itself in that time")
+    parser.add_argument("--strokes", type=Path, nargs="+", default=[], metavar="FILE",
+                        help="the strokes too, as .json (for replay.py) or .svg")
+    parser.add_argument("--compare", type=Path, metavar="FILE",
+                        help="an image too of target, painting and error side by side")
     add_device_flags(parser)
     options = parser.parse_args()
-    if options.divide > 1 and options.max_step < 2:
+    check(options)
+    return options
+
+
+def check(options: argparse.Namespace) -> None:
+    """Raise UserError where options do not go together."""
+    if options.divide != (1, 1) and options.max_step < 2:
         raise UserError(f"--max_step {options.max_step} leaves no step for the tiles; "
                         "use --max_step 2 or more, or --divide 1")
-    return options
+    if options.overlap and options.divide == (1, 1):
+        raise UserError("--overlap needs tiles: --divide 2 or more")
+    if options.actor == Path("none") and not options.refine:
+        raise UserError("--actor none gives random strokes; improve them with --refine N")
+    kinds = {path.suffix.lower() for path in options.strokes}
+    if kinds - {".json", ".svg"}:
+        raise UserError(f"--strokes writes .json and .svg, not {min(kinds - {'.json', '.svg'})}")
+    if options.seconds and not (options.video or ".svg" in kinds):
+        raise UserError("--seconds needs --video or --strokes FILE.svg")
+    if options.compare:
+        picture_file(options.compare)
 
 
 if __name__ == "__main__":

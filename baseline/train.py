@@ -37,7 +37,8 @@ def keep(training: Training, run_folder: Run, error: float) -> None:
         training.best = error
         networks = training.agent.networks if training.ranks.main else {}
         for name, network in networks.items():
-            save_atomically(half_state(network), run_folder.folder / f"{name}.pkl")
+            save_atomically(half_state(network, training.family),
+                            run_folder.folder / f"{name}.pkl")
     training.save(run_folder)
 
 
@@ -114,9 +115,10 @@ def parse_args() -> argparse.Namespace:
     parser = Parser(description=__doc__)
     add = parser.add_argument
     add("--data", default=str(ROOT / "data" / "img_align_celeba"), help="a folder of images")
-    add("--renderer", default=str(RENDERER), help="the trained renderer")
+    add("--renderer", default=str(RENDERER),
+        help="the trained renderer; the agent paints with its family of strokes")
     add("--init", metavar="DIR", help="start from the actor.pkl in DIR, and from critic.pkl and "
-        "wgan.pkl where they are there")
+        "wgan.pkl where they are there; of the renderer's family")
     add("--output", default=str(TRAIN_LOG), help="where the folder of the run is made")
     add("--resume", nargs="?", const="", metavar="DIR",
         help="go on with the run in DIR, or with the newest unfinished one")

@@ -15,8 +15,9 @@ from torchvision.utils import make_grid
 from tqdm import tqdm
 
 from Renderer.model import Renderer
+from Renderer.stroke_batch import draw_batch
 from Renderer.stroke_data import StrokeBatches, drawn_ahead, drawn_on
-from Renderer.stroke_gen import FAMILIES, SHAPE_DIM, draw_batch
+from Renderer.stroke_gen import FAMILIES, SHAPE_DIM
 from utils.command import (
     RENDERER,
     ROOT,
@@ -94,6 +95,9 @@ def learn_to_draw(options: argparse.Namespace, log: Run | None, ranks: Ranks) ->
 
     torch.manual_seed(options.seed)
     renderer = Renderer().to(device, memory_format=torch.channels_last)
+    # Starting at the mean opacity: from 0.5 the first steps would all push towards bare canvas,
+    # and where strokes are small, so far that the sigmoid is flat and nothing is learnt any more.
+    renderer.conv6.bias.data.fill_((1 - drawn).mean().logit())
     # Exchanges between processes stay out of graphs.
     graphed = options.fast and device.type == "cuda" and ranks.world == 1
     optimizer = adam(renderer, graphed)
@@ -105,7 +109,11 @@ def learn_to_draw(options: argparse.Namespace, log: Run | None, ranks: Ranks) ->
         step, total = state["step"], state["total"]
     if output.exists():
         there = Renderer().to(device) if log or options.scratch else renderer
-        load_weights(there, output, "the weight file to go on from", "name another --output")
+        family = load_weights(
+            there, output, "the weight file to go on from", "name another --output")
+        if family != options.stroke:
+            raise UserError(f"{output} holds a renderer of {family} strokes, not of "
+                            f"{options.stroke}; move it away or name another --output")
         best, _ = validate(there, strokes, drawn, precision)
         print(f"{output} has a squared error of {best:.6f}")
     ranks.make_same(renderer)
@@ -165,7 +173,7 @@ def learn_to_draw(options: argparse.Namespace, log: Run | None, ranks: Ranks) ->
                     writer.add_image("validation/drawn_and_network", picture_pairs(drawn, shown),
                                      step)
                 if ranks.main and error < best:
-                    save_atomically(half_state(renderer), output)
+                    save_atomically(half_state(renderer, options.stroke), output)
                 best = min(best, error)
                 if ranks.main:
                     log.save({
@@ -196,9 +204,10 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--batch_size", type=positive_int, default=64)
     parser.add_argument("--lr", type=positive_float, default=5e-4, help="the highest rate of Adam")
     parser.add_argument("--schedule", default="cosine", choices=("cosine", "stepped"))
-    parser.add_argument("--stroke", default="bezier", choices=tuple(FAMILIES))
+    parser.add_argument("--stroke", default="bezier", choices=tuple(FAMILIES),
+                        help="the family of strokes to learn")
     parser.add_argument("--output", help="the weight file to write (renderer.pkl; of another "
-                        "family, its name, such as bezierwotrans.pkl)")
+                        "family, its name, such as triangle.pkl)")
     parser.add_argument("--scratch", action="store_true",
                         help="start anew, not from the weights in --output")
     parser.add_argument("--resume", nargs="?", const="", metavar="DIR",

@@ -44,6 +44,7 @@ class Training:
         self.env_batch = ranks.part(options.env_batch, "--env_batch")
         precision = Precision(options.precision, device)
         render = load_render(Path(options.renderer), precision)
+        self.family = render.family  # of the strokes
         data.place(device)
         torch.manual_seed(options.seed)  # the same networks in every process
         self.agent = DDPG(
@@ -86,7 +87,12 @@ class Training:
         for name, network in self.agent.networks.items():
             path = folder / f"{name}.pkl"
             if name == "actor" or path.is_file():
-                load_weights(network, path, f"the {name} to start from", "see --init in --help")
+                family = load_weights(
+                    network, path, f"the {name} to start from", "see --init in --help")
+                if name == "actor" and family != self.family:
+                    raise UserError(
+                        f"the actor to start from {path} paints with {family} strokes, but the "
+                        f"renderer {self.options.renderer} draws {self.family} strokes")
                 self.agent.slow[name].load_state_dict(network.state_dict())
 
     def begin_episode(self) -> None:
@@ -152,6 +158,7 @@ class Training:
         if self.ranks.main:
             log.save({
                 "agent": self.agent.state_dict(), "inputs": self.inputs, "memory": name,
+                "family": self.family,
                 **{name: getattr(self, name) for name in self.COUNTERS},
             })
         self.ranks.wait()
@@ -166,6 +173,9 @@ class Training:
     def load(self, log: Run) -> None:
         """Take up the checkpoint; without its memory files the memory is filled anew."""
         state = self.ranks.share(log.load() if self.ranks.main else None)
+        if (family := state.get("family", "bezier")) != self.family:
+            raise UserError(f"{log.folder} paints with {family} strokes, but the renderer "
+                            f"{self.options.renderer} draws {self.family} strokes by now")
         self.agent.load_state_dict(state["agent"])
         for name in self.COUNTERS:
             setattr(self, name, state[name])

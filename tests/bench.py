@@ -30,8 +30,9 @@ from env import Paint
 from measure import Work, machine, seconds_of
 from Renderer.canvas import as_uint8
 from Renderer.model import Renderer
+from Renderer.stroke_batch import draw_batch
 from Renderer.stroke_data import BATCHES_AT_ONCE, StrokeBatches, drawn_ahead, drawn_on
-from Renderer.stroke_gen import draw, draw_batch
+from Renderer.stroke_gen import draw
 from utils.command import ACTOR, RENDERER, positive_int, run
 from utils.device import Precision, pick_device
 from utils.graph import Graphed

@@ -30,7 +30,7 @@ class Checkout:
 
         self.root = root
         shutil.copytree(ROOT / "baseline", root / "baseline",
-                        ignore=shutil.ignore_patterns("__pycache__"))
+                        ignore=shutil.ignore_patterns("*.pyc"))  # compiled kernels stay
         torch.manual_seed(0)
         save_atomically(half_state(Renderer()), root / "renderer.pkl")
         save_atomically(half_state(Actor()), root / "actor.pkl")
@@ -85,3 +85,16 @@ class Checkout:
 def checkout(tmp_path: Path) -> Checkout:
     """A fresh small checkout."""
     return Checkout(tmp_path / "checkout")
+
+
+@pytest.fixture(scope="session")
+def compiled() -> None:
+    """Compile the exact rasteriser before checkouts copy it, which would each compile it anew."""
+    from Renderer.refine import refine
+    from Renderer.strokes import Strokes
+
+    for family in ("round", "triangle"):
+        one = Strokes(family, 128, 128, np.full((1, 10), 0.5, np.float32),
+                      np.ones((1, 3), np.float32), np.array([[0, 0, 128]]),
+                      np.array([[0, 0, 128, 128]]))
+        refine(one, np.ones((128, 128, 3), np.float32), 1)

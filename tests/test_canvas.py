@@ -1,21 +1,27 @@
 """Compositing, the action layout and tiling."""
 
 import numpy as np
+import pytest
 import torch
 
 from golden_networks import ARRAYS, assert_golden, fill, image
 from Renderer.canvas import (
     ACTION_DIM,
+    BUNDLE,
     as_float,
     as_uint8,
+    fitting_grid,
     from_tiles,
     paint,
+    paint_placed,
     paint_strokes,
+    plan,
     smooth_seams,
     split_action,
     to_tiles,
 )
 from Renderer.model import Renderer
+from Renderer.strokes import Strokes
 
 
 @torch.no_grad()
@@ -45,21 +51,80 @@ def test_action_layout():
 
 
 def test_tiles_round_trip_and_order():
-    picture = torch.arange(3 * 256 * 256).float().view(1, 3, 256, 256)
+    picture = torch.arange(3 * 256 * 384).float().view(1, 3, 256, 384)
     tiles = to_tiles(picture)
-    assert torch.equal(tiles[1], picture[0, :, :128, 128:])
-    assert torch.equal(from_tiles(tiles, 2), picture)
+    assert torch.equal(tiles[1], picture[0, :, :128, 128:256])
+    assert torch.equal(from_tiles(tiles, 2, 3), picture)
 
 
 def test_seams_are_means_and_nothing_else_changes():
     picture = torch.rand(1, 3, 384, 384)
-    smooth = smooth_seams(picture, 3)
+    smooth = smooth_seams(picture)
     changed = (smooth != picture)[0].any(0)
     seam = torch.zeros(384, dtype=torch.bool)
     seam[[127, 128, 255, 256]] = True
     assert torch.equal(changed, seam[:, None] | seam[None, :])
     assert torch.allclose(smooth[0, 0, 128, 40], picture[0, 0, 127:130, 39:42].mean())
-    assert torch.equal(smooth_seams(picture[..., :128, :128], 1), picture[..., :128, :128])
+    assert torch.equal(smooth_seams(picture[..., :128, :128]), picture[..., :128, :128])
+    one_seam = smooth_seams(picture[..., :128, :256]) != picture[..., :128, :256]
+    assert torch.equal(one_seam[0].any(0).any(0).nonzero().flatten(), torch.tensor([127, 128]))
+
+
+@pytest.mark.parametrize(("rows", "columns", "grids"), [
+    (1, 1, [(1, 1)]), (4, 4, [(1, 1), (4, 4)]), (4, 6, [(2, 3), (4, 6)]), (2, 3, [(2, 3)]),
+])
+def test_the_stages_of_a_painting(rows, columns, grids):
+    height, width, stages = plan(rows, columns, 0, 10)
+    assert (height, width) == (128 * rows, 128 * columns)
+    assert [(stage.rows, stage.columns) for stage in stages] == grids
+    assert sum(stage.steps for stage in stages) == 10
+    for stage in stages:
+        covered = np.zeros((height, width), int)
+        for (top, left, side), clip in zip(stage.tiles, stage.clips, strict=True):
+            covered[top : top + side, left : left + side] += 1
+            assert clip.tolist() == [top, left, top + side, left + side]
+        assert (covered == 1).all()
+
+
+@pytest.mark.parametrize(("rows", "columns", "overlap"), [(4, 4, 32), (4, 6, 20), (2, 4, 96)])
+def test_overlapping_tiles_cover_the_canvas(rows, columns, overlap):
+    height, width, stages = plan(rows, columns, overlap, 10)
+    assert (height, width) == tuple(128 + (n - 1) * (128 - overlap) for n in (rows, columns))
+    for stage in stages:
+        covered = np.zeros((height, width), bool)
+        for top, left, side in stage.tiles:
+            assert top >= 0 and left >= 0 and top + side <= height and left + side <= width
+            covered[top : top + side, left : left + side] = True
+        assert covered.all()
+        assert np.unique(stage.clips, axis=0).tolist() == [[0, 0, height, width]]
+
+
+@pytest.mark.parametrize(("height", "width", "grid"), [
+    (296, 296, (4, 4)), (427, 640, (4, 6)), (640, 427, (6, 4)), (300, 400, (6, 8)),
+    (1080, 1920, (2, 4)), (100, 1000, (2, 8)),
+])
+def test_automatic_grids_hardly_stretch(height, width, grid):
+    assert fitting_grid(height, width) == grid
+
+
+def test_the_neural_canvas_of_placed_strokes():
+    """On its tile it is what painting gives; a larger tile enlarges it; nothing leaves the clip."""
+    strokes = torch.rand(BUNDLE, 13)
+    render = lambda shapes: shapes[:, :1, None].expand(-1, 128, 128) * torch.linspace(0, 1, 128)
+    wanted = paint(render, torch.zeros(1, 3, 128, 128), strokes.view(1, -1))[0].permute(1, 2, 0)
+    shapes, colours = strokes.split((10, 3), 1)
+
+    def placed(tile: tuple[int, int, int], clip: tuple[int, int, int, int]) -> torch.Tensor:
+        some = Strokes("bezier", 384, 256, shapes.numpy(), colours.numpy(),
+                       np.tile(tile, (BUNDLE, 1)), np.tile(clip, (BUNDLE, 1)))
+        return paint_placed(render, some, torch.device("cpu"))
+
+    canvas = placed((128, 64, 128), (0, 0, 384, 256))
+    assert torch.allclose(canvas[128:256, 64:192], wanted, atol=1e-6)
+    assert canvas.count_nonzero() == canvas[128:256, 64:192].count_nonzero()
+    large = placed((128, 0, 256), (200, 0, 384, 256))
+    assert large[:200].max() == 0
+    assert torch.allclose(large[210::2, 10::2].mean(), wanted[41:, 5:].mean(), atol=0.02)
 
 
 def test_uint8_round_trip():

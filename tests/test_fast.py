@@ -12,8 +12,9 @@ from DRL.ddpg import DDPG
 from DRL.rpm import Transitions
 from golden_networks import fill, image, u8
 from Renderer.model import Renderer
+from Renderer.stroke_batch import draw_batch, draw_tensor
 from Renderer.stroke_data import StrokeBatches, drawn_ahead, drawn_on
-from Renderer.stroke_gen import bezier_discs, draw_batch, draw_discs_tensor
+from Renderer.stroke_gen import bezier_discs
 from utils.device import Precision
 from utils.graph import WARM_CALLS, Graphed
 from utils.ranks import Ranks
@@ -73,7 +74,7 @@ def test_a_compiled_update_has_the_numbers_of_the_plain_one(monkeypatch):
 
 def test_compiled_drawing_is_the_plain_one():
     discs = bezier_discs(torch.from_numpy(np.random.default_rng(4).random((8, 10))))
-    assert torch.equal(draw_discs_tensor(discs, 128, compiled=True), draw_discs_tensor(discs, 128))
+    assert torch.equal(draw_tensor(discs, 128, compiled=True), draw_tensor(discs, 128))
 
 
 def test_strokes_drawn_ahead_are_functions_of_their_number():
@@ -98,14 +99,15 @@ def test_two_processes_share_the_strokes_of_one():
 @needs_gpu
 @pytest.mark.parametrize("width", [128, 512])
 @pytest.mark.parametrize("compiled", [False, True])
-def test_a_gpu_draws_ten_thousand_strokes_the_same(width, compiled):
+@pytest.mark.parametrize("family", ["bezier", "triangle", "round"])
+def test_a_gpu_draws_ten_thousand_strokes_the_same(width, compiled, family):
     numbers = np.random.default_rng(3).random((10_000, 10))
     numbers[:2000] = numbers[:2000].round()  # corners, ends of every range
     strokes = torch.from_numpy(numbers if width == 128 else numbers[::50])
     for some in strokes.split(500 if width == 128 else 50):
-        drawn = draw_batch(some.to(GPU), width, compiled=compiled)
+        drawn = draw_batch(some.to(GPU), width, family, compiled)
         assert drawn.is_cuda
-        assert (drawn.cpu() - draw_batch(some, width)).abs().max() <= 1e-6
+        assert (drawn.cpu() - draw_batch(some, width, family)).abs().max() <= 1e-6
 
 
 @needs_gpu

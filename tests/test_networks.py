@@ -1,5 +1,6 @@
 """The four networks against golden numbers and the published weight format."""
 
+import re
 import warnings
 
 import pytest
@@ -10,7 +11,9 @@ from DRL.critic import Critic
 from DRL.layers import CoordinatePlanes, WeightNormConv2d
 from DRL.wgan import Discriminator
 from golden_networks import ARRAYS, assert_golden, fill, image, key_list
-from Renderer.model import Renderer
+from Renderer.model import Renderer, load_render
+from utils.command import UserError
+from utils.device import Precision
 from utils.weights import half_state, load_weights, save_atomically
 
 NETWORKS = {"renderer": Renderer, "actor": Actor, "critic": Critic, "wgan": Discriminator}
@@ -60,6 +63,44 @@ def test_shipped_format_loads_into_a_strict_network(tmp_path):
     other = Actor()
     other.load_state_dict(torch.load(tmp_path / "actor.pkl", weights_only=True), strict=True)
     assert torch.allclose(other.conv1.weight, network.conv1.weight, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_weights_carry_their_family(name, tmp_path):
+    """Beside the keys, so that plain copies of the networks load them too."""
+    file = tmp_path / "weights.pkl"
+    network = fill(NETWORKS[name](), name, 1)
+    save_atomically(half_state(network, "triangle"), file)
+    assert load_weights(network, file, "the weights", "") == "triangle"
+    state = torch.load(file, weights_only=True)
+    assert list(state) == list(key_list(name))
+    NETWORKS[name]().load_state_dict(state, strict=True)
+    torch.save(dict(state), file)  # as a file from elsewhere
+    assert load_weights(network, file, "the weights", "") == "bezier"
+
+
+def test_weights_that_say_something_else_of_themselves_are_bezier(tmp_path):
+    state = half_state(Renderer(), "triangle")
+    for strange in ({}, {"": None}, [], 7, {"": {"version": 1}}):
+        state._metadata = strange
+        torch.save(state, tmp_path / "weights.pkl")
+        assert load_weights(Renderer(), tmp_path / "weights.pkl", "the weights", "") == "bezier"
+
+
+def test_a_loaded_renderer_knows_its_family(tmp_path):
+    precision = Precision("fp32", torch.device("cpu"))
+    network = fill(Renderer(), "renderer", 1)
+    save_atomically(half_state(network, "round"), tmp_path / "round.pkl")
+    render = load_render(tmp_path / "round.pkl", precision)
+    assert render.family == "round"
+    strokes = torch.rand(2, 10, requires_grad=True)
+    assert (render(strokes) - network(strokes)).abs().max() <= 1e-2  # half precision
+    render(strokes).sum().backward()
+    assert strokes.grad.abs().sum() > 0
+    for unknown in ("square", 7, ["bezier"]):
+        save_atomically(half_state(network, unknown), tmp_path / "other.pkl")
+        with pytest.raises(UserError, match=re.escape(str(unknown))):
+            load_render(tmp_path / "other.pkl", precision)
 
 
 def test_legacy_weight_norm_keys_load_and_mean_the_same():

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 
+import av
 import cv2
 import numpy as np
 import pytest
@@ -15,9 +16,11 @@ from conftest import ROOT
 from DRL.painter import Painter
 from env import CelebA
 from Renderer.canvas import as_float, paint
-from Renderer.stroke_gen import draw_batch
+from Renderer.raster import paint_exact
+from Renderer.stroke_batch import draw_batch
+from Renderer.stroke_file import read_json
 from utils.device import Precision
-from utils.pictures import psnr, read_picture
+from utils.pictures import psnr
 
 MODULES = sorted(
     str(path.relative_to(ROOT / "baseline").with_suffix("")).replace(os.sep, ".")
@@ -85,16 +88,69 @@ def test_evaluation_measures_both_canvases(checkout):
     assert everything["images"] == 7
 
 
-@pytest.mark.parametrize(("name", "picture", "expected"), [
-    ("grey.png", np.full((9, 7), 100, np.uint8), (100, 100, 100)),
-    ("alpha.png", np.full((9, 7, 4), (0, 0, 200, 51), np.uint8), (204, 204, 244)),
-    ("deep.png", np.full((9, 7, 3), (256 * 10, 256 * 20, 256 * 30), np.uint16), (10, 20, 30)),
+def test_several_pictures_make_folders_and_names_of_their_own(checkout):
+    """The frames of pictures that are painted side by side are those of each alone."""
+    faces = checkout.root / "data" / "img_align_celeba"
+    names = ("000001", "000005", "002001")
+    out = checkout.run("test.py", "--img", faces, "image/test.png", "--max_step", 2, "--divide", 2,
+                       "--compare", "map.png", "--strokes", "s.json", "--frames", "last",
+                       "--precision", "fp32")
+    assert "10 images: mean squared error 0." in out
+    for name in names:
+        assert (checkout.root / "output" / name / "generated0.png").exists()
+        assert cv2.imread(str(checkout.root / f"map-{name}.png")).shape[0] == 218
+        assert f"{name}.jpg: 25 strokes" in out
+    checkout.run("test.py", "--img", faces / "000005.jpg", "--max_step", 2, "--divide", 2,
+                 "--strokes", "alone.json", "--output", "alone", "--precision", "fp32")
+    together, alone = (read_json(checkout.root / name)[0] for name in ("s-000005.json",
+                                                                       "alone.json"))
+    assert np.abs(together.shapes - alone.shapes).max() < 1e-4
+    assert np.array_equal(together.tiles, alone.tiles)
+    last = [cv2.imread(str(checkout.root / name)).astype(int)
+            for name in ("output/000005/generated0.png", "alone/generated9.png")]
+    assert np.abs(last[0] - last[1]).max() <= 1
+
+
+@pytest.mark.parametrize("flags", [
+    ("--divide", "2x3"), ("--divide", "auto"), ("--divide", 2, "--overlap", 40),
+    ("--divide", 1, "--refine", 3), ("--divide", 2, "--actor", "none", "--refine", 3),
 ])
-def test_any_kind_of_image_is_read(tmp_path, name, picture, expected):
-    cv2.imwrite(str(tmp_path / name), picture)
-    read = read_picture(tmp_path / name)
-    assert read.shape == (9, 7, 3)
-    assert read[4, 4].tolist() == list(expected)
+def test_strokes_of_any_painting_paint_it_again(checkout, compiled, flags):
+    """Replayed exactly they give the last frame where that is refined."""
+    out = checkout.run("test.py", "--max_step", 2, "--strokes", "s.json", "--video", "v.mp4",
+                       "--fps", 10, "--frames", "3", *flags)
+    strokes, size, settings = read_json(checkout.root / "s.json")
+    assert size == (100, 150)
+    assert settings["max_step"] == 2 and settings["image"] == "test.png"
+    canvas = np.zeros((strokes.height, strokes.width, 3), np.float32)
+    paint_exact(strokes, canvas)
+    frames = sorted((checkout.root / "output").iterdir())
+    assert len(frames) == 4  # 3, 6, 9 and 10
+    checkout.run("replay.py", "s.json", "--output", "again.png")
+    last, again = (cv2.imread(str(path)).astype(int)
+                   for path in (frames[-1], checkout.root / "again.png"))
+    assert last.shape == again.shape == (100, 150, 3)
+    if "--refine" in flags:
+        assert np.abs(last - again).mean() < 1  # the frame has gone through another size
+    with av.open(str(checkout.root / "v.mp4")) as video:
+        assert (video.streams.video[0].width, video.streams.video[0].height) == (150, 100)
+        assert video.streams.video[0].frames == 10 + 20  # 2 s held
+    if "--refine" in flags:
+        before, after = map(float, re.findall(r"squared error (\S+) on the exact raster", out))
+        assert after < before
+        target = cv2.resize(cv2.imread(str(checkout.root / "image" / "test.png")),
+                            (strokes.width, strokes.height)) / 255
+        assert np.square(canvas - target).mean() == pytest.approx(after, abs=1e-5)
+
+
+def test_overlapping_tiles_leave_no_seam(checkout, compiled):
+    """Strokes of overlapping tiles cross the edges of tiles, at which nothing jumps."""
+    checkout.run("test.py", "--max_step", 4, "--divide", 2, "--overlap", 64, "--strokes", "s.json")
+    strokes, _, _ = read_json(checkout.root / "s.json")
+    assert (strokes.height, strokes.width) == (192, 192)
+    assert np.unique(strokes.clips, axis=0).tolist() == [[0, 0, 192, 192]]
+    assert np.unique(strokes.tiles[-20:], axis=0).tolist() == [
+        [0, 0, 128], [0, 64, 128], [64, 0, 128], [64, 64, 128]]
 
 
 BAD_INPUT = (
@@ -109,6 +165,19 @@ BAD_INPUT = (
     ("test.py", ("--imgid", "-1"), "--imgid"),
     ("test.py", ("--output", "actor.pkl"), "actor.pkl"),
     ("test.py", ("--output", "/proc/nowhere"), "/proc/nowhere"),
+    ("test.py", ("--divide", "4x"), "RxC"),
+    ("test.py", ("--overlap", "97"), "0 to 96"),
+    ("test.py", ("--overlap", "8", "--divide", "1"), "--overlap needs tiles"),
+    ("test.py", ("--actor", "none"), "--refine"),
+    ("test.py", ("--strokes", "s.txt"), ".json and .svg"),
+    ("test.py", ("--seconds", "5"), "--video"),
+    ("test.py", ("--video", "v.avi"), "v.avi"),
+    ("test.py", ("--video", "v.mp4", "--fps", "1000"), "frames a second"),
+    ("test.py", ("--compare", "c.txt"), "c.txt"),
+    ("test.py", ("--frames", "some"), "--frames"),
+    ("test.py", ("--img", "baseline"), "no images"),
+    ("test.py", ("--img", "image", "image/test.png"), "one name"),
+    ("test.py", ("--strokes", "/proc/nowhere/s.json"), "/proc/nowhere"),
 )
 
 

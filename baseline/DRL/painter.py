@@ -8,6 +8,7 @@ import torch
 from DRL.actor import Actor, fold_batch_norm
 from Renderer.canvas import paint_strokes
 from Renderer.model import load_render
+from utils.command import UserError
 from utils.device import Precision
 from utils.weights import load_weights
 
@@ -16,14 +17,28 @@ class Painter:
     """Both networks in eval mode, loaded from weight files."""
 
     def __init__(self, actor: Path, renderer: Path, precision: Precision) -> None:
-        """Raises UserError where a file is missing or holds the weights of another network."""
+        """Raises UserError where a file is missing or holds the weights of another network.
+
+        So it does where the two are for different families of strokes; ``family`` is the one.
+        """
         self.device, self.precision = precision.device, precision
         self.render = load_render(renderer, precision)
         self.actor = Actor()
-        load_weights(self.actor, actor, "the actor", "train one with baseline/train.py, "
-                     "or name another with --actor")
+        self.family = load_weights(self.actor, actor, "the actor", "train one with baseline/"
+                                   "train.py, or name another with --actor")
+        if self.family != self.render.family:
+            raise UserError(f"the actor {actor} paints with {self.family} strokes and the renderer "
+                            f"{renderer} draws {self.render.family} strokes; name two of one "
+                            "family with --actor and --renderer")
         fold_batch_norm(self.actor.eval())
         self.actor.to(self.device, memory_format=torch.channels_last)
+
+    @torch.inference_mode()
+    def act(self, canvas: torch.Tensor, target: torch.Tensor, progress: float) -> torch.Tensor:
+        """The next bundle (B, 65) for canvas and target (B, 3, 128, 128), progress in [0, 1)."""
+        with self.precision.autocast():
+            return self.actor(canvas, target, torch.full((len(canvas),), progress,
+                                                         device=self.device))
 
     @torch.inference_mode()
     def paint(
@@ -35,9 +50,7 @@ class Painter:
         the canvases (B, 3, 128, 128) after each of its five strokes.
         """
         for step in range(steps):
-            progress = torch.full((len(canvas),), step / steps, device=self.device)
-            with self.precision.autocast():
-                action = self.actor(canvas, target, progress)
+            action = self.act(canvas, target, step / steps)
             canvases = paint_strokes(self.render, canvas, action)
             canvas = canvases[-1]
             yield action, canvases

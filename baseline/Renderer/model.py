@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from Renderer.canvas import Render
-from Renderer.stroke_gen import SHAPE_DIM
+from Renderer.stroke_gen import FAMILIES, SHAPE_DIM
+from utils.command import UserError
 from utils.device import Precision
 from utils.weights import load_weights
 
@@ -49,18 +49,29 @@ class Renderer(nn.Module):
         return 1 - torch.sigmoid(x[:, 0].float())  # (n, 128, 128)
 
 
-def load_render(path: Path, precision: Precision) -> Render:
-    """Load a trained renderer, frozen, as a function that works in ``precision``.
+class TrainedRender:
+    """A trained renderer, frozen: a ``Render`` that works in a precision and knows its family.
 
     Gradients still flow through it to the strokes.
     """
-    renderer = Renderer()
-    load_weights(renderer, path, "the renderer", "train one with baseline/train_renderer.py, "
-                 "or name another with --renderer")
-    renderer.eval().requires_grad_(False).to(precision.device, memory_format=torch.channels_last)
 
-    def render(strokes: torch.Tensor) -> torch.Tensor:
-        with precision.autocast():
-            return renderer(strokes)
+    def __init__(self, network: Renderer, family: str, precision: Precision) -> None:
+        network.eval().requires_grad_(False)
+        self.network = network.to(precision.device, memory_format=torch.channels_last)
+        self.family, self.precision = family, precision
 
-    return render
+    def __call__(self, strokes: torch.Tensor) -> torch.Tensor:
+        """strokes: (n, 10) in [0, 1].  Returns (n, 128, 128) in [0, 1]: 1 - opacity."""
+        with self.precision.autocast():
+            return self.network(strokes)
+
+
+def load_render(path: Path, precision: Precision) -> TrainedRender:
+    """Load a trained renderer.  Raises UserError where the file holds none."""
+    network = Renderer()
+    family = load_weights(network, path, "the renderer", "train one with baseline/"
+                          "train_renderer.py, or name another with --renderer")
+    if family not in FAMILIES:
+        raise UserError(f"the renderer {path} draws {family} strokes, which are not known here: "
+                        f"{', '.join(FAMILIES)} are")
+    return TrainedRender(network, family, precision)

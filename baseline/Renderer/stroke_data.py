@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from Renderer.stroke_gen import SHAPE_DIM, WIDTH, draw_batch
+from Renderer.stroke_batch import draw_batch
+from Renderer.stroke_gen import SHAPE_DIM, WIDTH
 from utils.ranks import Ranks
 
 BATCHES_AT_ONCE = 16  # that a GPU draws before the network learns from them

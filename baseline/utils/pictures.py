@@ -1,22 +1,30 @@
 """Pictures on disk: reading any image as BGR, and writing frames in the background."""
 
 import os
-from collections import deque
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+import re
+import struct
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from io import BytesIO
+from itertools import repeat
 from pathlib import Path
 
 import cv2
 import numpy as np
+from PIL import ExifTags, Image
 
 from utils.command import UserError
+from utils.frames import Background
+from utils.weights import make_folder, write_atomically
+
+SUFFIXES = {".avif", ".bmp", ".gif", ".hdr", ".jp2", ".jpeg", ".jpg", ".pbm", ".pgm", ".png",
+            ".pnm", ".ppm", ".tif", ".tiff", ".webp"}
+FULL_SCALE = 0.5  # of the error map: differences from here on look alike
 
 # The filter of differences to the row above, with the lightest deflate.  OpenCV's default is
 # a fifth slower and larger on painted frames; without deflate it is no faster and three times
 # larger.
 PNG_FLAGS = (cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_UP)
-QUEUED_A_WRITER = 8  # frames that wait for each writer before painting waits for them
 
 
 @contextmanager
@@ -35,25 +43,119 @@ def silent_stderr() -> Iterator[None]:
 def read_picture(path: Path) -> np.ndarray:
     """Read an image of any depth and kind; photos are turned upright as their EXIF data say.
 
-    Returns (H, W, 3) uint8 BGR.  What is transparent is shown on white.
+    Returns (H, W, 3) uint8 BGR.  What is transparent is shown on white; floating point counts 1
+    as white; of a moving picture it is the first one.
     """
     try:
-        data = np.frombuffer(path.read_bytes(), np.uint8)
+        data = path.read_bytes()
+        tiff = data[:4] in (b"II*\0", b"MM\0*")
         with silent_stderr():
-            plain = cv2.imdecode(data, cv2.IMREAD_COLOR)
-            stored = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
+            stored = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+            orientation = 1 if tiff else _orientation(data)  # OpenCV itself turns TIFF
     except OSError as error:
         raise UserError(f"cannot read the image {path}: {error.strerror or error}") from error
     except cv2.error:
-        plain = stored = None
-    if plain is None or stored is None:
+        stored = None
+    if stored is None:
         raise UserError(f"{path} is not an image that OpenCV can read")
-    if stored.ndim < 3 or stored.shape[2] < 4:
-        return plain
-    # plain drops the opacity and shows the colours hidden beneath.
-    largest = np.iinfo(stored.dtype).max if stored.dtype.kind == "u" else 1
-    colour, opacity = np.split(np.clip(stored.astype(np.float32) / largest, 0, 1), [3], 2)
-    return ((1 + (colour - 1) * opacity) * 255 + 0.5).astype(np.uint8)
+    # OpenCV reads 8-bit TIFF through libtiff's RGBA, where colours are multiplied already.
+    return _on_white(_turned(np.atleast_3d(stored), orientation), tiff and stored.dtype == np.uint8)
+
+
+def _on_white(picture: np.ndarray, multiplied: bool) -> np.ndarray:
+    """A picture (H, W, 1, 3 or 4) of any type, perhaps with opacity, as (H, W, 3) uint8.
+
+    multiplied: whether the colours are multiplied by the opacity.
+    """
+    if picture.dtype != np.uint8 or picture.shape[2] == 4:
+        largest = np.iinfo(picture.dtype).max if picture.dtype.kind in "iu" else 1
+        planes = np.clip(np.nan_to_num(picture.astype(np.float32) / largest), 0, 1)
+        if picture.shape[2] == 4:
+            colour, opacity = np.split(planes, [3], 2)
+            planes = np.minimum((colour if multiplied else colour * opacity) + 1 - opacity, 1)
+        picture = (planes * 255 + 0.5).astype(np.uint8)
+    return np.ascontiguousarray(np.broadcast_to(picture, (*picture.shape[:2], 3)))
+
+
+def _orientation(data: bytes) -> int:
+    """The EXIF orientation of an encoded image, 1 (upright) to 8.
+
+    OpenCV tells it of some kinds of files only, and turns none that has an opacity.
+    """
+    Image.MAX_IMAGE_PIXELS = None  # no pixel is decoded here
+    try:
+        with Image.open(BytesIO(data)) as image:
+            return image.getexif().get(ExifTags.Base.Orientation, 1)
+    except (OSError, RuntimeError, SyntaxError, ValueError, struct.error):
+        return 1  # a kind that Pillow does not know, or EXIF data that nobody can read
+
+
+def _turned(picture: np.ndarray, orientation: int) -> np.ndarray:
+    """The upright view of a picture (H, W, C) that is stored in an EXIF orientation."""
+    if orientation in (5, 6, 7, 8):
+        picture = picture.swapaxes(0, 1)
+    rows = -1 if orientation in (3, 4, 7, 8) else 1
+    columns = -1 if orientation in (2, 3, 6, 7) else 1
+    return picture[::rows, ::columns]
+
+
+def list_pictures(paths: list[Path]) -> list[Path]:
+    """The files that are meant: each path itself or, of a folder, its image files.
+
+    Those are sorted with numbers by their value; hidden ones are left out.
+    """
+    files = []
+    for path in paths:
+        if not path.is_dir():
+            files.append(path)
+            continue
+        try:
+            found = [file for file in path.iterdir() if file.suffix.lower() in SUFFIXES
+                     and not file.name.startswith(".") and file.is_file()]
+        except OSError as error:
+            raise UserError(f"cannot read the folder {path}: {error.strerror}") from error
+        if not found:
+            raise UserError(f"{path} holds no images ({', '.join(sorted(SUFFIXES))})")
+        files += sorted(found, key=_natural)
+    return files
+
+
+def _natural(path: Path) -> list[str | int]:
+    parts = re.split(r"(\d+)", path.name)
+    return [int(part) if i % 2 else part.lower() for i, part in enumerate(parts)]
+
+
+def picture_file(path: Path) -> Path:
+    """Return a path that a picture can be written to; raises UserError, before any work."""
+    if not cv2.haveImageWriter(path.name) or path.is_dir():
+        raise UserError(f"cannot write {path}: no kind of image that OpenCV writes")
+    make_folder(path.parent)
+    return path
+
+
+def write_picture(path: Path, picture: np.ndarray) -> None:
+    """Write (h, w, 3) uint8 BGR as the image that the name says, whole or not at all."""
+    encoded = cv2.imencode(picture_file(path).suffix, picture)[1]
+    write_atomically(path, lambda file: file.write(encoded))
+
+
+def compare(target: np.ndarray, painting: np.ndarray) -> np.ndarray:
+    """Target, painting and error map side by side, with white gaps.
+
+    target, painting: (h, w, 3) uint8 BGR.  Returns (h, 3 w + 2 gaps, 3).  The map shows the mean
+    difference over channels, black for none to pale yellow for FULL_SCALE of the range or more.
+    """
+    difference = cv2.absdiff(target, painting).mean(2) / (255 * FULL_SCALE)
+    scaled = (np.minimum(difference, 1) * 255 + 0.5).astype(np.uint8)
+    gap = np.full((len(target), max(2, target.shape[1] // 64), 3), 255, np.uint8)
+    return np.hstack((target, gap, painting, gap, cv2.applyColorMap(scaled, cv2.COLORMAP_INFERNO)))
+
+
+def resized(picture: np.ndarray, width: int, height: int) -> np.ndarray:
+    """Stretch a picture (h, w, 3) uint8 to (height, width, 3)."""
+    shrinks = width < picture.shape[1] and height < picture.shape[0]
+    scaling = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    return cv2.resize(picture, (width, height), interpolation=scaling)
 
 
 def psnr(squared_error: float | np.ndarray) -> np.ndarray:
@@ -61,31 +163,25 @@ def psnr(squared_error: float | np.ndarray) -> np.ndarray:
     return -10 * np.log10(np.maximum(squared_error, 1e-10))
 
 
-class FrameWriter:
-    """Writes ``folder/generated<N>.png``, N upward from ``first``, in background threads.
+class FrameWriter(Background):
+    """Writes ``folder/generated<N>.png``, N upward from ``first`` without a gap."""
 
-    A context: leaving it waits for the last frame.  Raises UserError where one fails.
-    """
-
-    def __init__(self, folder: Path, first: int, width: int, height: int) -> None:
-        """width, height: the size that all frames are written in."""
+    def __init__(self, folder: Path, first: int, width: int, height: int,
+                 times: Iterable[int] = repeat(1)) -> None:
+        """width, height: the size that all frames are written in.  times: see Background."""
+        super().__init__(times, os.cpu_count() or 1)
         self.folder, self.first, self.next = folder, first, first
         self.size = (width, height)
-        self._writers = os.cpu_count() or 1
-        self._pool = ThreadPoolExecutor(self._writers)
-        self._pending: deque[Future] = deque()
 
     def path(self, number: int) -> Path:
         """The file of a frame."""
         return self.folder / f"generated{number}.png"
 
     def write(self, frame: np.ndarray) -> None:
-        """Queue the next frame, (h, w, 3) uint8 BGR, which must not change any more."""
-        room = QUEUED_A_WRITER * self._writers
-        while self._pending and (self._pending[0].done() or len(self._pending) >= room):
-            self._pending.popleft().result()
-        self._pending.append(self._pool.submit(self._write, frame, self.path(self.next)))
-        self.next += 1
+        """Take the next frame, (h, w, 3) uint8 BGR, which must not change any more."""
+        if next(self._times):
+            self._queue(self._write, frame, self.path(self.next))
+            self.next += 1
 
     def later_frames(self) -> list[Path]:
         """Frames of an earlier painting that the folder holds after this one's last."""
@@ -94,22 +190,10 @@ class FrameWriter:
         return [self.path(number) for number in later]
 
     def _write(self, frame: np.ndarray, path: Path) -> None:
-        shrinks = self.size[0] < frame.shape[1] and self.size[1] < frame.shape[0]
-        scaling = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-        picture = cv2.resize(frame, self.size, interpolation=scaling)
-        encoded = cv2.imencode(".png", picture, PNG_FLAGS)[1]
+        encoded = cv2.imencode(".png", resized(frame, *self.size), PNG_FLAGS)[1]
         try:
             path.write_bytes(encoded)
         except OSError as error:
             with suppress(OSError):
                 path.unlink()  # what there is of it
             raise UserError(f"cannot write {path}: {error.strerror or error}") from error
-
-    def __enter__(self) -> "FrameWriter":
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
-        self._pool.shutdown(cancel_futures=kind is not None)
-        if kind is None:
-            for future in self._pending:
-                future.result()

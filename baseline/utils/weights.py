@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -66,8 +67,11 @@ def load_file(path: Path, what: str, otherwise: str) -> Any:
         raise UserError(f"{what} {path} is not a weight file; {otherwise}") from error
 
 
-def load_weights(network: nn.Module, path: Path, what: str, otherwise: str) -> None:
-    """Fill ``network`` from a state dict of any float precision whose keys fit exactly."""
+def load_weights(network: nn.Module, path: Path, what: str, otherwise: str) -> str:
+    """Fill ``network`` from a state dict of any float precision whose keys fit exactly.
+
+    Returns the family of strokes that the weights are for: bezier where they do not say.
+    """
     state = load_file(path, what, otherwise)
     mine = network.state_dict()
     if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
@@ -76,12 +80,23 @@ def load_weights(network: nn.Module, path: Path, what: str, otherwise: str) -> N
         raise UserError(f"{what} {path} holds the weights of another network; {otherwise}")
     if not all(torch.isfinite(v).all() for v in state.values()):
         raise UserError(f"{what} {path} holds numbers that are not finite; {otherwise}")
-    network.load_state_dict(state)
+    network.load_state_dict(dict(state))
+    metadata = getattr(state, "_metadata", None)
+    own = metadata.get("") if isinstance(metadata, dict) else None
+    return str(own.get("family", "bezier")) if isinstance(own, dict) else "bezier"
 
 
-def half_state(network: nn.Module) -> dict[str, torch.Tensor]:
-    """The network's state dict on the CPU, floats in half precision: the shipped format."""
-    return {
-        key: (value.half() if value.is_floating_point() else value).cpu().contiguous()
-        for key, value in network.state_dict().items()
-    }
+def half_state(network: nn.Module, family: str = "bezier") -> OrderedDict[str, torch.Tensor]:
+    """The network's state dict on the CPU, floats in half precision: the shipped format.
+
+    Its metadata, which PyTorch saves with every state dict beside the keys, say which family of
+    strokes the weights are for.
+    """
+    state = network.state_dict()
+    half = OrderedDict(
+        (key, (value.half() if value.is_floating_point() else value).cpu().contiguous())
+        for key, value in state.items()
+    )
+    half._metadata = state._metadata
+    half._metadata[""]["family"] = family
+    return half

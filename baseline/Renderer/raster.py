@@ -1,0 +1,222 @@
+"""The exact raster of a whole painting: strokes of any tile, on a canvas of any size.
+
+Each stroke is drawn in the box that it covers, as ``stroke_gen.draw`` draws it, and blended onto
+the canvas.  Inside a tile of 128 pixels the painting equals that of ``draw`` and ``paint``.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache
+
+import cv2
+import numpy as np
+import torch
+from numba import njit, prange
+
+from Renderer.stroke_gen import FAMILIES, Discs, Triangles
+from Renderer.strokes import Strokes
+
+PIXELS_AT_ONCE = 2**24  # of boxes that are drawn before they are blended
+STROKES_AT_ONCE = 256
+REPORT_INTERVAL = 64  # strokes
+
+
+def place(strokes: Strokes, shapes: torch.Tensor, scale: float = 1.0) -> Discs | Triangles:
+    """Where strokes lie, each on the double grid of its tile.
+
+    shapes: (n, 10), the strokes' shape numbers, through which gradients flow.  Strokes on small
+    tiles repeat their last disc until they have as many as the others.
+    """
+    family = FAMILIES[strokes.family]
+    widths, which = np.unique(strokes.tiles[:, 2], return_inverse=True)
+    groups = [np.flatnonzero(which == k) for k in range(len(widths))]
+    placed = [family.place(shapes[group], scale * width)
+              for group, width in zip(groups, widths.tolist(), strict=True)]
+    if len(placed) == 1:
+        return placed[0]
+    order = torch.from_numpy(np.concatenate(groups).argsort())
+    most = placed[-1].opacity.shape[-1] if placed[-1].opacity.ndim > 1 else 1
+
+    def in_order(fields: tuple[torch.Tensor, ...]) -> torch.Tensor:
+        same = (torch.cat((f, f[:, -1:].expand(-1, most - f.shape[1])), 1)
+                if f.ndim > 1 and f.shape[1] < most else f for f in fields)
+        return torch.cat(list(same))[order]
+
+    return type(placed[0])(*map(in_order, zip(*placed, strict=True)))
+
+
+class Boxes:
+    """Placed strokes, each with the box of pixels that it covers, as the kernels take them."""
+
+    def __init__(
+        self, strokes: Strokes, shapes: Discs | Triangles, scale: float = 1.0, margin: int = 0
+    ) -> None:
+        """shapes: from ``place``; margin: pixels to leave around each stroke, inside its clip."""
+        corner = np.rint(2 * scale * strokes.tiles[:, :2]).astype(np.int32)
+        *places, opacity = (field.detach().numpy() for field in shapes)
+        self.rows = places[0].astype(np.int32) + corner[:, :1]  # (n, k), on the double grid
+        self.columns = places[1].astype(np.int32) + corner[:, 1:]
+        self.radii = np.zeros((len(strokes), 0), np.int32)  # none: a triangle
+        reach = 0
+        if isinstance(shapes, Discs):
+            self.radii = reach = places[2].astype(np.int32)
+        opacity = opacity.reshape(len(strokes), -1).astype(np.float32)
+        self.opacity = np.pad(opacity, ((0, 0), (1, 0)))  # (n, shapes + 1), 0 is bare
+        low = np.stack([(v - reach).min(1) for v in (self.rows, self.columns)], 1) // 2 - margin
+        high = np.stack([(v + reach).max(1) for v in (self.rows, self.columns)], 1) // 2 + margin
+        clip = np.rint(scale * strokes.clips).astype(np.int64)
+        self.box = np.hstack((  # (n, 4) top, left, bottom, right, pixels
+            np.clip(low, clip[:, :2], clip[:, 2:]), np.clip(high + 1, clip[:, :2], clip[:, 2:])))
+        self.areas = (self.box[:, 2:] - self.box[:, :2]).prod(1)
+
+    def draw(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Draw all strokes.
+
+        Returns where each one's pixels start (n,), the opacity (pixels,) of all of them one
+        after the other, row by row, and the number of the shape, from 1, that covers each pixel
+        of the double grid (4 pixels,), 0 for bare.
+        """
+        ends = self.areas.cumsum()
+        start, pixels = ends - self.areas, ends[-1]
+        cover = np.zeros(4 * pixels, np.int16)
+        opacity = np.empty(pixels, np.float32)
+        table = half_widths(int(self.radii.max(initial=0)))
+        _draw(self.rows, self.columns, self.radii, self.opacity, table, self.box, start, cover,
+              opacity)
+        return start, opacity, cover
+
+
+def paint_exact(strokes: Strokes, canvas: np.ndarray, scale: float = 1.0) -> None:
+    """Paint strokes, in place, on a canvas that is ``scale`` times theirs.
+
+    canvas: (ceil(scale height), ceil(scale width), 3) float32 BGR in [0, 1].
+    """
+    first, fits = 0, STROKES_AT_ONCE
+    while first < len(strokes):
+        few = strokes[first : first + fits]
+        boxes = Boxes(few, place(few, torch.from_numpy(few.shapes), scale), scale)
+        fits = max(1, int(np.searchsorted(boxes.areas.cumsum(), PIXELS_AT_ONCE, "right")))
+        if fits < len(few):
+            continue  # with fewer
+        start, opacity, _ = boxes.draw()
+        _blend(canvas, boxes.box, start, opacity, few.colours)
+        first, fits = first + len(few), min(2 * fits, STROKES_AT_ONCE)
+
+
+def paint_frames(
+    strokes: Strokes, height: int, width: int, ends: Iterable[int],
+    report: Callable[[int], object] = lambda painted: None,
+) -> Iterator[np.ndarray]:
+    """Paint, and yield the picture (height, width, 3) uint8 BGR after so many strokes each time.
+
+    Pictures smaller than the strokes' canvas are reduced from that.  report: called with the
+    number of strokes painted since its last call.
+    """
+    scale = max(1, height / strokes.height, width / strokes.width)
+    rows, columns = (math.ceil(side * scale - 1e-6) for side in (strokes.height, strokes.width))
+    canvas = np.zeros((rows, columns, 3), np.float32)
+    first = 0
+    for end in ends:
+        for part in range(first, end, REPORT_INTERVAL):
+            few = strokes[part : min(part + REPORT_INTERVAL, end)]
+            paint_exact(few, canvas, scale)
+            report(len(few))
+        first = end
+        picture = canvas
+        if (rows, columns) != (height, width):
+            picture = cv2.resize(canvas, (width, height), interpolation=cv2.INTER_AREA)
+        yield cv2.convertScaleAbs(picture, alpha=255)
+
+
+@lru_cache(maxsize=4)
+def half_widths(largest: int) -> np.ndarray:
+    """Half-widths of OpenCV's filled discs, by the midpoint circle that it fills.
+
+    Returns (largest + 1, largest + 2) int16: [r, d] is how far a disc of radius r reaches to
+    either side in the row at distance d from its centre; -1 where it does not reach.
+    """
+    table = np.full((largest + 1, largest + 2), -1, np.int16)
+    x = np.arange(largest + 1)
+    outside = np.zeros_like(x)  # how far the octant's point is outside of the circle, squared
+    for y in range(largest + 1):
+        r = np.flatnonzero(x >= y)
+        table[r, y] = np.maximum(table[r, y], x[r])
+        table[r, x[r]] = np.maximum(table[r, x[r]], y)
+        outside += 2 * y + 1
+        steps = outside > 0
+        outside -= np.where(steps, 2 * x - 1, 0)
+        x = x - steps
+    return table
+
+
+@njit(parallel=True, cache=True)
+def _draw(rows, columns, radii, opacities, table, box, start, cover, opacity):
+    """See ``Boxes.draw``."""
+    for i in prange(len(rows)):
+        top, left = 2 * box[i, 0], 2 * box[i, 1]
+        height, width = 2 * box[i, 2] - top, 2 * box[i, 3] - left
+        own = cover[4 * start[i] : 4 * start[i] + height * width]
+        if radii.shape[1]:
+            _fill_discs(rows[i], columns[i], radii[i], table, top, left, height, width, own)
+        else:
+            _fill_triangle(rows[i], columns[i], top, left, height, width, own)
+        for y in range(height // 2):
+            for x in range(width // 2):
+                at = 2 * y * width + 2 * x
+                total = opacities[i, own[at]] + opacities[i, own[at + 1]]
+                at += width
+                total += opacities[i, own[at]] + opacities[i, own[at + 1]]
+                opacity[start[i] + y * (width // 2) + x] = total / 4
+
+
+@njit(cache=True)
+def _fill_discs(rows, columns, radii, table, top, left, height, width, cover):
+    """Of each disc fill what the next one does not cover: that one fills its part of the rest."""
+    last = len(rows) - 1
+    for k in range(last + 1):
+        row, column, radius = rows[k] - top, columns[k] - left, radii[k]
+        if (k < last and radius == radii[k + 1] and row == rows[k + 1] - top
+                and column == columns[k + 1] - left):
+            continue
+        for y in range(max(0, row - radius), min(height, row + radius + 1)):
+            reach = table[radius, abs(y - row)]
+            first, end = max(0, column - reach), min(width, column + reach + 1)
+            covered_from = covered_to = end
+            if k < last:
+                away = abs(y + top - rows[k + 1])
+                if away <= radii[k + 1]:
+                    reach = table[radii[k + 1], away]
+                    covered_from = min(end, columns[k + 1] - left - reach)
+                    covered_to = columns[k + 1] - left + reach + 1
+            for x in range(first, covered_from):
+                cover[y * width + x] = k + 1
+            for x in range(max(first, covered_to), end):
+                cover[y * width + x] = k + 1
+
+
+@njit(cache=True)
+def _fill_triangle(rows, columns, top, left, height, width, cover):
+    for y in range(max(0, min(rows) - top), min(height, max(rows) - top + 1)):
+        for x in range(max(0, min(columns) - left), min(width, max(columns) - left + 1)):
+            low, high = 0, 0
+            for k in range(3):
+                row, column = rows[k], columns[k]
+                cross = ((columns[k - 1] - column) * (y + top - row)
+                         - (rows[k - 1] - row) * (x + left - column))
+                low, high = min(low, cross), max(high, cross)
+            if low == 0 or high == 0:
+                cover[y * width + x] = 1
+
+
+@njit(parallel=True, cache=True)
+def _blend(canvas, box, start, opacity, colours):
+    """canvas <- (1 - a) canvas + a colour, one stroke after the other; rows side by side."""
+    for y in prange(len(canvas)):
+        for i in range(len(box)):
+            if box[i, 0] <= y < box[i, 2]:
+                first, end = box[i, 1], box[i, 3]
+                at = start[i] + (y - box[i, 0]) * (end - first)
+                for x in range(first, end):
+                    a = opacity[at + x - first]
+                    for c in range(3):
+                        canvas[y, x, c] += a * (colours[i, c] - canvas[y, x, c])

@@ -1,0 +1,69 @@
+"""Families of strokes: their weights, from one script to the next, and pairs that do not match."""
+
+import json
+
+import torch
+
+from DRL.actor import Actor
+from DRL.painter import Painter
+from Renderer.model import Renderer, load_render
+from test_training import RENDERER_TINY, TINY, interrupt
+from utils.device import Precision
+from utils.weights import half_state, save_atomically
+
+PRECISION = Precision("fp32", torch.device("cpu"))
+
+
+def test_a_family_of_strokes_from_its_renderer_to_a_painting(checkout):
+    """Another family's renderer, an agent trained with it, what they paint, and what is refused."""
+    out = checkout.run("train_renderer.py", *RENDERER_TINY, "--stroke", "triangle", "--steps", 4,
+                       "--validate_interval", 2)
+    assert "triangle.pkl has a squared error of" in out
+    assert float(out.split()[-1]) < 0.03  # no worse than one shade of grey, from the beginning
+    file = checkout.root / "triangle.pkl"
+    assert load_render(file, PRECISION).family == "triangle"
+
+    flags = (*TINY, "--reward", "l2", "--discount", 0, "--renderer", "triangle.pkl",
+             "--train_times", 6)
+    printed = interrupt(checkout, "train.py", *flags, after="test images after 15 strokes")
+    assert "stopped" in printed
+    actor = checkout.root / "train_log" / "Paint-run1" / "actor.pkl"
+    assert Painter(actor, file, PRECISION).family == "triangle"
+    result = json.loads(checkout.run(
+        "evaluate.py", "--actor", actor, "--renderer", file, "--max_step", 1, "--limit", 2,
+    ).splitlines()[-1])
+    assert result["images"] == 2
+    checkout.refuse((("train.py", ("--init", "train_log/Paint-run1"), "triangle"),))
+
+    finished = checkout.run("train.py", "--resume")
+    assert "finished" in finished
+    save_atomically(half_state(Renderer()), file)
+    error = checkout.run("train.py", "--resume", "train_log/Paint-run1", status=2)
+    assert "triangle" in error
+    assert error.count("\n") == 1
+
+
+def test_a_resumed_renderer_keeps_its_family(checkout):
+    flags = (*RENDERER_TINY, "--stroke", "round", "--steps", 40, "--validate_interval", 20)
+    interrupt(checkout, "train_renderer.py", *flags, after="step 20:")
+    assert "finished" in checkout.run("train_renderer.py", "--resume")
+    assert load_render(checkout.root / "round.pkl", PRECISION).family == "round"
+
+
+OTHER_FAMILY = (
+    ("test.py", ("--renderer", "triangle.pkl"), "triangle"),
+    ("test.py", ("--actor", "round.pkl"), "round"),
+    ("evaluate.py", ("--actor", "round.pkl", "--renderer", "triangle.pkl"), "round"),
+    ("train.py", ("--renderer", "triangle.pkl", "--init", "."), "triangle"),
+    ("train.py", ("--renderer", "square.pkl"), "square"),
+    ("train_renderer.py", ("--output", "triangle.pkl"), "triangle"),
+    ("train_renderer.py", ("--stroke", "triangle", "--output", "renderer.pkl"), "bezier"),
+    ("train_renderer.py", ("--scratch", "--stroke", "round", "--output", "triangle.pkl"),
+     "triangle"),
+)
+
+
+def test_families_that_do_not_go_together_are_refused(checkout):
+    for network, family in ((Renderer(), "triangle"), (Renderer(), "square"), (Actor(), "round")):
+        save_atomically(half_state(network, family), checkout.root / f"{family}.pkl")
+    checkout.refuse(OTHER_FAMILY)

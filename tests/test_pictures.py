@@ -1,0 +1,181 @@
+"""Pictures of every kind are read right; folders are listed; frames are picked and written."""
+
+import io
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from utils.command import UserError
+from utils.frames import every, frame_step
+from utils.pictures import (
+    FULL_SCALE,
+    FrameWriter,
+    compare,
+    list_pictures,
+    picture_file,
+    read_picture,
+    write_picture,
+)
+
+BLOCKS = np.random.default_rng(0).integers(0, 256, (4, 6, 3), np.uint8)
+PHOTO = np.kron(BLOCKS, np.ones((16, 16, 1), np.uint8))  # (64, 96, 3) BGR, no two blocks alike
+OPACITY = np.where(np.arange(96) < 40, 51, 255).astype(np.uint8)
+OPACITY = np.broadcast_to(OPACITY, PHOTO.shape[:2])
+CLEAR = np.dstack((PHOTO, OPACITY))  # (64, 96, 4)
+ON_WHITE = 255 + (PHOTO.astype(float) - 255) * OPACITY[..., None] / 255
+GREY = cv2.cvtColor(PHOTO, cv2.COLOR_BGR2GRAY)
+GREY_ON_WHITE = 255 + (np.dstack(3 * (GREY,)).astype(float) - 255) * OPACITY[..., None] / 255
+
+
+def pillow(picture: np.ndarray, mode: str, kind: str, **flags: object) -> bytes:
+    """Encode (H, W, 3 or 4) BGR with Pillow."""
+    rgb = picture[..., [2, 1, 0, 3][: picture.shape[2]]]
+    file = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(rgb)).convert(mode).save(file, kind, **flags)
+    return file.getvalue()
+
+
+def opencv(picture: np.ndarray, suffix: str) -> bytes:
+    return cv2.imencode(suffix, picture)[1].tobytes()
+
+
+def paletted(kind: str) -> tuple[bytes, np.ndarray]:
+    """Twenty-four colours, the first block's transparent, and what it looks like on white."""
+    image = Image.fromarray(np.ascontiguousarray(PHOTO[..., ::-1])).quantize(24)
+    file = io.BytesIO()
+    image.save(file, kind, transparency=image.getpixel((0, 0)))
+    expected = PHOTO.copy()
+    expected[:16, :16] = 255
+    return file.getvalue(), expected
+
+
+@pytest.mark.parametrize(("data", "expected", "close"), [
+    pytest.param(opencv(PHOTO, ".png"), PHOTO, 0, id="plain"),
+    pytest.param(opencv(GREY, ".png"), GREY[..., None], 0, id="grey"),
+    pytest.param(opencv(CLEAR, ".png"), ON_WHITE, 0.51, id="alpha"),
+    pytest.param(pillow(CLEAR, "LA", "png"), GREY_ON_WHITE, 1, id="grey and alpha"),
+    pytest.param(opencv(GREY * np.uint16(257), ".png"), GREY[..., None], 0, id="16-bit grey"),
+    pytest.param(opencv(PHOTO * np.uint16(256), ".png"), PHOTO, 1, id="16-bit"),
+    pytest.param(opencv(CLEAR * np.uint16(257), ".png"), ON_WHITE, 0.51, id="16-bit alpha"),
+    pytest.param(*paletted("png"), 0, id="palette"),
+    pytest.param(*paletted("gif"), 0, id="GIF"),
+    pytest.param(pillow(PHOTO, "RGB", "gif", save_all=True,
+                        append_images=[Image.new("RGB", (96, 64))]), PHOTO, 0, id="moving GIF"),
+    pytest.param(pillow(PHOTO, "CMYK", "jpeg", quality=98), PHOTO, 4, id="CMYK JPEG"),
+    pytest.param(pillow(PHOTO, "CMYK", "tiff"), PHOTO, 1, id="CMYK TIFF"),
+    pytest.param(pillow(PHOTO, "RGB", "webp", lossless=True), PHOTO, 0, id="WebP"),
+    pytest.param(pillow(CLEAR, "RGBA", "webp", lossless=True), ON_WHITE, 0.51, id="WebP alpha"),
+    pytest.param(pillow(CLEAR, "RGBA", "tiff"), ON_WHITE, 1.01, id="TIFF alpha"),
+    pytest.param(opencv(np.float32(PHOTO / 255), ".tiff"), PHOTO, 4, id="TIFF float"),
+    pytest.param(opencv(np.float32(CLEAR / 255), ".tiff"), ON_WHITE, 0.51, id="TIFF float alpha"),
+])
+def test_any_kind_of_image_is_read(tmp_path, data, expected, close):
+    (tmp_path / "picture").write_bytes(data)
+    read = read_picture(tmp_path / "picture")
+    assert read.shape == PHOTO.shape
+    assert read.dtype == np.uint8
+    assert np.abs(read - np.asarray(expected, float)).max() <= close
+
+
+UPRIGHT = {
+    1: lambda stored: stored, 2: np.fliplr, 3: lambda stored: np.rot90(stored, 2), 4: np.flipud,
+    5: lambda stored: stored.swapaxes(0, 1), 6: lambda stored: np.rot90(stored, -1),
+    7: lambda stored: np.rot90(stored, 2).swapaxes(0, 1), 8: np.rot90,
+}
+
+
+@pytest.mark.parametrize("orientation", UPRIGHT)
+def test_photos_are_turned_upright(tmp_path, orientation):
+    exif = Image.Exif()
+    exif[0x112] = orientation
+    path = tmp_path / "picture"
+    for kind, picture, expected, close in (
+        ("jpeg", PHOTO, PHOTO, 4), ("png", PHOTO, PHOTO, 0), ("png", CLEAR, ON_WHITE, 0.51),
+        ("webp", CLEAR, ON_WHITE, 0.51), ("tiff", PHOTO, PHOTO, 0),
+    ):
+        flags = {"webp": {"lossless": True}, "jpeg": {"quality": 98, "subsampling": 0}}
+        mode = "RGBA" if picture is CLEAR else "RGB"
+        path.write_bytes(pillow(picture, mode, kind, exif=exif, **flags.get(kind, {})))
+        turned = UPRIGHT[orientation](expected)
+        read = read_picture(path)
+        assert read.shape == turned.shape, kind
+        assert np.abs(read - turned.astype(float)).max() <= close, kind
+
+
+def test_broken_exif_data_turn_nothing(tmp_path, capfd):
+    exif = Image.Exif()
+    exif[0x112] = 6
+    data = pillow(PHOTO, "RGB", "jpeg", quality=98, exif=exif)
+    for broken in (data.replace(b"MM\0*", b"MM\0#"), data.replace(b"\1\x12\0\3", b"\1\x12\0\xff")):
+        assert broken != data
+        (tmp_path / "picture.jpg").write_bytes(broken)
+        assert read_picture(tmp_path / "picture.jpg").shape == PHOTO.shape
+    assert capfd.readouterr() == ("", "")
+
+
+def test_what_is_no_image_is_refused(tmp_path):
+    (tmp_path / "text.png").write_text("no picture")
+    for name, says in (("text.png", "not an image"), ("nowhere.png", "No such"), ("", "cannot")):
+        with pytest.raises(UserError, match=says):
+            read_picture(tmp_path / name)
+
+
+def test_files_and_folders_are_listed(tmp_path):
+    for name in ("a10.png", "a9.JPG", "A1.tif", ".hidden.png", "notes.txt", "b.webp"):
+        (tmp_path / name).touch()
+    (tmp_path / "folder.png").mkdir()
+    names = ["A1.tif", "a9.JPG", "a10.png", "b.webp"]
+    assert list_pictures([tmp_path]) == [tmp_path / name for name in names]
+    single = tmp_path / "notes.txt"
+    assert list_pictures([single, tmp_path, single])[::5] == [single, single]
+    with pytest.raises(UserError, match="holds no images"):
+        list_pictures([tmp_path / "folder.png"])
+
+
+def test_the_comparison_shows_errors_on_a_fixed_scale():
+    target = np.full((40, 128, 3), 100, np.uint8)
+    painting = target.copy()
+    painting[:10] += 128  # half the range, and thus the end of the scale
+    painting[10:20] += 64
+    painting[20:30, :, 0] += 96  # a quarter of the scale, on one channel of three
+    joined = compare(target, painting)
+    assert joined.shape == (40, 3 * 128 + 2 * 2, 3)
+    assert (joined[:, :128] == target).all()
+    assert (joined[:, 130:258] == painting).all()
+    assert (joined[:, 128:130] == 255).all()
+    scale = cv2.applyColorMap(np.arange(256, dtype=np.uint8)[:, None], cv2.COLORMAP_INFERNO)[:, 0]
+    for row, level in ((0, 255), (10, 64 / 255 / FULL_SCALE * 255), (20, 64), (30, 0)):
+        assert (joined[row, -1] == scale[round(level)]).all()
+
+
+def test_pictures_are_written_whole_or_not_at_all(tmp_path):
+    write_picture(tmp_path / "new" / "picture.png", PHOTO)
+    assert (read_picture(tmp_path / "new" / "picture.png") == PHOTO).all()
+    assert [p.name for p in (tmp_path / "new").iterdir()] == ["picture.png"]
+    for path in (tmp_path / "picture.txt", tmp_path / "picture", tmp_path / "new",
+                 tmp_path / "new" / "picture.png" / "picture.png"):
+        with pytest.raises(UserError):
+            picture_file(path)
+
+
+def test_which_frames_are_written():
+    assert every(frame_step("all"), 5).tolist() == [1, 1, 1, 1, 1]
+    assert every(frame_step("every 2"), 5).tolist() == [0, 1, 0, 1, 1]
+    assert every(frame_step("2"), 4).tolist() == [0, 1, 0, 1]
+    assert every(frame_step("last"), 3).tolist() == [0, 0, 1]
+    assert every(frame_step("100"), 1).tolist() == [1]
+    for text in ("0", "-1", "1.5", "first", "every", "", "every all", "2 3"):
+        with pytest.raises(UserError, match="all, last, or every N"):
+            frame_step(text)
+
+
+def test_frames_have_numbers_without_a_gap(tmp_path):
+    with FrameWriter(tmp_path, 7, 12, 8, every(4, 10)) as writer:
+        for shade in range(10):
+            writer.write(np.full((4, 6, 3), shade, np.uint8))
+    shades = [read_picture(tmp_path / f"generated{n}.png")[0, 0, 0] for n in (7, 8, 9)]
+    assert shades == [3, 7, 9]
+    assert len(list(tmp_path.iterdir())) == 3
+    assert writer.next == 10

@@ -1,0 +1,169 @@
+"""The exact raster of whole paintings, its gradient, and refining by it."""
+
+import numpy as np
+import pytest
+import torch
+
+from Renderer.canvas import plan
+from Renderer.gradient import gradient
+from Renderer.raster import Boxes, half_widths, paint_exact, place
+from Renderer.refine import random_shapes, refine
+from Renderer.stroke_batch import disc_half_widths
+from Renderer.stroke_gen import FAMILIES, draw
+from Renderer.strokes import Strokes
+
+
+def random_strokes(
+    family: str, n: int, seed: int, tile: tuple[int, int, int] = (0, 0, 128), side: int = 128
+) -> Strokes:
+    """Strokes on one tile of a square canvas, cut at the tile."""
+    rng = np.random.default_rng(seed)
+    shapes = rng.random((n, 10), np.float32)
+    shapes[: n // 4] = shapes[: n // 4].round()  # corners, ends of every range
+    top, left, width = tile
+    return Strokes(family, side, side, shapes, rng.random((n, 3), np.float32),
+                   np.tile(tile, (n, 1)), np.tile((top, left, top + width, left + width), (n, 1)))
+
+
+def painted(strokes: Strokes, scale: float = 1) -> np.ndarray:
+    canvas = np.zeros((round(strokes.height * scale), round(strokes.width * scale), 3), np.float32)
+    paint_exact(strokes, canvas, scale)
+    return canvas
+
+
+def plainly_painted(strokes: Strokes, width: int) -> np.ndarray:
+    """One tile, by the reference rasteriser."""
+    canvas = np.zeros((width, width, 3), np.float32)
+    for shape, colour in zip(strokes.shapes, strokes.colours, strict=True):
+        canvas += (1 - draw(shape, width, strokes.family))[..., None] * (colour - canvas)
+    return canvas
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("scale", [1, 2])
+def test_a_tile_of_a_painting_equals_the_reference(family, scale):
+    strokes = random_strokes(family, 24, 3, (128, 0, 128), 256)
+    canvas = painted(strokes, scale)
+    tile = canvas[128 * scale :, : 128 * scale]
+    assert np.abs(tile - plainly_painted(strokes, 128 * scale)).max() <= 1e-6
+    assert canvas[: 128 * scale].max() == canvas[:, 128 * scale :].max() == 0
+
+
+def test_painting_in_parts_or_with_little_memory_changes_nothing(monkeypatch):
+    strokes = Strokes.join((random_strokes("bezier", 9, 1, (0, 0, 256), 256),
+                            random_strokes("bezier", 9, 2, (64, 128, 128), 256)))
+    whole = painted(strokes)
+    parts = np.zeros_like(whole)
+    for first in range(0, 18, 5):
+        paint_exact(strokes[first : first + 5], parts)
+    assert np.array_equal(parts, whole)
+    monkeypatch.setattr("Renderer.raster.PIXELS_AT_ONCE", 20_000)
+    assert np.array_equal(painted(strokes), whole)
+
+
+def test_strokes_without_a_clip_cross_the_edges_of_their_tile():
+    strokes = random_strokes("round", 1, 5, (64, 64, 64), 192)
+    strokes.shapes[:] = 0.5, 1, 0, 0, 0, 0, 0.4, 0, 1, 0  # at the middle of the right side
+    strokes.clips[:] = 0, 0, 192, 192
+    covered = np.argwhere(painted(strokes).any(2))
+    assert covered.min(0).tolist() == [90, 122]
+    assert covered.max(0).tolist() == [102, 134]
+
+
+def test_half_widths_are_those_of_opencv():
+    plain = disc_half_widths(300, torch.device("cpu"))
+    assert np.array_equal(half_widths(300), plain.numpy())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_gradient_tells_how_the_error_changes(family):
+    """Against differences over steps that are long beside a pixel, on smooth errors."""
+    strokes = random_strokes(family, 6, 11)
+    strokes.shapes[:] = random_shapes(family, np.full(6, 0.6), np.random.default_rng(11))[0]
+    strokes.shapes[:, 8:] = 0.7, 0.6
+    rows, columns = np.mgrid[:128, :128].astype(np.float32) / 127
+    target = np.stack((rows, columns, 1 - rows * columns), 2)
+
+    def half_error(shapes: np.ndarray) -> float:
+        moved = Strokes(family, 128, 128, shapes, *(getattr(strokes, name) for name in
+                                                    ("colours", "tiles", "clips")))
+        return float(np.square(painted(moved) - target, dtype=np.float64).sum() / 2)
+
+    shapes = torch.from_numpy(strokes.shapes).requires_grad_()
+    shapes_placed = place(strokes, shapes)
+    found = gradient(Boxes(strokes, shapes_placed, margin=1), strokes.colours, target)
+    assert np.abs(found.canvas - painted(strokes)).max() <= 1e-6
+    values = [*torch.from_numpy(found.places).unbind(2)[: len(shapes_placed) - 1],
+              torch.from_numpy(found.opacity).view_as(shapes_placed.opacity)]
+    moving = [(p, v.double()) for p, v in zip(shapes_placed, values, strict=True)
+              if p.requires_grad]
+    torch.autograd.backward(*zip(*moving, strict=True))
+    told, measured = [], []
+    for i in range(6):
+        for j in range(10):
+            low, high = strokes.shapes.copy(), strokes.shapes.copy()
+            low[i, j], high[i, j] = max(low[i, j] - 0.04, 0), min(high[i, j] + 0.04, 1)
+            measured.append((half_error(high) - half_error(low)) / (high - low)[i, j])
+            told.append(shapes.grad[i, j].item())
+    assert np.corrcoef(told, measured)[0, 1] > 0.95
+    assert 0.85 < np.dot(told, measured) / np.dot(measured, measured) < 1.15
+
+
+def test_worth_colour_and_curvature_are_exact():
+    strokes = random_strokes("bezier", 8, 4)
+    target = np.random.default_rng(5).random((128, 128, 3), np.float32)
+
+    def half_error(some: Strokes) -> float:
+        return float(np.square(painted(some) - target, dtype=np.float64).sum() / 2)
+
+    found = gradient(Boxes(strokes, place(strokes, torch.from_numpy(strokes.shapes)), margin=1),
+                     strokes.colours, target)
+    error = half_error(strokes)
+    for i in range(8):
+        others = Strokes.join((strokes[:i], strokes[i + 1 :]))
+        assert half_error(others) - error == pytest.approx(found.worth[i], rel=2e-3, abs=0.05)
+        changed = Strokes.join((strokes[:i], strokes[i : i + 1], strokes[i + 1 :]))
+        changed.colours[i, 1] += 0.5
+        expected = 0.5 * found.colours[i, 1] + 0.125 * found.curvature[i]
+        assert half_error(changed) - error == pytest.approx(expected, rel=2e-3, abs=0.05)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_refining_lowers_the_exact_error(family):
+    rng = np.random.default_rng(2)
+    _, _, (stage,) = plan(1, 1, 0, 8)
+    shapes, middle = random_shapes(family, np.linspace(1, 0, 40), rng)
+    target = np.zeros((128, 128, 3), np.float32)
+    target[30:90, 20:70], target[60:120, 60:110] = (0.2, 0.4, 0.9), (0.8, 0.7, 0.1)
+    row, column = (middle * 127).astype(int).T
+    strokes = Strokes(family, 128, 128, shapes, target[row, column],
+                      np.tile(stage.tiles, (40, 1)), np.tile(stage.clips, (40, 1)))
+    before = shapes.copy()
+    told = []
+    better = refine(strokes, target, 60, report=told.append)
+    error = float(np.square(painted(better) - target).mean())
+    assert len(told) == 60 and told[0] == pytest.approx(
+        float(np.square(painted(strokes) - target).mean()), rel=1e-4)
+    assert error < 0.2 * told[0]
+    assert error <= min(told) * 1.0001
+    assert np.array_equal(strokes.shapes, before)  # what was given stays
+    assert better.shapes.min() >= 0 and better.shapes.max() <= 1
+    assert len(better) == 40
+    again = refine(strokes, target, 60)
+    assert np.array_equal(again.shapes, better.shapes)  # the same seed, the same strokes
+
+
+def test_refining_keeps_strokes_on_their_tiles():
+    height, width, (_, stage) = plan(2, 2, 0, 4)
+    strokes = Strokes.join(
+        random_strokes("bezier", 10, k, tuple(tile), 256) for k, tile in enumerate(stage.tiles))
+    target = np.random.default_rng(0).random((height, width, 3), np.float32)
+    better = refine(strokes, target, 45)
+    count = lambda some: np.unique(some.tiles, axis=0, return_counts=True)[1].tolist()
+    assert count(better) == count(strokes) == [10, 10, 10, 10]
+    assert np.array_equal(better.clips[:, :2], better.tiles[:, :2])
+
+
+def test_no_steps_change_nothing():
+    strokes = random_strokes("triangle", 5, 0)
+    assert refine(strokes, np.zeros((128, 128, 3), np.float32), 0) is strokes

@@ -1,0 +1,309 @@
+"""Stroke files: JSON and back, SVG, and what replay.py paints of them."""
+
+import json
+import shutil
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+from collections.abc import Callable
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+import pytest
+
+import replay
+from Renderer import stroke_file
+from Renderer.raster import paint_exact
+from Renderer.stroke_file import read_json, write_json
+from Renderer.stroke_gen import FAMILIES
+from Renderer.strokes import Strokes
+from Renderer.svg import write_svg
+from utils.command import UserError
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser",
+                                                "google-chrome"))), None)
+SVG = "{http://www.w3.org/2000/svg}"
+SIZE = (197, 301)  # of the picture: no whole multiple of any canvas
+
+
+def random_strokes(family: str, n: int = 64, seed: int = 0) -> Strokes:
+    """Strokes on 2x3 tiles of 128, the last ones on the whole canvas, ends of ranges included."""
+    rng = np.random.default_rng(seed)
+    shapes = rng.random((n, 10)).astype(np.float32)
+    shapes[: n // 4] = shapes[: n // 4].round()  # corners, ends of every range
+    shapes[n // 4 : n // 2] = (4 * shapes[n // 4 : n // 2]).round() / 4
+    shapes[: n // 4 : 2, 4:6] = shapes[: n // 4 : 2, :2]  # P2 at P0
+    tiles = np.column_stack((128 * rng.integers(0, (2, 3), (n, 2)), np.full(n, 128)))
+    clips = np.column_stack((tiles[:, :2], tiles[:, :2] + 128))
+    tiles[-n // 8 :] = (0, 0, 256)
+    clips[-n // 8 :] = (0, 0, 256, 384)
+    return Strokes(family, 256, 384, shapes, rng.random((n, 3)).astype(np.float32), tiles, clips)
+
+
+def painted(strokes: Strokes, scale: float = 1) -> np.ndarray:
+    canvas = np.zeros((int(strokes.height * scale), int(strokes.width * scale), 3), np.float32)
+    paint_exact(strokes, canvas, scale)
+    return canvas
+
+
+def test_parts_join_to_the_whole():
+    strokes = random_strokes("bezier")
+    again = Strokes.join([strokes[:10], strokes[10:]])
+    assert len(strokes[:10]) == 10
+    assert (again.family, again.height, again.width) == ("bezier", 256, 384)
+    for name in ("shapes", "colours", "tiles", "clips"):
+        assert np.array_equal(getattr(again, name), getattr(strokes, name))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("size", [SIZE, (256, 384), (4001, 3000)])
+def test_reading_gives_back_the_same_painting(tmp_path, family, size):
+    strokes = random_strokes(family)
+    write_json(tmp_path / "s.json", strokes, size, {"img": "a.png", "divide": [2, 3]})
+    again, *rest = read_json(tmp_path / "s.json")
+    assert rest == [size, {"img": "a.png", "divide": [2, 3]}]
+    assert again.shapes.dtype == again.colours.dtype == np.float32
+    assert again.tiles.dtype == again.clips.dtype == np.int64
+    for name in ("colours", "tiles", "clips"):
+        assert np.array_equal(getattr(again, name), getattr(strokes, name))
+    for scale in (1, 2):
+        assert np.array_equal(painted(again, scale), painted(strokes, scale))
+    used = [*range(2 * FAMILIES[family].points), *range(6, 6 + FAMILIES[family].radii),
+            *range(8, 8 + FAMILIES[family].opacities)]
+    wide = np.all(strokes.shapes[:, :2] != strokes.shapes[:, 4:6], 1)  # P1 is what it was
+    assert np.abs(again.shapes - strokes.shapes)[wide][:, used].max() < 1e-12
+
+
+def test_files_of_no_strokes(tmp_path):
+    none = random_strokes("round")[:0]
+    write_json(tmp_path / "s.json", none, SIZE, {})
+    assert len(read_json(tmp_path / "s.json")[0]) == 0
+    for seconds in (None, 1.0):
+        write_svg(tmp_path / "s.svg", none, SIZE, seconds)
+        assert ET.parse(tmp_path / "s.svg").getroot().find(f".//{SVG}path") is None
+
+
+def test_the_schema_is_what_the_docstring_says(tmp_path):
+    shapes = np.array([[0, 0.5, 0.5, 0, 1, 1, 0, 1, 0.25, 1]], np.float32)
+    strokes = Strokes("bezier", 256, 256, shapes, np.array([[0, 0.5, 1]], np.float32),
+                      np.array([[128, 0, 128]]), np.array([[128, 0, 256, 128]]))
+    write_json(tmp_path / "s.json", strokes, (512, 128), {})
+    text = (tmp_path / "s.json").read_text()
+    content = json.loads(text)
+    assert content == {
+        "version": 1, "family": "bezier", "height": 512, "width": 128, "canvas_height": 256,
+        "canvas_width": 256, "settings": {}, "tiles": [[256, 0, 512, 64]],
+        "clips": [[256, 0, 512, 64]],
+        "strokes": [{"rows": [256, 384, 512], "columns": [32, 32, 64], "radius_rows": [1, 65],
+                     "radius_columns": [0.25, 16.25], "opacity": [0.25, 1], "rgb": [1, 0.5, 0],
+                     "tile": 0, "clip": 0}]}
+    assert text.count("\n") == 7  # one for the stroke
+    for key in (*content, *content["strokes"][0]):
+        assert f"``{key}``" in stroke_file.__doc__
+
+
+def broken(change: dict) -> dict:
+    """A good file of two strokes with those things changed; a number is a stroke."""
+    stroke = {"rows": [1, 2, 3], "columns": [1, 2, 3], "radius_rows": [2, 2],
+              "radius_columns": [2, 2], "opacity": [1, 1], "rgb": [0, 0, 1], "tile": 0, "clip": 0}
+    content = {"version": 1, "family": "bezier", "height": 128, "width": 128,
+               "canvas_height": 128, "canvas_width": 128, "settings": {},
+               "tiles": [[0, 0, 128, 128]], "clips": [[0, 0, 128, 128]],
+               "strokes": [dict(stroke), dict(stroke)]}
+    for key, value in change.items():
+        if isinstance(key, int):
+            content["strokes"][key] |= value
+        else:
+            content[key] = value
+    return content
+
+
+@pytest.mark.parametrize(("change", "says"), [
+    ({"version": 2}, "version 2"),
+    ({"version": None}, "version"),
+    ({"family": "square"}, "family 'square'"),
+    ({"family": ["bezier"]}, "no family"),
+    ({"height": 0}, "height is not"),
+    ({"width": 10**9}, "width is not"),
+    ({"canvas_width": 128.0}, "canvas_width is not"),
+    ({"canvas_height": True}, "canvas_height is not"),
+    ({"settings": []}, "settings"),
+    ({"tiles": {}}, "tiles is no list"),
+    ({"tiles": [[0, 0, 128, 64]]}, "tile 1 is not a square"),
+    ({"tiles": [[0, 0, 64.5, 64.5]]}, "tile 1 does not end at whole pixels"),
+    ({"tiles": [[0, 0, 0, 0]]}, "tile 1 is empty"),
+    ({"clips": [[0, 0, 128, 129]]}, "clip 1 leaves the canvas"),
+    ({"clips": [[0, 0, 128]]}, "clip 1 is no list of 4"),
+    ({"strokes": {}}, "strokes is no list"),
+    ({"strokes": [None]}, "stroke 1 is no object"),
+    ({1: {"colour": 0}}, "stroke 2 is no object of rows, columns"),
+    ({"family": "bezierwotrans"}, "stroke 1 is no object of"),
+    ({1: {"rows": [1, 2]}}, "rows of stroke 2 is no list of 3"),
+    ({1: {"columns": [1, float("nan"), 2]}}, "columns of stroke 2"),
+    ({1: {"rgb": [1, "1", 2]}}, "rgb of stroke 2"),
+    ({1: {"rgb": [1, True, 0]}}, "rgb of stroke 2"),
+    ({1: {"rgb": [1, 10**400, 2]}}, "rgb of stroke 2"),
+    ({1: {"rgb": [1, 1.5, 1]}}, "stroke 2 has an rgb"),
+    ({1: {"opacity": [1, -1]}}, "stroke 2 has an opacity"),
+    ({1: {"rows": [0, 50, 200]}}, "stroke 2 has a point outside its tile"),
+    ({1: {"rows": [10, 50, 20]}}, "stroke 2 has its point P1 outside"),
+    ({1: {"radius_rows": [9, 9]}}, "stroke 2 has radii"),
+    ({1: {"radius_rows": [99, 9], "radius_columns": [99, 9]}}, "stroke 2 has a radius"),
+    ({1: {"tile": 1}}, "tile of stroke 2"),
+    ({1: {"clip": -1}}, "clip of stroke 2"),
+])
+def test_a_flaw_gets_a_line_that_names_it(tmp_path, change, says):
+    path = tmp_path / "s.json"
+    path.write_text(json.dumps(broken(change)))
+    with pytest.raises(UserError, match=says) as error:
+        read_json(path)
+    assert str(path) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b"[1]", b"\xff\xfe", b"[" * 100_000, b"1" * 5000])
+def test_what_is_not_json_is_refused(tmp_path, data):
+    (tmp_path / "s.json").write_bytes(data)
+    with pytest.raises(UserError, match="is not a stroke file"):
+        read_json(tmp_path / "s.json")
+
+
+def test_huge_and_missing_files_are_refused(tmp_path, monkeypatch):
+    with pytest.raises(UserError, match="No such file"):
+        read_json(tmp_path / "s.json")
+    with pytest.raises(UserError, match="cannot read"):
+        read_json(tmp_path)
+    monkeypatch.setattr(stroke_file, "LARGEST_FILE", 2)
+    (tmp_path / "s.json").write_text("{}  ")
+    with pytest.raises(UserError, match="more than"):
+        read_json(tmp_path / "s.json")
+
+
+def test_numbers_by_hand_may_be_a_little_off(tmp_path):
+    (tmp_path / "s.json").write_text(json.dumps(broken(
+        {0: {"rows": [-0.001, -0.002, 128.001]}, "tiles": [[0, 0, 127.999, 128.001]]})))
+    strokes = read_json(tmp_path / "s.json")[0]
+    assert strokes.shapes[0, :6:2].tolist() == [0, 0, 1]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("seconds", [None, 1.0])
+def test_svg_is_well_formed(tmp_path, family, seconds):
+    strokes = random_strokes(family)
+    write_svg(tmp_path / "s.svg", strokes, SIZE, seconds)
+    root = ET.parse(tmp_path / "s.svg").getroot()
+    assert root.tag == f"{SVG}svg"
+    assert root.get("viewBox") == f"0 0 {SIZE[1]} {SIZE[0]}"
+    names = {e.get("id") for e in root.iter() if e.get("id")}
+    for element in root.iter():
+        for key in ("mask", "clip-path"):
+            assert element.get(key, "url(#)")[5:-1] in names | {""}
+    assert "nan" not in (tmp_path / "s.svg").read_text()
+    outer = root.findall(f"{SVG}g")[-1]
+    groups = outer.findall(f"{SVG}g")
+    assert len(groups) == (0 if seconds is None else 22)  # of three strokes
+    shown = [e for group in groups or [outer] for e in group if e.tag != f"{SVG}mask"]
+    assert 40 < len(shown) <= len(strokes)  # all but invisible ones
+    assert (root.find(f".//{SVG}mask") is not None) == (family == "bezier")
+    assert root.find(f".//{SVG}script") is None
+
+
+def screenshot(svg: Path, height: int, width: int, *flags: str) -> np.ndarray:
+    """What a browser shows, (height, width, 3) uint8; its window is larger."""
+    picture = svg.with_suffix(".png")
+    subprocess.run(
+        [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars",
+         "--disable-background-networking", "--disable-component-update", "--disable-sync",
+         "--no-first-run", f"--user-data-dir={svg.parent / 'profile'}", *flags,
+         f"--screenshot={picture}", "--window-size=1000,1000", str(svg)],
+        check=True, capture_output=True, timeout=120)
+    return cv2.imread(str(picture))[:height, :width]
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_browser_shows_what_the_rasteriser_paints(tmp_path, family):
+    strokes = random_strokes(family, 24, 1)
+    write_svg(tmp_path / "s.svg", strokes, (512, 768))
+    error = screenshot(tmp_path / "s.svg", 512, 768) / 255 - painted(strokes, 2)
+    assert np.square(error).mean() < 0.001  # strokes side by side in random colours differ by 0.17
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
+def test_an_animation_ends_with_the_painting(tmp_path):
+    strokes = random_strokes("bezier", 24, 1)
+    shown = []
+    for seconds in (None, 2, 1e6):
+        write_svg(tmp_path / "s.svg", strokes, SIZE, seconds)
+        shown.append(screenshot(tmp_path / "s.svg", *SIZE, "--virtual-time-budget=4000"))
+    still, end, start = shown
+    assert np.array_equal(end, still)
+    write_svg(tmp_path / "s.svg", strokes[:1], SIZE)
+    assert np.array_equal(start, screenshot(tmp_path / "s.svg", *SIZE))
+
+
+@pytest.fixture
+def replay_in(tmp_path, monkeypatch) -> Callable[..., None]:
+    """Replays s.json, 24 bezier strokes, in a folder."""
+    write_json(tmp_path / "s.json", random_strokes("bezier", 24), SIZE, {})
+    write_json(tmp_path / "none.json", random_strokes("bezier")[:0], SIZE, {})
+    monkeypatch.chdir(tmp_path)
+
+    def run(*flags: object, file: str = "s.json") -> None:
+        monkeypatch.setattr(sys, "argv", ["replay.py", file, *map(str, flags)])
+        replay.main(replay.parse_args())
+
+    return run
+
+
+def test_replay_paints_pictures_of_any_size(replay_in, capsys):
+    strokes = random_strokes("bezier", 24)
+    for flags, scale, shape in (((), 1, SIZE), (("--size", 768), 2, (503, 768)),
+                                (("--until", 9, "--size", 50), 1, (33, 50))):
+        replay_in(*flags)
+        few = strokes[:9] if "--until" in flags else strokes
+        assert f"{len(few)} strokes in" in capsys.readouterr().out
+        expected = cv2.resize(painted(few, scale), shape[::-1], interpolation=cv2.INTER_AREA)
+        assert np.abs(cv2.imread("replay.png") / 255 - expected).max() < 0.51 / 255
+
+
+def test_replay_writes_videos_and_svg(replay_in):
+    replay_in("--output", "a.png", "--size", 100)
+    still = cv2.imread("a.png").astype(float)
+    for name, seconds in (("a.mp4", 1), ("a.gif", 0.5)):
+        replay_in("--output", name, "--size", 100, "--fps", 10, "--seconds", seconds)
+        with av.open(name) as video:
+            frames = [frame.to_ndarray(format="bgr24") for frame in video.decode(video=0)]
+        assert frames[-1].shape == (len(still) // 2 * 2 if name == "a.mp4" else len(still), 100, 3)
+        assert np.abs(frames[-1] - still[: len(frames[-1])]).mean() < 10
+        assert frames[0].mean() < frames[-1].mean()
+    replay_in("--output", "a.svg", "--seconds", 2, "--until", 3)
+    write_svg(Path("b.svg"), random_strokes("bezier", 24)[:3], SIZE, 2)
+    assert Path("a.svg").read_text() == Path("b.svg").read_text()
+
+
+@pytest.mark.parametrize(("flags", "says"), [
+    (("--size", 16385), "from 1 to 16384"),
+    (("--until", 0), "from 1"),
+    (("--output", "a.xyz"), "a.xyz"),
+    (("--output", "s.json/a.png"), "s.json"),
+    (("--fps", 3), "--fps is for videos"),
+    (("--seconds", 3), "--seconds is for videos"),
+    (("--output", "a.mp4", "--fps", 1000), "frames a second"),
+])
+def test_replay_refuses_what_it_cannot_do(replay_in, tmp_path, flags, says):
+    with pytest.raises(UserError, match=says):
+        replay_in(*flags)
+    with pytest.raises(UserError, match="no strokes"):
+        replay_in(file="none.json")
+    assert {path.name for path in tmp_path.iterdir()} == {"s.json", "none.json"}
+
+
+def test_the_script_itself(checkout):
+    write_json(checkout.root / "s.json", random_strokes("triangle", 4), SIZE, {})
+    out = checkout.run("replay.py", "s.json", "--output", "a.svg")
+    assert out.startswith("4 strokes in")
+    assert (checkout.root / "a.svg").is_file()
+    checkout.refuse((("replay.py", ("missing.json",), "missing.json: No such file"),))

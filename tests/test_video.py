@@ -1,0 +1,212 @@
+"""Videos hold what was written, for as long as was asked, in files whole or absent."""
+
+import resource
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+import pytest
+
+from utils.command import UserError
+from utils.frames import HOLD, fitted
+from utils.video import Gif, Mp4, Video
+
+
+def strokes(count: int, height: int = 64, width: int = 96) -> list[np.ndarray]:
+    """Pictures of a painting that grows by a disc each."""
+    rng = np.random.default_rng(0)
+    canvas = np.zeros((height, width, 3), np.uint8)
+    pictures = []
+    for _ in range(count):
+        centre = [int(rng.integers(side)) for side in (width, height)]
+        cv2.circle(canvas, centre, height // 5, rng.integers(0, 256, 3).tolist(), -1, cv2.LINE_AA)
+        pictures.append(canvas.copy())
+    return pictures
+
+
+def film(path: Path, frames: list[np.ndarray], fps: float, seconds: float | None = None) -> Video:
+    height, width = frames[0].shape[:2]
+    with Video(path, height=height, width=width, fps=fps,
+               times=fitted(len(frames), fps, seconds)) as video:
+        for frame in frames:
+            video.write(frame)
+    return video
+
+
+def as_bgr(frame: av.VideoFrame) -> np.ndarray:
+    """(h, w, 3); from 4:2:0 as BT.709 defines it, each colour difference for four pixels."""
+    if frame.format.name != "yuv420p":
+        return frame.to_ndarray(format="bgr24")
+    assert (frame.colorspace, frame.color_range) == (1, 1)  # BT.709, 16 to 235
+    size = frame.height, frame.width
+    planes = frame.to_ndarray().ravel().astype(float)
+    luma = (planes[: size[0] * size[1]].reshape(size) - 16) / 219
+    differences = planes[luma.size :].reshape(2, size[0] // 2, size[1] // 2)
+    blue, red = (differences.repeat(2, 1).repeat(2, 2) - 128) / 224
+    blue, red = luma + 1.8556 * blue, luma + 1.5748 * red
+    green = (luma - 0.2126 * red - 0.0722 * blue) / 0.7152
+    return np.clip(np.dstack((blue, green, red)), 0, 1) * 255
+
+
+def decoded(path: Path) -> tuple[list[np.ndarray], list[float], float]:
+    """The frames (BGR), when each begins, and the length in seconds."""
+    with av.open(str(path)) as file:
+        shown = [(as_bgr(frame), frame.time) for frame in file.decode(video=0)]
+        return [f for f, _ in shown], [t for _, t in shown], file.duration / av.time_base
+
+
+def error(one: np.ndarray, other: np.ndarray) -> float:
+    return np.abs(one.astype(float) - other).mean()
+
+
+@pytest.mark.parametrize(("total", "fps", "seconds"), [
+    (1, 30, None), (200, 30, None), (500, 25, 10), (7, 30, 4), (50, 29.97, 3.3), (1, 30, 2),
+    (3, 24, 0.01), (1000, 1, 5), (30, 30, 1), (31, 30, 60),
+])
+def test_a_painting_is_fitted_to_a_length(total, fps, seconds):
+    times = fitted(total, fps, seconds)
+    assert len(times) == total
+    assert times[0] > 0
+    hold = round(min(HOLD, seconds / 5 if seconds else HOLD) * fps)
+    assert times[-1] >= max(1, hold)
+    if seconds is None:
+        assert (times[:-1] == 1).all()
+        assert times[-1] == 1 + hold
+    else:
+        assert times.sum() == max(2, round(seconds * fps))
+        shown = np.flatnonzero(times)[:-1]
+        if len(shown) > 1:  # evenly
+            assert np.ptp(np.diff(shown)) <= 1
+            assert np.ptp(times[shown]) <= 1
+
+
+def test_mp4_is_h264_that_browsers_play(tmp_path):
+    frames = strokes(20)
+    path = tmp_path / "new" / "film.mp4"
+    video = film(path, frames, 25)
+    assert [p.name for p in path.parent.iterdir()] == ["film.mp4"]
+    with av.open(str(path)) as file:
+        stream = file.streams.video[0]
+        assert (stream.codec_context.name, stream.pix_fmt) == ("h264", "yuv420p")
+        assert (stream.width, stream.height) == (video.width, video.height) == (96, 64)
+        assert stream.average_rate == 25
+    data = path.read_bytes()
+    assert data.index(b"moov") < data.index(b"mdat")  # plays before it is loaded
+    shown, times, length = decoded(path)
+    assert len(shown) == 20 + HOLD * 25
+    assert length == pytest.approx(len(shown) / 25, abs=0.01)
+    assert times == pytest.approx(np.arange(len(shown)) / 25)
+    for i in (0, 7, 19, len(shown) - 1):
+        assert error(shown[i], frames[min(i, 19)]) < 6
+
+
+def test_colours_keep_in_mp4(tmp_path):
+    for name, colour in (("red", (0, 0, 220)), ("green", (0, 180, 0)), ("grey", (128, 128, 128))):
+        film(tmp_path / f"{name}.mp4", [np.full((32, 32, 3), colour, np.uint8)], 30)
+        assert np.abs(decoded(tmp_path / f"{name}.mp4")[0][0] - np.array(colour)).max() <= 3, name
+
+
+def test_gif_draws_what_changes(tmp_path):
+    frames = strokes(20)
+    frames.insert(10, frames[9])  # nothing changes
+    path = tmp_path / "film.GIF"
+    film(path, frames, 30)
+    assert path.read_bytes().count(b"NETSCAPE2.0\x03\x01\0\0") == 1  # for ever
+    shown, times, length = decoded(path)
+    assert len(shown) == len(frames)
+    assert times == pytest.approx(np.arange(len(frames)) / 30, abs=0.006)
+    assert length == pytest.approx(len(frames) / 30 + HOLD, abs=0.01)
+    for one, other in zip(shown, frames, strict=True):
+        assert error(one, other) < 4
+
+
+def test_seconds_set_the_length(tmp_path):
+    frames = strokes(40)
+    for name in ("film.mp4", "film.gif"):
+        for seconds in (1.2, 4):
+            film(tmp_path / name, frames, 20, seconds)
+            shown, _, length = decoded(tmp_path / name)
+            assert length == pytest.approx(seconds, abs=0.01)
+            assert error(shown[0], frames[0]) < 6
+            assert error(shown[-1], frames[-1]) < 9  # halved chroma
+
+
+def test_sizes_are_what_players_show(tmp_path, capsys):
+    assert Mp4.fit(513, 301) == (512, 300)
+    assert Mp4.fit(1, 5) == (2, 4)
+    assert Mp4.fit(4096, 2304) == (4096, 2304)
+    assert Mp4.fit(4096, 4096) == (3072, 3072)
+    assert Mp4.fit(8192, 1024) == (4096, 512)
+    assert Gif.fit(4096, 2048) == (1024, 512)
+    assert Gif.fit(301, 513) == (301, 513)
+    for size in ((17, 33), (1, 1), (64, 9)):
+        for suffix in (".mp4", ".gif"):
+            video = film(tmp_path / f"film{suffix}", strokes(3, *size), 10)
+            assert decoded(video.path)[0][-1].shape == (video.height, video.width, 3)
+    assert capsys.readouterr().err == ""
+    Video(tmp_path / "film.gif", height=2048, width=4096, fps=10, times=[1])
+    assert "1024x512" in capsys.readouterr().err
+
+
+def test_frames_of_another_size_are_stretched(tmp_path):
+    small = strokes(2, 32, 48)
+    with Video(tmp_path / "film.mp4", height=64, width=96, fps=10, times=[1, 1]) as video:
+        for frame in small:
+            video.write(frame)
+    assert error(decoded(video.path)[0][-1], cv2.resize(small[-1], (96, 64))) < 6
+
+
+@pytest.mark.parametrize("name", ["film.mp4", "film.gif"])
+def test_a_broken_off_video_leaves_nothing(tmp_path, name):
+    path = tmp_path / name
+    path.write_bytes(b"the one before")
+    for exception in (KeyboardInterrupt, UserError):
+        with pytest.raises(exception), Video(
+            path, height=64, width=96, fps=10, times=fitted(9, 10)
+        ) as video:
+            video.write(strokes(1)[0])
+            raise exception
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (3000, limits[1]))  # as a full disk
+        with pytest.raises(UserError, match="cannot write .*: File too large"):
+            film(path, strokes(60, 128, 128), 10)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert path.read_bytes() == b"the one before"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_cannot_be_written_is_refused_at_once(tmp_path):
+    (tmp_path / "folder.mp4").mkdir()
+    (tmp_path / "file").touch()
+    for name, fps, says in (
+        ("film.avi", 30, r"\.mp4 or \.gif"), ("film", 30, r"\.mp4 or \.gif"),
+        ("folder.mp4", 30, "folder.mp4"), ("file/film.mp4", 30, "file is no folder"),
+        ("film.gif", 60, "1 to 50"), ("film.mp4", 0.5, "1 to 120"), ("film.mp4", 1e9, "1 to 120"),
+    ):
+        with pytest.raises(UserError, match=says):
+            Video(tmp_path / name, height=8, width=8, fps=fps, times=[1])
+    with pytest.raises(UserError, match="/proc"):
+        Video(Path("/proc/nowhere/film.mp4"), height=8, width=8, fps=30, times=[1])
+    assert {p.name for p in tmp_path.iterdir()} == {"folder.mp4", "file"}
+
+
+@pytest.mark.parametrize("name", ["film.mp4", "film.gif"])
+def test_memory_does_not_grow_with_the_frames(tmp_path, name):
+    def resident() -> float:
+        """In megabytes."""
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        return pages * resource.getpagesize() / 1e6
+
+    canvas = np.zeros((128, 128, 3), np.uint8)
+    rng = np.random.default_rng(0)
+    with Video(tmp_path / name, height=128, width=128, fps=30, times=fitted(2000, 30)) as video:
+        for count in range(2000):  # 49 kB each, 98 MB together
+            row, column = rng.integers(0, 112, 2)
+            canvas[row : row + 16, column : column + 16] = rng.integers(0, 256, 3)
+            video.write(canvas.copy())
+            if count == 300:
+                early = resident()
+        assert resident() - early < 20
