@@ -1,61 +1,119 @@
-"""The files that a painting is written to."""
+"""The files that paintings are written to."""
 
 import argparse
+import re
 from contextlib import ExitStack
+from itertools import pairwise
 from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from painting import Painting
 from Renderer.stroke_file import write_json
 from Renderer.svg import write_svg
+from utils.command import UserError
 from utils.frames import every, fitted
-from utils.pictures import FrameWriter, compare, resized, write_picture
-from utils.video import Video
+from utils.pictures import FrameWriter, compare, picture_file, resized, write_picture
+from utils.video import Video, video_kind
 from utils.weights import make_folder
+
+
+class Places(NamedTuple):
+    """Where the files of one painting go."""
+
+    frames: Path  # a folder
+    video: Path | None
+    strokes: list[Path]
+    compare: Path | None
+
+    @classmethod
+    def of(cls, options: argparse.Namespace, image: Path, several: bool) -> "Places":
+        """several: whether there are more paintings, so that each needs names of its own."""
+        if not several:
+            return cls(options.output, options.video, options.strokes, options.compare)
+
+        def own(path: Path | None) -> Path | None:
+            return path and path.with_stem(f"{path.stem}-{image.stem}")
+
+        return cls(options.output / image.stem, own(options.video), list(map(own, options.strokes)),
+                   own(options.compare))
+
+    def files(self) -> list[Path]:
+        """All but the frames."""
+        return [path for path in (self.video, *self.strokes, self.compare) if path]
+
+
+def check_places(options: argparse.Namespace, images: list[Path]) -> None:
+    """Raise UserError where a file cannot be written, or would take the place of another one."""
+    for path in options.strokes:
+        if path.suffix.lower() not in (".json", ".svg") or path.is_dir():
+            raise UserError(f"cannot write {path}: the name of a stroke file ends in .json or .svg")
+    if options.video:
+        video_kind(options.video, options.fps)
+    if options.compare:
+        picture_file(options.compare)
+    taken = {image.resolve(): f"the image {image}" for image in images}
+    if len({image.stem for image in images}) < len(images):
+        names = sorted(image.stem for image in images)
+        twice = next(a for a, b in pairwise(names) if a == b)
+        raise UserError(f"two of the images are called {twice}; paint them one after the other")
+    for image in images:
+        places = Places.of(options, image, len(images) > 1)
+        for path in places.files():
+            if path.resolve() in taken:
+                raise UserError(f"{path} would take the place of {taken[path.resolve()]}")
+            taken[path.resolve()] = "another file of the painting"
+        for path, what in taken.items():
+            if path.parent == places.frames.resolve() and re.fullmatch(r"generated\d+\.png",
+                                                                       path.name):
+                raise UserError(f"a frame could take the place of {what}; name another --output")
 
 
 class Files:
     """The files of one painting."""
 
-    def __init__(
-        self, options: argparse.Namespace, painting: Painting, several: bool, total: int
-    ) -> None:
-        """several: whether there are more paintings, so that each needs names of its own.
+    def __init__(self, options: argparse.Namespace, painting: Painting, several: bool,
+                 total: int) -> None:
+        """total: frames of the painting.  Raises UserError where a folder cannot be written.
 
-        total: frames of the painting.  Raises UserError where something cannot be written.
+        several: see ``Places``.  ``wanted`` are the frames that go anywhere, from 0; where
+        strokes are refined no others need to be made.
         """
-        def own(path: Path | None) -> Path | None:
-            return path.with_stem(f"{path.stem}-{painting.path.stem}") if several and path else path
-
-        self.options, self.painting = options, painting
-        folder = options.output / painting.path.stem if several else options.output
-        video, self.compare = own(options.video), own(options.compare)
-        self.strokes = [own(path) for path in options.strokes]
-        self.written = [path for path in (video, *self.strokes, self.compare) if path]
-        for each in (folder, *(path.parent for path in self.written)):
-            make_folder(each)
+        self.painting, self.seconds = painting, options.seconds
+        self.places = Places.of(options, painting.path, several)
+        for folder in (self.places.frames, *(path.parent for path in self.places.files())):
+            make_folder(folder)
+        times = [every(options.frames, total)]
+        if self.places.video:
+            times.append(fitted(total, options.fps, options.seconds))
+        self.wanted = np.flatnonzero(np.any(times, 0)) if options.refine else np.arange(total)
         height, width = painting.picture.shape[:2]
-        self.frames = FrameWriter(folder, options.imgid, width, height,
-                                  every(options.frames, total))
+        self.frames = FrameWriter(self.places.frames, options.imgid, width, height,
+                                  times[0][self.wanted])
         self.sinks = [self.frames]
-        if video:
-            self.sinks.append(Video(video, height=height, width=width, fps=options.fps,
-                                    times=fitted(total, options.fps, options.seconds)))
+        if self.places.video:
+            self.sinks.append(Video(self.places.video, height=height, width=width,
+                                    fps=options.fps, times=times[1][self.wanted]))
 
     def open(self, stack: ExitStack) -> None:
         """Let the painting's frames go to the files until ``stack`` ends."""
         for sink in self.sinks:
             self.painting.sinks.append(stack.enter_context(sink))
 
-    def finish(self) -> None:
-        """Write what is made of a whole painting."""
-        options, picture = self.options, self.painting.picture
+    def finish(self, settings: dict[str, Any]) -> str:
+        """Write what is made of a whole painting.  Returns a list of all files for the user."""
+        picture, strokes = self.painting.picture, self.painting.strokes()
         size = picture.shape[:2]
-        kept = ("max_step", "divide", "overlap", "refine", "seed")
-        settings = {"image": self.painting.path.name} | {k: vars(options)[k] for k in kept}
-        for path in self.strokes:
+        for path in self.places.strokes:
             if path.suffix.lower() == ".json":
-                write_json(path, self.painting.strokes(), size, settings)
+                write_json(path, strokes, size, {"image": self.painting.path.name} | settings)
             else:
-                write_svg(path, self.painting.strokes(), size, options.seconds)
-        if self.compare:
-            write_picture(self.compare, compare(picture, resized(self.painting.frame, *size[::-1])))
+                write_svg(path, strokes, size, self.seconds)
+        if self.places.compare:
+            painted = resized(self.painting.frame, *size[::-1])
+            write_picture(self.places.compare, compare(picture, painted))
+        frames = self.frames
+        first, last = (frames.path(number) for number in (frames.first, frames.next - 1))
+        return "; ".join((f"{frames.next - frames.first} frames, {first} to {last.name}",
+                          *map(str, self.places.files())))

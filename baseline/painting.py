@@ -136,17 +136,18 @@ def cut(canvas: np.ndarray, tiles: np.ndarray, device: torch.device) -> torch.Te
     return torch.from_numpy(np.stack(parts)).permute(0, 3, 1, 2).to(device)
 
 
-def show_exact(painting: Painting, stages: list[Stage]) -> None:
-    """Paint all strokes anew by the exact rasteriser, with as many frames as the stages have.
+def show_exact(painting: Painting, stages: list[Stage], wanted: np.ndarray) -> None:
+    """Paint all strokes anew by the exact rasteriser, in frames like those of the stages.
 
-    Frames have the size of the picture, or of the canvas where that is larger.
+    wanted: the numbers of those to show, from 0.  They have the size of the picture, or of the
+    canvas where that is larger.
     """
     from Renderer.raster import paint_frames
 
     strokes = painting.strokes()
     together = [len(stage.tiles) for stage in stages for _ in range(stage.steps * BUNDLE)]
     size = np.maximum(painting.picture.shape[:2], (strokes.height, strokes.width)).tolist()
-    for frame in paint_frames(strokes, *size, np.cumsum(together).tolist()):
+    for frame in paint_frames(strokes, *size, np.cumsum(together)[wanted].tolist()):
         painting.show(frame)
 
 

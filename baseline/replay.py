@@ -13,7 +13,7 @@ from Renderer.raster import paint_frames
 from Renderer.stroke_file import read_json
 from Renderer.strokes import Strokes
 from Renderer.svg import write_svg
-from utils.command import Parser, UserError, number, positive_float, positive_int, run
+from utils.command import Parser, UserError, number, positive_float, positive_int, run, seconds
 from utils.frames import fitted
 from utils.pictures import picture_file, write_picture
 from utils.video import KINDS, Video
@@ -82,7 +82,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--until", type=positive_int, metavar="N",
                         help="paint the first N strokes only")
     parser.add_argument("--fps", type=positive_float, help="frames a second of a video (30)")
-    parser.add_argument("--seconds", type=positive_float,
+    parser.add_argument("--seconds", type=seconds,
                         help="length of a video, or of an SVG that paints itself")
     options = parser.parse_args()
     kind = options.output.suffix.lower()

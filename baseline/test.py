@@ -14,7 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from DRL.painter import Painter
-from outputs import Files
+from outputs import Files, check_places
 from painting import (
     Painting,
     Progress,
@@ -37,22 +37,24 @@ from utils.command import (
     positive_float,
     positive_int,
     run,
+    seconds,
     seed,
     whole_number,
 )
 from utils.device import Precision, pick_device
 from utils.frames import frame_step
-from utils.pictures import list_pictures, picture_file, psnr, read_picture
+from utils.pictures import list_pictures, psnr, read_picture
 
 TILES_AT_ONCE = 64  # that the actor sees in one batch
+LARGEST_CANVAS = 8192  # pixels
 
 
 def divide(text: str) -> tuple[int, int] | None:
     """An argparse type: D or RxC tiles; auto is None."""
     if text == "auto":
         return None
-    if not (numbers := re.fullmatch(r"([1-9]\d{0,2})(?:x([1-9]\d{0,2}))?", text)):
-        raise argparse.ArgumentTypeError(f"{text} is not D, RxC (1 to 999) or auto")
+    if not (numbers := re.fullmatch(r"([1-9]\d{0,4})(?:x([1-9]\d{0,4}))?", text)):
+        raise argparse.ArgumentTypeError(f"{text} is not D, RxC or auto")
     return int(numbers[1]), int(numbers[2] or numbers[1])
 
 
@@ -103,7 +105,12 @@ def refine_painting(painting: Painting, render: TrainedRender, steps: int, seed:
         def report(error: float) -> None:
             bar.set_postfix_str(f"refining, squared error {error:.5f}")
             bar.update()
+            nonlocal done
+            done += 1
+            if bar.disable and done % max(1, steps // 10) == 0:
+                print(f"refining step {done}: squared error {error:.5f}", flush=True)
 
+        done = 0
         target = painting.target(strokes.height, strokes.width)
         painting.parts = [refine(strokes, target, steps, seed, report)]
     say(f"after {steps} steps of refining in {time.monotonic() - start:.1f} s")
@@ -119,6 +126,12 @@ def paint(
     """
     start = time.monotonic()
     height, width, stages = plan(*shape, options.overlap, options.max_step)
+    if max(height, width) > LARGEST_CANVAS:
+        raise UserError(f"{shape[0]}x{shape[1]} tiles make a canvas of {width}x{height} pixels; "
+                        f"{LARGEST_CANVAS} a side are the most")
+    if not all(stage.steps for stage in stages):
+        raise UserError(f"--max_step {options.max_step} leaves no step for the tiles; "
+                        "use --max_step 2 or more, or --divide 1")
     steps = sum(stage.steps for stage in stages)
     files = [Files(options, painting, several, BUNDLE * steps) for painting in paintings]
     with ExitStack() as stack:
@@ -134,22 +147,21 @@ def paint(
         else:
             show_progress(paint_tiles(painter, paintings, height, width, stages), steps)
         if options.refine:
-            for painting in paintings:
+            for painting, each in zip(paintings, files, strict=True):
                 refine_painting(painting, render, options.refine, options.seed)
-            for each in files:
                 each.open(stack)
-                show_exact(each.painting, stages)
-    seconds = time.monotonic() - start
+                show_exact(painting, stages, each.wanted)
+    spent = time.monotonic() - start
+    kept = ("max_step", "overlap", "refine", "seed", "actor", "renderer")
+    settings = {name: vars(options)[name] for name in kept} | {"divide": f"{shape[0]}x{shape[1]}"}
+    canvas = "exact raster" if options.refine or options.overlap else "neural canvas"
     for painting, each in zip(paintings, files, strict=True):
-        each.finish()
-        writer = each.frames
-        frames = (f"{writer.next - writer.first} frames, {writer.path(writer.first)} to "
-                  f"{writer.path(writer.next - 1).name}")
-        print(f"{painting.path.name}: {len(painting.strokes())} strokes, {seconds:.1f} s"
+        written = each.finish(settings)
+        print(f"{painting.path.name}: {len(painting.strokes())} strokes, {spent:.1f} s"
               + f" for {len(paintings)} images together" * (len(paintings) > 1)
-              + f", squared error {painting.error:.5f}, PSNR {psnr(painting.error):.2f} dB; "
-              + "; ".join((frames, *map(str, each.written))), flush=True)
-        if later := writer.later_frames():
+              + f", squared error {painting.error:.5f} ({canvas}), PSNR "
+              f"{psnr(painting.error):.2f} dB; {written}", flush=True)
+        if later := each.frames.later_frames():
             print(f"warning: {later[0]} and {len(later) - 1} more frames of an earlier painting "
                   "follow them; delete those before making a video", file=sys.stderr)
     return [painting.error for painting in paintings]
@@ -160,10 +172,9 @@ def main(options: argparse.Namespace) -> None:
     start = time.monotonic()
     precision = Precision(options.precision, pick_device(options.device))
     paths = list_pictures(options.img)
-    if len({path.stem for path in paths}) < len(paths):
-        raise UserError("two of the images have one name; their paintings would too")
+    check_places(options, paths)
     groups = batches(paths, options.divide)
-    first = next(groups)
+    first = next(groups)  # before the weights, for what is no image
     if options.actor == Path("none"):
         painter, render = None, load_render(options.renderer, precision)
     else:
@@ -183,7 +194,7 @@ def parse_args() -> argparse.Namespace:
                         metavar="PATH", help="images to paint, or folders of them; what is "
                         "transparent in one counts as white")
     parser.add_argument("--max_step", type=positive_int, default=40,
-                        help=f"steps of {BUNDLE} strokes; half of them on tiles with --divide")
+                        help=f"steps of {BUNDLE} strokes; with --divide, half of them on the tiles")
     parser.add_argument("--divide", type=divide, default=(4, 4), metavar="D|RxC|auto",
                         help="paint the second half on D x D tiles, or on R rows and C columns; "
                         "1: no second half; auto: tiles that hardly stretch the image")
@@ -200,11 +211,11 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--output", type=Path, default=Path("output"),
                         help="folder for the frames generated<N>.png; of several images each gets "
                         "a folder in it, and its name in all other files'")
-    parser.add_argument("--frames", type=frame_step, default="all", metavar="all|N|last",
-                        help="the frames to write: all, every N-th, or the last one")
+    parser.add_argument("--frames", nargs="+", default=["all"], metavar="all|every N|last",
+                        help="the frames to write")
     parser.add_argument("--video", type=Path, metavar="FILE", help="a video too, .mp4 or .gif")
     parser.add_argument("--fps", type=positive_float, default=30, help="frames a second of it")
-    parser.add_argument("--seconds", type=positive_float,
+    parser.add_argument("--seconds", type=seconds,
                         help="length of the video; an SVG paints itself in that time")
     parser.add_argument("--strokes", type=Path, nargs="+", default=[], metavar="FILE",
                         help="the strokes too, as .json (for replay.py) or .svg")
@@ -212,26 +223,20 @@ def parse_args() -> argparse.Namespace:
                         help="an image too of target, painting and error side by side")
     add_device_flags(parser)
     options = parser.parse_args()
+    options.frames = frame_step(" ".join(options.frames))
     check(options)
     return options
 
 
 def check(options: argparse.Namespace) -> None:
     """Raise UserError where options do not go together."""
-    if options.divide != (1, 1) and options.max_step < 2:
-        raise UserError(f"--max_step {options.max_step} leaves no step for the tiles; "
-                        "use --max_step 2 or more, or --divide 1")
     if options.overlap and options.divide == (1, 1):
         raise UserError("--overlap needs tiles: --divide 2 or more")
     if options.actor == Path("none") and not options.refine:
         raise UserError("--actor none gives random strokes; improve them with --refine N")
-    kinds = {path.suffix.lower() for path in options.strokes}
-    if kinds - {".json", ".svg"}:
-        raise UserError(f"--strokes writes .json and .svg, not {min(kinds - {'.json', '.svg'})}")
-    if options.seconds and not (options.video or ".svg" in kinds):
+    if options.seconds and not (options.video or any(
+            path.suffix.lower() == ".svg" for path in options.strokes)):
         raise UserError("--seconds needs --video or --strokes FILE.svg")
-    if options.compare:
-        picture_file(options.compare)
 
 
 if __name__ == "__main__":

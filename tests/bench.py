@@ -30,9 +30,12 @@ from env import Paint
 from measure import Work, machine, seconds_of
 from Renderer.canvas import as_uint8
 from Renderer.model import Renderer
+from Renderer.raster import paint_exact
+from Renderer.refine import random_shapes
 from Renderer.stroke_batch import draw_batch
 from Renderer.stroke_data import BATCHES_AT_ONCE, StrokeBatches, drawn_ahead, drawn_on
-from Renderer.stroke_gen import draw
+from Renderer.stroke_gen import WIDTH, draw
+from Renderer.strokes import Strokes
 from utils.command import ACTOR, RENDERER, positive_int, run
 from utils.device import Precision, pick_device
 from utils.graph import Graphed
@@ -194,6 +197,24 @@ def encoding(size: int) -> Callable[[], object]:
     return write
 
 
+def exact_raster(precision: Precision, kind: str) -> Callable[[], object]:
+    """200 strokes drawn and blended on a canvas of 128 pixels, one by one; compiled."""
+    rng = np.random.default_rng(0)
+    shapes, _ = random_shapes("bezier", np.linspace(1, 0, 200) ** 2, rng)
+    every = [np.tile(area, (200, 1)) for area in ((0, 0, WIDTH), (0, 0, WIDTH, WIDTH))]
+    painting = Strokes("bezier", WIDTH, WIDTH, shapes, rng.random((200, 3), np.float32), *every)
+
+    def work() -> None:
+        canvas = np.zeros((WIDTH, WIDTH, 3), np.float32)
+        if kind != "plain":
+            paint_exact(painting, canvas)
+            return
+        for shape, colour in zip(painting.shapes, painting.colours, strict=True):
+            canvas += (1 - draw(shape))[..., None] * (colour - canvas)
+
+    return work
+
+
 def row(
     name: str, precisions: tuple[Precision, Precision], count: int, rates: tuple[float, float],
     work_of: Callable[[Precision, str], Callable[[], object] | None], parts: int = 1,
@@ -253,6 +274,7 @@ def main(options: argparse.Namespace) -> None:
             lambda p, kind, size=size: painting(p, kind, size)))
         seconds = seconds_of(encoding(size), torch.device("cpu"), 3)
         print(f"| of which encoding alone | - | {seconds:.4f} | - | - | - | - | - |")
+    row("exact raster of 200 strokes, 128x128", pair, 10, rates, without_fast(exact_raster))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(f"\nPeak memory of it all: {peak:.1f} GiB of the host"
           + (f", {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB of the GPU" if gpu else ""))

@@ -118,10 +118,11 @@ def test_several_pictures_make_folders_and_names_of_their_own(checkout):
 def test_strokes_of_any_painting_paint_it_again(checkout, compiled, flags):
     """Replayed exactly they give the last frame where that is refined."""
     out = checkout.run("test.py", "--max_step", 2, "--strokes", "s.json", "--video", "v.mp4",
-                       "--fps", 10, "--frames", "3", *flags)
+                       "--fps", 10, "--frames", "every", 3, *flags)
     strokes, size, settings = read_json(checkout.root / "s.json")
     assert size == (100, 150)
     assert settings["max_step"] == 2 and settings["image"] == "test.png"
+    assert re.fullmatch(r"\dx\d", settings["divide"])
     canvas = np.zeros((strokes.height, strokes.width, 3), np.float32)
     paint_exact(strokes, canvas)
     frames = sorted((checkout.root / "output").iterdir())
@@ -165,18 +166,25 @@ BAD_INPUT = (
     ("test.py", ("--imgid", "-1"), "--imgid"),
     ("test.py", ("--output", "actor.pkl"), "actor.pkl"),
     ("test.py", ("--output", "/proc/nowhere"), "/proc/nowhere"),
-    ("test.py", ("--divide", "4x"), "RxC"),
+    ("test.py", ("--divide", "4x"), "D, RxC or auto"),
     ("test.py", ("--overlap", "97"), "0 to 96"),
     ("test.py", ("--overlap", "8", "--divide", "1"), "--overlap needs tiles"),
     ("test.py", ("--actor", "none"), "--refine"),
-    ("test.py", ("--strokes", "s.txt"), ".json and .svg"),
+    ("test.py", ("--strokes", "s.txt"), ".json or .svg"),
     ("test.py", ("--seconds", "5"), "--video"),
     ("test.py", ("--video", "v.avi"), "v.avi"),
     ("test.py", ("--video", "v.mp4", "--fps", "1000"), "frames a second"),
     ("test.py", ("--compare", "c.txt"), "c.txt"),
     ("test.py", ("--frames", "some"), "--frames"),
     ("test.py", ("--img", "baseline"), "no images"),
-    ("test.py", ("--img", "image", "image/test.png"), "one name"),
+    ("test.py", ("--img", "image", "image/test.png"), "called test"),
+    ("test.py", ("--divide", "65"), "8192 a side"),
+    ("test.py", ("--seconds", "4000", "--video", "v.mp4"), "0.1 to 3600"),
+    ("test.py", ("--compare", "image/test.png"), "the image"),
+    ("test.py", ("--compare", "same.json", "--strokes", "same.json"), "same.json"),
+    ("test.py", ("--video", "s.gif", "--compare", "s.gif"), "s.gif"),
+    ("test.py", ("--compare", "output/generated7.png"), "--output"),
+    ("test.py", ("--max_step", "1", "--divide", "2x4"), "no step for the tiles"),
     ("test.py", ("--strokes", "/proc/nowhere/s.json"), "/proc/nowhere"),
 )
 

@@ -1,14 +1,15 @@
 """The exact raster of whole paintings, its gradient, and refining by it."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from Renderer.canvas import plan
 from Renderer.gradient import gradient
-from Renderer.raster import Boxes, half_widths, paint_exact, place
-from Renderer.refine import random_shapes, refine
-from Renderer.stroke_batch import disc_half_widths
+from Renderer.raster import Boxes, paint_exact, paint_frames, place
+from Renderer.refine import descend, random_shapes, refine, reseed
 from Renderer.stroke_gen import FAMILIES, draw
 from Renderer.strokes import Strokes
 
@@ -70,9 +71,30 @@ def test_strokes_without_a_clip_cross_the_edges_of_their_tile():
     assert covered.max(0).tolist() == [102, 134]
 
 
-def test_half_widths_are_those_of_opencv():
-    plain = disc_half_widths(300, torch.device("cpu"))
-    assert np.array_equal(half_widths(300), plain.numpy())
+def test_pictures_of_any_size_are_painted_to_their_edges():
+    strokes = Strokes("round", 246, 364, np.full((1, 10), 0.5, np.float32),
+                      np.ones((1, 3), np.float32), np.array([[0, 0, 246]]),
+                      np.array([[0, 0, 246, 364]]))
+    everywhere = Strokes.join(replace(strokes, tiles=np.array([[row, column, 246]]))
+                              for row in range(-123, 246, 60) for column in range(-123, 364, 60))
+    everywhere.shapes[:, 6:] = 1
+    for height, width in ((480, 640), (600, 900), (246, 364), (100, 150), (1000, 1000)):
+        (picture,) = paint_frames(everywhere, height, width, [len(everywhere)])
+        assert picture.shape == (height, width, 3)
+        assert picture.min() == 255
+
+
+def test_strokes_that_overlap_tiles_are_seeded_on_their_tile():
+    strokes = random_strokes("bezier", 30, 1, (0, 0, 128), 384)
+    strokes.clips[:] = 0, 0, 384, 384
+    error = np.zeros((384, 384), np.float32)
+    error[100:110, 90:100] = 1  # within
+    error[300:340, 300:340] = 100  # without
+    target = np.random.default_rng(0).random((384, 384, 3), np.float32)
+    seeded = reseed(strokes, error, target, np.random.default_rng(0))
+    middle = (seeded.shapes[:, :2] + seeded.shapes[:, 4:6]) / 2 * 128
+    assert np.abs(middle.mean(0) - (105, 95)).max() < 8
+    assert np.array_equal(seeded.tiles, strokes.tiles)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -93,11 +115,7 @@ def test_the_gradient_tells_how_the_error_changes(family):
     shapes_placed = place(strokes, shapes)
     found = gradient(Boxes(strokes, shapes_placed, margin=1), strokes.colours, target)
     assert np.abs(found.canvas - painted(strokes)).max() <= 1e-6
-    values = [*torch.from_numpy(found.places).unbind(2)[: len(shapes_placed) - 1],
-              torch.from_numpy(found.opacity).view_as(shapes_placed.opacity)]
-    moving = [(p, v.double()) for p, v in zip(shapes_placed, values, strict=True)
-              if p.requires_grad]
-    torch.autograd.backward(*zip(*moving, strict=True))
+    descend(shapes_placed, found)
     told, measured = [], []
     for i in range(6):
         for j in range(10):

@@ -235,9 +235,9 @@ def test_a_browser_shows_what_the_rasteriser_paints(tmp_path, family):
 def test_an_animation_ends_with_the_painting(tmp_path):
     strokes = random_strokes("bezier", 24, 1)
     shown = []
-    for seconds in (None, 2, 1e6):
+    for seconds in (None, 0.5, 1e6):
         write_svg(tmp_path / "s.svg", strokes, SIZE, seconds)
-        shown.append(screenshot(tmp_path / "s.svg", *SIZE, "--virtual-time-budget=4000"))
+        shown.append(screenshot(tmp_path / "s.svg", *SIZE, "--virtual-time-budget=20000"))
     still, end, start = shown
     assert np.array_equal(end, still)
     write_svg(tmp_path / "s.svg", strokes[:1], SIZE)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from golden_networks import ARRAYS
-from Renderer.stroke_batch import draw_batch, draw_tensor
+from Renderer.stroke_batch import draw_batch, draw_tensor, half_widths
 from Renderer.stroke_gen import FAMILIES, Discs, Triangles, bezier_discs, draw
 
 PARAMS = ARRAYS["stroke_params"]  # rows 0-7 are edge cases
@@ -180,3 +180,13 @@ def test_a_thin_stroke_stays_a_line_at_4096():
     assert np.array_equal(rows, np.arange(rows[0], rows[-1] + 1))  # no gap
     assert rows[-1] - rows[0] > 0.97 * 4096
     assert 0.5 < paint.sum(1)[rows].mean() / (4096 / 128 * 2) < 2  # about 1.5 px of 128, aslant
+
+
+def test_half_widths_are_those_of_opencvs_discs():
+    table = half_widths(300)
+    for radius in range(301):
+        disc = np.zeros((2 * radius + 3, 2 * radius + 3), np.uint8)
+        cv2.circle(disc, (radius + 1, radius + 1), radius, 1, -1)
+        wide = disc[radius + 1 : -1, radius + 1 :].sum(1).astype(int) - 1
+        assert np.array_equal(table[radius, : radius + 1], wide)
+        assert (table[radius, radius + 1 :] == -1).all()

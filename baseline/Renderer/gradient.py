@@ -9,11 +9,12 @@ visible are read off the raster itself.
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit, prange
+from numba import prange
 
-from Renderer.raster import Boxes
+from Renderer.raster import Boxes, compiled
 
 LEAST_JUMP = 0.02  # of opacity, for an edge to count
+FAR = 1e30  # pixels; fast arithmetic knows no infinity
 
 
 class Gradient(NamedTuple):
@@ -47,7 +48,7 @@ def gradient(boxes: Boxes, colours: np.ndarray, target: np.ndarray) -> Gradient:
     return Gradient(canvas, places, by_kind, sums[:, :3], sums[:, 3], sums[:, 4])
 
 
-@njit(parallel=True, cache=True, fastmath=True)
+@compiled(parallel=True, fastmath=True)
 def _compare(canvas, target, box, start, opacity, colours, by_opacity, by_row):
     """Blend forwards, then go back through the strokes with the error that is left.
 
@@ -105,7 +106,7 @@ def _compare(canvas, target, box, start, opacity, colours, by_opacity, by_row):
                 by_row[y, i, 3], by_row[y, i, 4] = curvature, worth
 
 
-@njit(parallel=True, cache=True, fastmath=True)
+@compiled(parallel=True, fastmath=True)
 def _edges(rows, columns, radii, opacities, box, start, cover, by_opacity, places, by_kind):
     """Gather the gradient by opacity over each shape's pixels, and by place along its edges.
 
@@ -139,19 +140,19 @@ def _edges(rows, columns, radii, opacities, box, start, cover, by_opacity, place
                           * (opacities[i, max(a, c)] - opacities[i, min(a, c)]) / 8, places[i])
 
 
-@njit(cache=True, fastmath=True)
+@compiled(fastmath=True)
 def _edge(rows, columns, radii, k, pixel_row, pixel_column, row, column, value, places):
     """Pass on the gradient ``value`` of a crossing.
 
     k: the shape that covers the pixel on the inner side of it; row, column: of the crossing.
     """
-    down = row > pixel_row or row < pixel_row
+    down = row != pixel_row
     if not len(radii):
         _side_edge(row, column, rows, columns, down, value, places)
         return
     # Along a side of a stroke many discs cover the pixel, k the last of them.  The edge is that of
     # the one in which the pixel lies deepest, some discs before.
-    deepest, j = np.inf, k
+    deepest, j = FAR, k
     while j >= 0:
         square = (pixel_row - rows[j]) ** 2 + (pixel_column - columns[j]) ** 2
         if square > radii[j] * (radii[j] + 1):
@@ -163,7 +164,7 @@ def _edge(rows, columns, radii, k, pixel_row, pixel_column, row, column, value, 
     _disc_edge(row - rows[k], column - columns[k], down, value, places[k])
 
 
-@njit(cache=True, fastmath=True)
+@compiled(fastmath=True)
 def _disc_edge(down_by, right_by, down, value, place):
     """An edge of a disc at that distance from its centre: move with it, or with the radius."""
     length = np.hypot(down_by, right_by) + 1e-3
@@ -174,10 +175,10 @@ def _disc_edge(down_by, right_by, down, value, place):
     place[2] += value
 
 
-@njit(cache=True, fastmath=True)
+@compiled(fastmath=True)
 def _side_edge(row, column, rows, columns, down, value, place):
     """An edge of a triangle: it moves with the two corners of the nearest side."""
-    nearest, best = 0, np.inf
+    nearest, best = 0, FAR
     for k in range(3):
         side_row, side_column = rows[k] - rows[k - 1], columns[k] - columns[k - 1]
         length = np.hypot(side_row, side_column) + 1e-3

@@ -4,21 +4,32 @@ Each stroke is drawn in the box that it covers, as ``stroke_gen.draw`` draws it,
 the canvas.  Inside a tile of 128 pixels the painting equals that of ``draw`` and ``paint``.
 """
 
-import math
 from collections.abc import Callable, Iterable, Iterator
-from functools import lru_cache
 
 import cv2
 import numpy as np
 import torch
 from numba import njit, prange
 
+from Renderer.stroke_batch import half_widths
 from Renderer.stroke_gen import FAMILIES, Discs, Triangles
 from Renderer.strokes import Strokes
 
 PIXELS_AT_ONCE = 2**24  # of boxes that are drawn before they are blended
 STROKES_AT_ONCE = 256
 REPORT_INTERVAL = 64  # strokes
+
+
+def compiled(**options: bool) -> Callable[[Callable], Callable]:
+    """Compile a kernel, and keep it for later runs where there is a place for it."""
+
+    def decorate(kernel: Callable) -> Callable:
+        try:
+            return njit(cache=True, **options)(kernel)
+        except RuntimeError:  # neither the program's folder nor the user's can be written
+            return njit(**options)(kernel)
+
+    return decorate
 
 
 def place(strokes: Strokes, shapes: torch.Tensor, scale: float = 1.0) -> Discs | Triangles:
@@ -80,7 +91,7 @@ class Boxes:
         start, pixels = ends - self.areas, ends[-1]
         cover = np.zeros(4 * pixels, np.int16)
         opacity = np.empty(pixels, np.float32)
-        table = half_widths(int(self.radii.max(initial=0)))
+        table = half_widths(1 << int(self.radii.max(initial=0)).bit_length())
         _draw(self.rows, self.columns, self.radii, self.opacity, table, self.box, start, cover,
               opacity)
         return start, opacity, cover
@@ -89,7 +100,7 @@ class Boxes:
 def paint_exact(strokes: Strokes, canvas: np.ndarray, scale: float = 1.0) -> None:
     """Paint strokes, in place, on a canvas that is ``scale`` times theirs.
 
-    canvas: (ceil(scale height), ceil(scale width), 3) float32 BGR in [0, 1].
+    canvas: (scale height, scale width, 3), rounded, float32 BGR in [0, 1].
     """
     first, fits = 0, STROKES_AT_ONCE
     while first < len(strokes):
@@ -113,7 +124,7 @@ def paint_frames(
     number of strokes painted since its last call.
     """
     scale = max(1, height / strokes.height, width / strokes.width)
-    rows, columns = (math.ceil(side * scale - 1e-6) for side in (strokes.height, strokes.width))
+    rows, columns = (round(side * scale) for side in (strokes.height, strokes.width))
     canvas = np.zeros((rows, columns, 3), np.float32)
     first = 0
     for end in ends:
@@ -128,28 +139,7 @@ def paint_frames(
         yield cv2.convertScaleAbs(picture, alpha=255)
 
 
-@lru_cache(maxsize=4)
-def half_widths(largest: int) -> np.ndarray:
-    """Half-widths of OpenCV's filled discs, by the midpoint circle that it fills.
-
-    Returns (largest + 1, largest + 2) int16: [r, d] is how far a disc of radius r reaches to
-    either side in the row at distance d from its centre; -1 where it does not reach.
-    """
-    table = np.full((largest + 1, largest + 2), -1, np.int16)
-    x = np.arange(largest + 1)
-    outside = np.zeros_like(x)  # how far the octant's point is outside of the circle, squared
-    for y in range(largest + 1):
-        r = np.flatnonzero(x >= y)
-        table[r, y] = np.maximum(table[r, y], x[r])
-        table[r, x[r]] = np.maximum(table[r, x[r]], y)
-        outside += 2 * y + 1
-        steps = outside > 0
-        outside -= np.where(steps, 2 * x - 1, 0)
-        x = x - steps
-    return table
-
-
-@njit(parallel=True, cache=True)
+@compiled(parallel=True)
 def _draw(rows, columns, radii, opacities, table, box, start, cover, opacity):
     """See ``Boxes.draw``."""
     for i in prange(len(rows)):
@@ -169,7 +159,7 @@ def _draw(rows, columns, radii, opacities, table, box, start, cover, opacity):
                 opacity[start[i] + y * (width // 2) + x] = total / 4
 
 
-@njit(cache=True)
+@compiled()
 def _fill_discs(rows, columns, radii, table, top, left, height, width, cover):
     """Of each disc fill what the next one does not cover: that one fills its part of the rest."""
     last = len(rows) - 1
@@ -194,7 +184,7 @@ def _fill_discs(rows, columns, radii, table, top, left, height, width, cover):
                 cover[y * width + x] = k + 1
 
 
-@njit(cache=True)
+@compiled()
 def _fill_triangle(rows, columns, top, left, height, width, cover):
     for y in range(max(0, min(rows) - top), min(height, max(rows) - top + 1)):
         for x in range(max(0, min(columns) - left), min(width, max(columns) - left + 1)):
@@ -208,7 +198,7 @@ def _fill_triangle(rows, columns, top, left, height, width, cover):
                 cover[y * width + x] = 1
 
 
-@njit(parallel=True, cache=True)
+@compiled(parallel=True)
 def _blend(canvas, box, start, opacity, colours):
     """canvas <- (1 - a) canvas + a colour, one stroke after the other; rows side by side."""
     for y in prange(len(canvas)):

@@ -8,9 +8,9 @@ import cv2
 import numpy as np
 import torch
 
-from Renderer.gradient import gradient
+from Renderer.gradient import Gradient, gradient
 from Renderer.raster import Boxes, place
-from Renderer.stroke_gen import FAMILIES, SHAPE_DIM
+from Renderer.stroke_gen import FAMILIES, SHAPE_DIM, Discs, Triangles
 from Renderer.strokes import Strokes
 
 RATE = 0.02  # highest of Adam's, in parts of a tile
@@ -19,7 +19,8 @@ BETAS = (0.9, 0.99)
 COLOUR_STEP = 0.5  # of the way to each colour's own optimum
 LEAST_CURVATURE = 0.3  # pixels; strokes that are hardly seen keep their colours
 SEED_INTERVAL = 20  # steps between re-seedings
-SEED_SHARE = 0.05  # of the strokes, those of least worth
+LEAST_SEEDED, MOST_SEEDED = 0.05, 0.3  # of the strokes, those of least worth
+IDLE = 0.1  # of the mean worth; strokes of less no longer matter
 SEED_UNTIL = 0.6  # of the steps
 
 
@@ -74,12 +75,7 @@ def refine(
             best, least = strokes, error
         if step == steps:
             break
-        places = torch.from_numpy(found.places)
-        slopes = [*places.unbind(2)[: len(placed) - 1],
-                  torch.from_numpy(found.opacity).view_as(placed.opacity)]
-        torch.autograd.backward(
-            *zip(*[(p, s.to(p.dtype)) for p, s in zip(placed, slopes, strict=True)
-                   if p.requires_grad], strict=True))
+        descend(placed, found)
         progress = step / steps
         rate = (1 + math.cos(math.pi * progress)) / 2 * rates
         moved = shapes.detach() - rate * adam.step(shapes.grad)
@@ -88,7 +84,9 @@ def refine(
         strokes = replace(strokes, shapes=moved.clamp_(0, 1).numpy(),
                           colours=recoloured.clip(0, 1))
         if step % SEED_INTERVAL == SEED_INTERVAL - 1 and progress < SEED_UNTIL:
-            count = math.ceil(SEED_SHARE * len(strokes))
+            idle = int((found.worth < IDLE * found.worth.mean()).sum())
+            least, most = (math.ceil(v * len(strokes)) for v in (LEAST_SEEDED, MOST_SEEDED))
+            count = min(max(least, idle), most)
             order = found.worth.argsort(kind="stable")
             order = np.concatenate((np.sort(order[count:]), order[:count]))
             strokes = Strokes.join((
@@ -99,18 +97,29 @@ def refine(
     return best
 
 
+def descend(placed: Discs | Triangles, found: Gradient) -> None:
+    """Pass the gradient by places and opacities back to the shape numbers that made them."""
+    slopes = [*torch.from_numpy(found.places).unbind(2)[: len(placed) - 1],
+              torch.from_numpy(found.opacity).view_as(placed.opacity)]
+    used = [(value, slope.to(value.dtype)) for value, slope in zip(placed, slopes, strict=True)
+            if value.requires_grad]
+    torch.autograd.backward(*zip(*used, strict=True))
+
+
 def reseed(
     strokes: Strokes, error: np.ndarray, target: np.ndarray, rng: np.random.Generator
 ) -> Strokes:
     """Small strokes in the same tiles, where the error (height, width) is large."""
-    error = cv2.GaussianBlur(error, (0, 0), 2) ** 1.5
+    error = cv2.GaussianBlur(error, (0, 0), 2) ** 1.5 + 1e-12
     middles, colours = [], []
     for (top, left, width), (low, first, high, end) in zip(
         strokes.tiles.tolist(), strokes.clips.tolist(), strict=True
     ):
-        here = error[low:high, first:end] = error[low:high, first:end] + 1e-12
-        row, column = divmod(int(np.searchsorted(here.cumsum(), rng.random() * here.sum())),
-                             end - first)
+        low, first = max(low, top), max(first, left)
+        high, end = min(high, top + width), min(end, left + width)
+        chances = error[low:high, first:end].cumsum(dtype=np.float64)
+        place = int(np.searchsorted(chances, rng.random() * chances[-1], "right"))
+        row, column = divmod(min(place, chances.size - 1), end - first)
         row, column = row + low, column + first
         colours.append(target[row, column])
         middles.append(((row + 0.5 - top) / width, (column + 0.5 - left) / width))

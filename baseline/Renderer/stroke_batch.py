@@ -69,19 +69,31 @@ def _triangle_indices(triangles: Triangles, size: int) -> Iterator[np.ndarray]:
         yield ((columns >= left) & (columns <= right)).view(np.uint8)
 
 
-@lru_cache
-def disc_half_widths(largest: int, device: torch.device) -> torch.Tensor:
-    """Half-widths of OpenCV's filled discs, read off OpenCV itself.
+@lru_cache(maxsize=4)
+def half_widths(largest: int) -> np.ndarray:
+    """Half-widths of OpenCV's filled discs, by the midpoint circle that it fills.
 
     Returns (largest + 1, largest + 2) int16: [r, d] is how far a disc of radius r reaches to
     either side in the row at distance d from its centre; -1 where it does not reach.
     """
     table = np.full((largest + 1, largest + 2), -1, np.int16)
-    for radius in range(largest + 1):
-        disc = np.zeros((2 * radius + 3, 2 * radius + 3), np.uint8)
-        cv2.circle(disc, (radius + 1, radius + 1), radius, 1, -1)
-        table[radius, : radius + 1] = disc[radius + 1 : -1, radius + 1 :].sum(1).astype(int) - 1
-    return torch.from_numpy(table).to(device)
+    x = np.arange(largest + 1)
+    outside = np.zeros_like(x)  # how far the octant's point is outside of the circle, squared
+    for y in range(largest + 1):
+        r = np.flatnonzero(x >= y)
+        table[r, y] = np.maximum(table[r, y], x[r])
+        table[r, x[r]] = np.maximum(table[r, x[r]], y)
+        outside += 2 * y + 1
+        steps = outside > 0
+        outside -= np.where(steps, 2 * x - 1, 0)
+        x = x - steps
+    return table
+
+
+@lru_cache
+def disc_half_widths(largest: int, device: torch.device) -> torch.Tensor:
+    """``half_widths`` on a device."""
+    return torch.from_numpy(half_widths(largest)).to(device)
 
 
 @lru_cache

@@ -38,7 +38,7 @@ from utils.command import UserError
 from utils.weights import write_atomically
 
 VERSION = 1
-LARGEST_SIDE = 2**15  # pixels
+LARGEST_SIDE = 2**20  # pixels, of pictures as OpenCV reads them; canvases are far smaller
 LARGEST_FILE = 2**28  # bytes
 HEAD = ("height", "width", "canvas_height", "canvas_width")
 SLACK = 1e-4  # of a tile, by which numbers typed by hand may stray beyond its ends
@@ -157,6 +157,8 @@ def _read(content: Any) -> tuple[Strokes, tuple[int, int], dict[str, Any]]:
     tiles, clips = (_areas(content.get(key), key, scale) for key in ("tiles", "clips"))
     widths = tiles[:, 2:] - tiles[:, :2]
     _check(widths[:, 0] != widths[:, 1], "tile", "is not a square of the canvas")
+    _check((tiles[:, :2] < 0) | (tiles[:, 2:] > (canvas_height, canvas_width)), "tile",
+           "leaves the canvas")
     low, high = clips[:, :2], clips[:, 2:]
     _check((low < 0) | (high > (canvas_height, canvas_width)), "clip", "leaves the canvas")
     strokes = content.get("strokes")

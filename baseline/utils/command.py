@@ -55,6 +55,7 @@ positive_int = number(int, 1, math.inf, "a whole number from 1")
 whole_number = number(int, 0, math.inf, "a whole number from 0")
 positive_float = number(float, sys.float_info.min, math.inf, "a number above 0")
 weight = number(float, 0, math.inf, "a number from 0")
+seconds = number(float, 0.1, 3600.1, "a number of seconds from 0.1 to 3600")
 seed = number(int, 1, 2**32, "a whole number from 1 to 4294967295")
 
 

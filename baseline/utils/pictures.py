@@ -127,16 +127,28 @@ def _natural(path: Path) -> list[str | int]:
 
 def picture_file(path: Path) -> Path:
     """Return a path that a picture can be written to; raises UserError, before any work."""
-    if not cv2.haveImageWriter(path.name) or path.is_dir():
-        raise UserError(f"cannot write {path}: no kind of image that OpenCV writes")
+    if path.is_dir() or not _encoded(path, np.zeros((1, 1, 3), np.uint8)):
+        raise UserError(f"cannot write {path}: no kind of colour image that OpenCV writes")
     make_folder(path.parent)
     return path
 
 
 def write_picture(path: Path, picture: np.ndarray) -> None:
     """Write (h, w, 3) uint8 BGR as the image that the name says, whole or not at all."""
-    encoded = cv2.imencode(picture_file(path).suffix, picture)[1]
+    if not (encoded := _encoded(picture_file(path), picture)):
+        raise UserError(f"cannot write {path}: {picture.shape[1]}x{picture.shape[0]} pixels are "
+                        "too many for that kind of image")
     write_atomically(path, lambda file: file.write(encoded))
+
+
+def _encoded(path: Path, picture: np.ndarray) -> bytes:
+    """A picture as the file's suffix says; empty where OpenCV cannot."""
+    try:
+        with silent_stderr():
+            done, encoded = cv2.imencode(path.suffix, picture)
+    except cv2.error:
+        return b""
+    return encoded.tobytes() if done else b""
 
 
 def compare(target: np.ndarray, painting: np.ndarray) -> np.ndarray:
@@ -169,7 +181,7 @@ class FrameWriter(Background):
     def __init__(self, folder: Path, first: int, width: int, height: int,
                  times: Iterable[int] = repeat(1)) -> None:
         """width, height: the size that all frames are written in.  times: see Background."""
-        super().__init__(times, os.cpu_count() or 1)
+        super().__init__(times, min(8, os.cpu_count() or 1))
         self.folder, self.first, self.next = folder, first, first
         self.size = (width, height)
 

@@ -127,6 +127,17 @@ class Gif:
 KINDS = {".mp4": Mp4, ".gif": Gif}
 
 
+def video_kind(path: Path, fps: float) -> type[Mp4 | Gif]:
+    """The encoder for a file.  Raises UserError where there is none, or not at that rate."""
+    kind = path.suffix.lower()
+    if kind not in KINDS or path.is_dir():
+        raise UserError(f"cannot write {path}: the name of a video ends in .mp4 or .gif")
+    if not 1 <= fps <= KINDS[kind].FASTEST:
+        raise UserError(
+            f"a {kind} shows 1 to {KINDS[kind].FASTEST} frames a second, not {fps:g}")
+    return KINDS[kind]
+
+
 class Video(Background):
     """Writes frames as one video, which appears when it is finished or not at all."""
 
@@ -138,19 +149,13 @@ class Video(Background):
         even for MP4 and within what players decode.  times: see ``fitted``.
         """
         super().__init__(times, 1)
-        kind = path.suffix.lower()
-        if kind not in KINDS or path.is_dir():
-            raise UserError(f"cannot write {path}: the name of a video ends in .mp4 or .gif")
-        self._kind = KINDS[kind]
-        if not 1 <= fps <= self._kind.FASTEST:
-            raise UserError(
-                f"a {kind} shows 1 to {self._kind.FASTEST} frames a second, not {fps:g}")
+        self._kind = video_kind(path, fps)
         make_folder(path.parent)
         self.path, self._fps = path, fps
         self.width, self.height = self._kind.fit(width, height)
         if self.width < width - 1 or self.height < height - 1:
-            print(f"{path} is {self.width}x{self.height}: many players show no larger {kind}",
-                  file=sys.stderr)
+            print(f"{path} is {self.width}x{self.height}: many players show no larger "
+                  f"{path.suffix}", file=sys.stderr)
         self._temporary = path.with_name(f".{path.name}.{os.getpid()}")
         self._encoder: Mp4 | Gif | None = None
 
