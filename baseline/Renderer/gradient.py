@@ -9,11 +9,12 @@ visible are read off the raster itself.
 from typing import NamedTuple
 
 import numpy as np
-from numba import prange
+from numba import parallel_chunksize, prange
 
-from Renderer.raster import Boxes, compiled
+from Renderer.raster import STROKES_A_CHUNK, Boxes, compiled
 
 LEAST_JUMP = 0.02  # of opacity, for an edge to count
+EVERY = 2  # discs looked at for the one that an edge belongs to
 FAR = 1e30  # pixels; fast arithmetic knows no infinity
 
 
@@ -43,8 +44,9 @@ def gradient(boxes: Boxes, colours: np.ndarray, target: np.ndarray) -> Gradient:
     kinds = boxes.opacity.shape[1] - 1
     places = np.zeros((n, shapes, 3), np.float32)
     by_kind = np.zeros((n, kinds), np.float32)
-    _edges(boxes.rows, boxes.columns, boxes.radii, boxes.opacity, boxes.box, start, cover,
-           by_opacity, places, by_kind)
+    with parallel_chunksize(STROKES_A_CHUNK):
+        _edges(boxes.rows, boxes.columns, boxes.radii, boxes.opacity, boxes.box, start, cover,
+               by_opacity, places, by_kind)
     return Gradient(canvas, places, by_kind, sums[:, :3], sums[:, 3], sums[:, 4])
 
 
@@ -157,10 +159,10 @@ def _edge(rows, columns, radii, k, pixel_row, pixel_column, row, column, value, 
         square = (pixel_row - rows[j]) ** 2 + (pixel_column - columns[j]) ** 2
         if square > radii[j] * (radii[j] + 1):
             break
-        distance = np.sqrt(square) - radii[j]
+        distance = np.sqrt(np.float32(square)) - radii[j]
         if distance < deepest:
             k, deepest = j, distance
-        j -= 1
+        j -= EVERY
     _disc_edge(row - rows[k], column - columns[k], down, value, places[k])
 
 

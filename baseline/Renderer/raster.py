@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 import cv2
 import numpy as np
 import torch
-from numba import njit, prange
+from numba import njit, parallel_chunksize, prange
 
 from Renderer.stroke_batch import half_widths
 from Renderer.stroke_gen import FAMILIES, Discs, Triangles
@@ -17,6 +17,7 @@ from Renderer.strokes import Strokes
 
 PIXELS_AT_ONCE = 2**24  # of boxes that are drawn before they are blended
 STROKES_AT_ONCE = 256
+STROKES_A_CHUNK = 4  # of a thread's work: early strokes are larger than late ones
 REPORT_INTERVAL = 64  # strokes
 
 
@@ -92,8 +93,9 @@ class Boxes:
         cover = np.zeros(4 * pixels, np.int16)
         opacity = np.empty(pixels, np.float32)
         table = half_widths(1 << int(self.radii.max(initial=0)).bit_length())
-        _draw(self.rows, self.columns, self.radii, self.opacity, table, self.box, start, cover,
-              opacity)
+        with parallel_chunksize(STROKES_A_CHUNK):
+            _draw(self.rows, self.columns, self.radii, self.opacity, table, self.box, start, cover,
+                  opacity)
         return start, opacity, cover
 
 
