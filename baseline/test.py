@@ -77,16 +77,14 @@ def batches(paths: list[Path], grid: tuple[int, int] | None) -> Iterator[
             yield shape, few
 
 
-def show_progress(steps: Progress, total: int) -> float:
-    """Paint; show a bar on a terminal, lines elsewhere.  Returns the error at the end."""
-    error = 0.0
+def show_progress(steps: Progress, total: int) -> None:
+    """Paint; show a bar on a terminal, lines elsewhere."""
     with tqdm(total=total, unit="step", disable=None) as bar:
         for stage, step, error in steps:
             bar.set_postfix_str(f"{stage.name}, squared error {error:.5f}")
             bar.update()
             if bar.disable:
                 print(f"{stage.name} step {step}: squared error {error:.5f}", flush=True)
-    return error
 
 
 def refine_painting(painting: Painting, render: TrainedRender, steps: int, seed: int) -> None:

@@ -1,10 +1,10 @@
 """Puts baseline/ on the path, as it is for the scripts in it, and lays out a small checkout."""
 
+import json
 import os
 import shutil
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
@@ -16,6 +16,35 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the cores, one thre
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "baseline"))
+
+
+# Runs scripts from a folder, each in a process forked after the slow imports.  Prints the exit
+# status of each and what it wrote on stderr.
+REFUSALS = """
+import json, os, runpy, sys, tempfile, traceback
+folder, cases = sys.argv[1], json.loads(sys.argv[2])
+sys.path[0] = folder
+import painting, outputs, trainer, Renderer.raster
+results = []
+for script, *flags in cases:
+    with tempfile.TemporaryFile() as errors, open(os.devnull, "w") as nothing:
+        if not (child := os.fork()):
+            os.dup2(nothing.fileno(), 1), os.dup2(errors.fileno(), 2)
+            sys.argv, status = [os.path.join(folder, script), *flags], 0
+            try:
+                runpy.run_path(sys.argv[0], run_name="__main__")
+            except SystemExit as end:
+                status = end.code or 0
+            except BaseException:
+                traceback.print_exc()
+                status = 1
+            sys.stderr.flush()
+            os._exit(status)
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        errors.seek(0)
+        results.append((status, errors.read().decode()))
+print(json.dumps(results))
+"""
 
 
 class Checkout:
@@ -64,16 +93,17 @@ class Checkout:
     def refuse(self, cases: tuple[tuple[str, tuple, str], ...]) -> None:
         """Each (script, flags, words) must end with one line that says so, and write nothing."""
         before = self.files()
-
-        def attempt(case: tuple[str, tuple, str]) -> None:
-            script, flags, says = case
-            error = self.run(script, *flags, status=2)
-            assert says in error
-            assert error.count("\n") == 1
+        process = subprocess.run(
+            [sys.executable, "-c", REFUSALS, str(self.root / "baseline"),
+             json.dumps([(script, *map(str, flags)) for script, flags, _ in cases])],
+            check=False, cwd=self.root, capture_output=True, text=True, timeout=280,
+            env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"})
+        assert process.returncode == 0, process.stderr
+        for (*case, says), (status, error) in zip(cases, json.loads(process.stdout), strict=True):
+            assert status == 2, (case, error)
+            assert says in error, (case, error)
+            assert error.count("\n") == 1, (case, error)
             assert error.startswith("error: ")
-
-        with ThreadPoolExecutor(2) as pool:
-            list(pool.map(attempt, cases))
         assert {f for f in self.files() - before if "cache" not in f} == set()
 
     def files(self) -> set[str]:

