@@ -61,16 +61,12 @@ class Painting:
 
 
 def stage_strokes(
-    family: str, height: int, width: int, stage: Stage, shapes: torch.Tensor, colours: torch.Tensor
+    family: str, height: int, width: int, stage: Stage, action: torch.Tensor
 ) -> Strokes:
-    """Strokes of some steps on all tiles: of each step the first of every tile, the second ..
-
-    shapes: (steps, tiles, 5, 10) in [0, 1]; colours: (steps, tiles, 5, 3).
-    """
-    rounds = shapes.shape[0] * BUNDLE
-    ordered = (v.float().transpose(1, 2).flatten(0, 2).cpu().numpy() for v in (shapes, colours))
+    """The strokes of a step, action (tiles, 65): the first of every tile, then the second .."""
+    ordered = (v.float().transpose(0, 1).flatten(0, 1).cpu().numpy() for v in split_action(action))
     return Strokes(family, height, width, *ordered,
-                   *(np.tile(v, (rounds, 1)) for v in (stage.tiles, stage.clips)))
+                   *(np.tile(v, (BUNDLE, 1)) for v in (stage.tiles, stage.clips)))
 
 
 def paint_tiles(
@@ -92,11 +88,10 @@ def paint_tiles(
             joined = as_uint8(smooth_seams(from_tiles(torch.cat(canvases), *shape)))
             frames = joined.permute(0, 2, 3, 1).contiguous().cpu().numpy()
             frames = frames.reshape(BUNDLE, len(paintings), *frames.shape[1:])
-            shapes, colours = split_action(action)
             for i, painting in enumerate(paintings):
                 own = slice(i * len(stage.tiles), (i + 1) * len(stage.tiles))
                 painting.parts.append(stage_strokes(painter.family, height, width, stage,
-                                                    shapes[None, own], colours[None, own]))
+                                                    action[own]))
                 for frame in frames[:, i]:
                     painting.show(frame)
             each = (canvas - target).square().reshape(len(paintings), -1).mean(1).tolist()
@@ -118,9 +113,7 @@ def paint_overlapping(
         for step in range(stage.steps):
             action = painter.act(cut(canvas, stage.tiles, painter.device), target,
                                  step / stage.steps)
-            shapes, colours = split_action(action)
-            strokes = stage_strokes(painter.family, height, width, stage, shapes[None],
-                                    colours[None])
+            strokes = stage_strokes(painter.family, height, width, stage, action)
             painting.parts.append(strokes)
             for first in range(0, len(strokes), len(stage.tiles)):
                 paint_exact(strokes[first : first + len(stage.tiles)], canvas)

@@ -85,8 +85,8 @@ def refine(
                           colours=recoloured.clip(0, 1))
         if step % SEED_INTERVAL == SEED_INTERVAL - 1 and progress < SEED_UNTIL:
             idle = int((found.worth < IDLE * found.worth.mean()).sum())
-            least, most = (math.ceil(v * len(strokes)) for v in (LEAST_SEEDED, MOST_SEEDED))
-            count = min(max(least, idle), most)
+            few, many = (math.ceil(v * len(strokes)) for v in (LEAST_SEEDED, MOST_SEEDED))
+            count = min(max(few, idle), many)
             order = found.worth.argsort(kind="stable")
             order = np.concatenate((np.sort(order[count:]), order[:count]))
             strokes = Strokes.join((
