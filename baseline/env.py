@@ -16,18 +16,25 @@ from tqdm import tqdm
 from Renderer.canvas import Render, as_float, as_uint8, paint
 from Renderer.stroke_gen import WIDTH
 from utils.command import ROOT, UserError
+from utils.decoding import decoded, silent_stderr
+from utils.files import reason, replacing, write_atomically
 
 CACHE = ROOT / "data" / "cache"
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 LAST_TEST_NUMBER = 2001  # CelebA's images 1..2001 are the test split
 TEST_EVERY = 20  # elsewhere every 20th image in name order is
+SMALLEST_SIDE = 8  # pixels
+FLAWS = ("", "images cannot be read and are left out",
+         f"images are left out, as a side of theirs has less than {SMALLEST_SIDE} pixels")
+NAMED = 20  # files of each kind that are left out
 
 
 class CelebA:
     """A folder of images, squashed to 128x128 and kept in a memory-mapped cache file.
 
     images: (N, 3, 128, 128) uint8 BGR; names: the N file names in order; train, test: the
-    indices of the two splits.  Files that cannot be decoded are named and left out.
+    indices of the two splits.  Files that cannot be decoded, or are tiny, are left out, and
+    counted and named at every start.
     """
 
     def __init__(self, folder: Path, cache: Path = CACHE) -> None:
@@ -45,16 +52,18 @@ class CelebA:
         stats = ((path.name, (s := path.stat()).st_size, s.st_mtime_ns) for path in files)
         key = hashlib.sha256(repr((str(folder.resolve()), WIDTH, *stats)).encode()).hexdigest()
         pixels_file = cache / f"{folder.name}-{key[:16]}.npy"
-        if not pixels_file.is_file():
+        try:
+            pixels, verdicts = _cached(pixels_file, len(files))
+        except (OSError, ValueError, EOFError):  # not there, of an older version, or damaged
             _decode(files, pixels_file)
-        pixels = np.load(pixels_file, mmap_mode="c")  # (files, 3, 128, 128); stays on disk
+            pixels, verdicts = _cached(pixels_file, len(files))
+        if left_out := _left_out(files, verdicts):
+            print(left_out, flush=True)
         self._file = pixels.base
         self._file.madvise(mmap.MADV_RANDOM)  # no neighbours of what is read
-        readable = np.load(pixels_file.with_suffix(".readable.npy"))  # (N,) rows of pixels
-        if not len(readable):
-            raise UserError(f"none of the {len(files)} images in {folder} can be read")
-        self.images = torch.from_numpy(pixels[: len(readable)])
-        self.names = [files[i].name for i in readable]
+        good = np.flatnonzero(verdicts == 0)
+        self.images = torch.from_numpy(pixels[: len(good)])
+        self.names = [files[i].name for i in good]
         self.train, self.test = split(self.names)
 
     def place(self, device: torch.device) -> None:
@@ -90,45 +99,72 @@ def split(names: list[str]) -> tuple[np.ndarray, np.ndarray]:
     return everything[everything % TEST_EVERY > 0], everything[::TEST_EVERY]
 
 
+def _cached(pixels_file: Path, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels (count, 3, 128, 128) uint8, those of good files first, which stay on disk.
+
+    And a verdict on each file (count,) uint8: 0, or an index in FLAWS.  Raises OSError,
+    ValueError or EOFError where the cache is not like that.
+    """
+    verdicts = np.load(pixels_file.with_suffix(".verdicts.npy"))
+    pixels = np.load(pixels_file, mmap_mode="c")
+    if pixels.shape != (count, 3, WIDTH, WIDTH) or verdicts.shape != (count,):
+        raise ValueError("another number of files")
+    return pixels, verdicts
+
+
+def _left_out(files: list[Path], verdicts: np.ndarray) -> str:
+    """How many files are left out and why, and the names of the first of each kind."""
+    kinds = []
+    for verdict, flaw in enumerate(FLAWS[1:], 1):
+        names = [files[i].name for i in np.flatnonzero(verdicts == verdict)]
+        if names:
+            kinds.append(f"{len(names)} {flaw}: " + ", ".join(names[:NAMED])
+                         + " .." * (len(names) > NAMED))
+    return "; ".join(kinds)
+
+
 def _decode(files: list[Path], pixels_file: Path) -> None:
-    """Decode in parallel into a cache file, readable images first."""
-    temporary = pixels_file.with_name(f".{pixels_file.name}.{os.getpid()}")
-    try:
-        pixels_file.parent.mkdir(parents=True, exist_ok=True)
-        shape = (len(files), 3, WIDTH, WIDTH)
-        pixels = np.lib.format.open_memmap(temporary, "w+", np.uint8, shape)
+    """Decode in parallel into a cache file; see ``_cached``.
 
-        pool = ThreadPoolExecutor()
-        try:
-            decoded = pool.map(_decode_one, files, pixels)
-            good = np.fromiter(tqdm(decoded, "decoding", len(files), disable=None), bool)
-        finally:
-            pool.shutdown(cancel_futures=True)
-        readable = np.flatnonzero(good)
-        for row, i in enumerate(readable):
-            if row < i:
-                pixels[row] = pixels[i]
-        pixels.flush()
-        np.save(pixels_file.with_suffix(".readable.npy"), readable)
-        os.replace(temporary, pixels_file)
+    Raises UserError where no file is good, or the cache cannot be written.
+    """
+    try:
+        with replacing(pixels_file) as file:
+            shape = (len(files), 3, WIDTH, WIDTH)
+            pixels = np.lib.format.open_memmap(Path(file.name), "w+", np.uint8, shape)
+            # Writing to a mapped file would kill the process where the disk is full.
+            os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
+            pool = ThreadPoolExecutor()
+            with silent_stderr() as stderr:
+                try:
+                    done = pool.map(_decode_one, files, pixels)
+                    done = tqdm(done, "decoding", len(files), disable=None, file=stderr)
+                    verdicts = np.fromiter(done, np.uint8)
+                finally:
+                    pool.shutdown(cancel_futures=True)
+            if verdicts.all():
+                raise UserError(f"{files[0].parent} holds no image of use: "
+                                f"{_left_out(files, verdicts)}")
+            for row, i in enumerate(np.flatnonzero(verdicts == 0)):
+                if row < i:
+                    pixels[row] = pixels[i]
+            pixels.flush()
+            write_atomically(pixels_file.with_suffix(".verdicts.npy"),
+                             lambda beside: np.save(beside, verdicts))
     except OSError as error:
-        raise UserError(f"cannot write the cache {pixels_file}: {error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
-    if not good.all():
-        broken = [files[i].name for i in np.flatnonzero(~good)]
-        print(f"{len(broken)} images cannot be read and are left out: {', '.join(broken[:20])}"
-              + (" .." if len(broken) > 20 else ""), flush=True)
+        raise UserError(f"cannot write the cache {pixels_file}: {reason(error)}") from error
 
 
-def _decode_one(file: Path, row: np.ndarray) -> bool:
-    """Decode an image into its row (3, 128, 128) of the cache.  Returns whether it could be."""
+def _decode_one(file: Path, row: np.ndarray) -> int:
+    """Decode an image into its row (3, 128, 128) of the cache.  Returns the verdict on it."""
     try:
-        picture = cv2.imdecode(np.fromfile(file, np.uint8), cv2.IMREAD_COLOR)
-        row[:] = cv2.resize(picture, (WIDTH, WIDTH)).transpose(2, 0, 1)
-    except (cv2.error, OSError):
-        return False
-    return True
+        picture, _ = decoded(file, cv2.IMREAD_COLOR)
+    except UserError:
+        return 1
+    if min(picture.shape[:2]) < SMALLEST_SIDE:
+        return 2
+    row[:] = cv2.resize(picture, (WIDTH, WIDTH)).transpose(2, 0, 1)
+    return 0
 
 
 class Paint:

@@ -5,7 +5,6 @@ import argparse
 import json
 import math
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -22,12 +21,15 @@ from utils.command import (
     Parser,
     UserError,
     add_device_flags,
+    enough_memory,
+    new_file,
+    path,
     positive_int,
     run,
 )
 from utils.device import Precision, pick_device
+from utils.files import make_folder, write_atomically
 from utils.pictures import psnr
-from utils.weights import make_folder, write_atomically
 
 MARKS = (5, 20, 50, 100, 200, 400, 1000, 2000, 4000, 10000)  # strokes to measure after
 
@@ -66,6 +68,7 @@ def evaluate(
     return errors
 
 
+@enough_memory("--batch_size")
 def main(options: argparse.Namespace) -> None:
     """Evaluate as the options say; see ``parse_args``."""
     device = pick_device(options.device)
@@ -99,19 +102,20 @@ def main(options: argparse.Namespace) -> None:
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = Parser(description=__doc__)
-    parser.add_argument("--data", type=Path, default=ROOT / "data" / "img_align_celeba",
+    parser.add_argument("--data", type=path, default=ROOT / "data" / "img_align_celeba",
                         help="the folder of images")
     parser.add_argument("--split", default="all", choices=("all", "test"),
                         help="all images of the folder, or those that training keeps away from")
     parser.add_argument("--limit", type=positive_int, metavar="N",
                         help="only the first N images of the split")
-    parser.add_argument("--actor", type=Path, default=ACTOR, help="weights of the actor")
-    parser.add_argument("--renderer", type=Path, default=RENDERER, help="weights of the renderer")
+    parser.add_argument("--actor", type=path, default=ACTOR, help="weights of the actor")
+    parser.add_argument("--renderer", type=path, default=RENDERER, help="weights of the renderer")
     parser.add_argument("--max_step", type=positive_int, default=40,
                         help=f"steps of {BUNDLE} strokes")
     parser.add_argument("--batch_size", type=positive_int, default=64,
                         help="images to paint side by side")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="a file for the last line too")
+    parser.add_argument("--json", type=new_file, metavar="FILE",
+                        help="a file for the last line too")
     add_device_flags(parser)
     options = parser.parse_args()
     if options.json and options.json.is_dir():

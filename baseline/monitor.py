@@ -1,14 +1,12 @@
 """What a training of the agent tells: times, scalars, pictures, lines."""
 
 import argparse
-import math
 import time
 from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
-from tensorboardX import SummaryWriter
 from torchvision.utils import make_grid
 
 from DRL.evaluator import evaluate
@@ -16,10 +14,12 @@ from Renderer.canvas import BUNDLE
 from Renderer.stroke_gen import WIDTH
 from trainer import Training
 from utils.command import ROOT, UserError
+from utils.events import Events
 from utils.pictures import read_picture
 
 PHOTOS = ("test.png", "chelsea.jpg", "coffee.jpg", "rocket.jpg")
 BUNDLES_LOGGED = (1, 4, 10, 20, 40, 80, 200)
+EXPLODED = 1e9  # no metric of a sound training comes near
 
 
 class Clock:
@@ -65,54 +65,72 @@ class Log:
 
     def __init__(self, training: Training, folder: Path, debug: bool) -> None:
         self.training, self.folder, self.debug = training, folder, debug
-        self.writer = SummaryWriter(
-            str(folder), purge_step=training.global_step + 1, flush_secs=10,
-            write_to_disk=training.ranks.main,
-        )
-        self.sums: dict[str, torch.Tensor] = {}
-        self.updates = 0
+        self.events = Events(folder, training.global_step + 1, training.ranks.main)
+        self.forget()
         self.rewards = torch.zeros((), device=training.device)
 
     def scalar(self, name: str, value: float) -> None:
         """Log a number at the training's step."""
-        self.writer.add_scalar(name, value, self.training.global_step)
+        self.events.scalar(name, value, self.training.global_step)
+
+    def forget(self) -> None:
+        """Begin to gather metrics anew."""
+        self.names: list[str] = []
+        self.sums = self.worst = self.bad = torch.zeros(())
+        self.updates = 0
 
     def update(self, metrics: dict[str, torch.Tensor]) -> None:
-        """Gather the metrics of an update without waiting for the device."""
-        for name, value in metrics.items():
-            self.sums[name] = self.sums.get(name, 0) + value
+        """Gather the metrics of an update without waiting for the device.
+
+        ``bad`` is the first update that went wrong since the last round, from 1, or 0; ``worst``
+        are its metrics.
+        """
+        values = torch.stack(list(metrics.values()))
         self.updates += 1
+        if not self.names:
+            self.names = list(metrics)
+            self.sums, self.worst = torch.zeros_like(values), torch.zeros_like(values)
+            self.bad = torch.zeros_like(values[0])
+        self.sums = self.sums + values
+        here = (self.bad == 0) & ~(values.abs() <= EXPLODED).all()
+        self.worst = torch.where(here, values, self.worst)
+        self.bad = torch.where(here, self.updates, self.bad)
 
-    def check(self, numbers: dict[str, float | torch.Tensor]) -> str:
-        """The numbers as text.  Raises UserError where one of them is not finite."""
-        text = " ".join(f"{name} {float(value):.4g}" for name, value in numbers.items())
-        if not all(math.isfinite(value) for value in numbers.values()):
+    def check(self) -> None:
+        """Raises UserError where an update since the last round, or the networks, went wrong."""
+        training = self.training
+        first = training.global_update - self.updates + int(self.bad)
+        if bad := bool(self.bad):
+            says = f"in update {first}: {self.text(self.worst.tolist())}"
+        elif bad := not training.finite():
+            says = f"by update {training.global_update}: weights are no finite numbers"
+        if bad:
             raise UserError(
-                f"the training diverged by step {self.training.global_step} ({text}); "
-                f"{self.folder} keeps the last good checkpoint, if there is one yet"
-            )
-        return text
+                f"the training diverged {says}; {self.folder} keeps the last good checkpoint, if "
+                "there is one yet; lower rates may help (--actor_rate, --critic_rate)")
 
-    def means(self) -> dict[str, float]:
-        """The metrics' means over the updates since the last round, and over all processes."""
-        if not self.sums:
-            return {}
-        ranks = self.training.ranks
-        means = ranks.total(torch.stack(list(self.sums.values()))) / (ranks.world * self.updates)
-        return dict(zip(self.sums, means.tolist(), strict=True))
+    def text(self, values: list[float]) -> str:
+        """Metrics as text."""
+        return " ".join(f"{name} {value:.4g}"
+                        for name, value in zip(self.names, values, strict=True))
 
     def round(self, clock: Clock) -> None:
-        """Log a round of learning.  Raises UserError where it went wrong."""
-        means = self.means()
-        self.sums, self.updates = {}, 0
-        text = self.check(means)
-        for name, value in means.items():
+        """Log a round of learning, by its metrics' means over updates and processes.
+
+        Raises UserError where it went wrong.
+        """
+        self.check()
+        ranks = self.training.ranks
+        means = (ranks.total(self.sums) / (ranks.world * self.updates)).tolist()
+        for name, value in zip(self.names, means, strict=True):
             self.scalar(f"train/{name}", value)
         for name, rate in self.training.rates().items():
             self.scalar(f"rate/{name}", rate)
         self.scalar("seconds/update", clock.mean("learn"))
+        self.events.flush()
         if self.debug:
-            print(f"  {text}; {clock.mean('learn'):.3f} s an update", flush=True)
+            print(f"  {self.text(means)}; {clock.mean('learn'):.3f} s an update", flush=True)
+        self.forget()
 
     def episode(self, clock: Clock) -> None:
         """Log an episode of the training paintings, before it is cleared away."""
@@ -150,9 +168,9 @@ def validate(training: Training, log: Log) -> float:
     if training.ranks.main and len(photos := free_photos()):
         painted = evaluate(training.agent, photos, len(photos)).canvas
         grid = make_grid(torch.cat((photos, painted)).flip(1), nrow=len(photos))  # RGB
-        log.writer.add_image("validation/photos_and_paintings", grid, training.global_step)
+        log.events.image("validation/photos_and_paintings", grid, training.global_step)
+    log.events.flush()
     error = result.errors[-1].item()
-    log.check({"validation error": error})
     live = " ".join(f"{share:.2f}" for share in result.live[:: max(1, options.max_step // 8)])
     print(f"step {training.global_step}, update {training.global_update}: error {error:.5f} on "
           f"{len(tests)} test images after {options.max_step * BUNDLE} strokes; live strokes "

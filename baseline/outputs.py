@@ -1,6 +1,7 @@
 """The files that paintings are written to."""
 
 import argparse
+import os
 import re
 from contextlib import ExitStack
 from itertools import pairwise
@@ -12,11 +13,11 @@ import numpy as np
 from painting import Painting
 from Renderer.stroke_file import write_json
 from Renderer.svg import write_svg
-from utils.command import UserError
+from utils.command import LONGEST_NAME, UserError
+from utils.files import make_folder
 from utils.frames import every, fitted
 from utils.pictures import FrameWriter, compare, picture_file, resized, write_picture
 from utils.video import Video, video_kind
-from utils.weights import make_folder
 
 
 class Places(NamedTuple):
@@ -54,15 +55,19 @@ def check_places(options: argparse.Namespace, images: list[Path]) -> None:
     if options.compare:
         picture_file(options.compare)
     taken = {image.resolve(): f"the image {image}" for image in images}
-    if len({image.stem for image in images}) < len(images):
-        names = sorted(image.stem for image in images)
+    if len({image.stem.casefold() for image in images}) < len(images):
+        names = sorted(image.stem.casefold() for image in images)
         twice = next(a for a, b in pairwise(names) if a == b)
         raise UserError(f"two of the images are called {twice}; paint them one after the other")
     for image in images:
+        if len(images) > 1 and image.stem in (".", ".."):
+            raise UserError(f"{image} gives no name for its folder; paint it alone or rename it")
         places = Places.of(options, image, len(images) > 1)
         for path in places.files():
             if path.resolve() in taken:
                 raise UserError(f"{path} would take the place of {taken[path.resolve()]}")
+            if len(os.fsencode(path.name)) > LONGEST_NAME:
+                raise UserError(f"the name {path.name} is too long; paint {image} alone")
             taken[path.resolve()] = "another file of the painting"
         for path, what in taken.items():
             if path.parent == places.frames.resolve() and re.fullmatch(r"generated\d+\.png",

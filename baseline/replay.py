@@ -13,7 +13,18 @@ from Renderer.raster import paint_frames
 from Renderer.stroke_file import read_json
 from Renderer.strokes import Strokes
 from Renderer.svg import write_svg
-from utils.command import Parser, UserError, number, positive_float, positive_int, run, seconds
+from utils.command import (
+    Parser,
+    UserError,
+    enough_memory,
+    new_file,
+    number,
+    path,
+    positive_float,
+    positive_int,
+    run,
+    seconds,
+)
 from utils.frames import fitted
 from utils.pictures import picture_file, write_picture
 from utils.video import KINDS, Video
@@ -50,10 +61,11 @@ def write_video(
     return f"{video.width}x{video.height}, {times.sum() / fps:.1f} s at {fps:g} frames a second"
 
 
+@enough_memory("--size")
 def main(options: argparse.Namespace) -> None:
     """Paint as the options say; see ``parse_args``."""
     start = time.monotonic()
-    path, kind = options.output, options.output.suffix.lower()
+    output, kind = options.output, options.output.suffix.lower()
     strokes, size, _ = read_json(options.file)
     strokes = strokes[: options.until]
     if len(strokes) == 0:
@@ -61,20 +73,21 @@ def main(options: argparse.Namespace) -> None:
     size = size_with_side(size, options.size)
     what = f"{size[1]}x{size[0]}"
     if kind == ".svg":
-        write_svg(path, strokes, size, options.seconds)
+        write_svg(output, strokes, size, options.seconds)
     elif kind in KINDS:
-        what = write_video(path, strokes, size, options.fps or 30, options.seconds)
+        what = write_video(output, strokes, size, options.fps or 30, options.seconds)
     else:
-        picture_file(path)
-        write_picture(path, next(frames(strokes, size, [len(strokes)])))
-    print(f"{len(strokes)} strokes in {time.monotonic() - start:.1f} s: {path}, {what}", flush=True)
+        picture_file(output)
+        write_picture(output, next(frames(strokes, size, [len(strokes)])))
+    spent = time.monotonic() - start
+    print(f"{len(strokes)} strokes in {spent:.1f} s: {output}, {what}", flush=True)
 
 
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = Parser(description=__doc__)
-    parser.add_argument("file", type=Path, help="the JSON that test.py --strokes wrote")
-    parser.add_argument("--output", type=Path, default=Path("replay.png"),
+    parser.add_argument("file", type=path, help="the JSON that test.py --strokes wrote")
+    parser.add_argument("--output", type=new_file, default=Path("replay.png"),
                         help="a picture (.png, .jpg, ..), a video (.mp4, .gif) or .svg")
     parser.add_argument("--size", metavar="N",
                         type=number(int, 1, LARGEST + 1, f"a whole number from 1 to {LARGEST}"),
@@ -86,6 +99,8 @@ def parse_args() -> argparse.Namespace:
                         help="length of a video, or of an SVG that paints itself")
     options = parser.parse_args()
     kind = options.output.suffix.lower()
+    if options.output.resolve() == options.file.resolve():
+        raise UserError(f"--output {options.output} would take the place of the strokes")
     if options.fps and kind not in KINDS:
         raise UserError(f"--fps is for videos; {options.output} is none")
     if options.seconds and kind not in (*KINDS, ".svg"):

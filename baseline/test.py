@@ -26,6 +26,7 @@ from painting import (
 )
 from Renderer.canvas import BUNDLE, fitting_grid, plan
 from Renderer.model import TrainedRender, load_render
+from Renderer.stroke_gen import WIDTH
 from utils.command import (
     ACTOR,
     RENDERER,
@@ -33,7 +34,10 @@ from utils.command import (
     Parser,
     UserError,
     add_device_flags,
+    enough_memory,
+    new_file,
     number,
+    path,
     positive_float,
     positive_int,
     run,
@@ -47,15 +51,20 @@ from utils.pictures import list_pictures, psnr, read_picture
 
 TILES_AT_ONCE = 64  # that the actor sees in one batch
 LARGEST_CANVAS = 8192  # pixels
+LARGEST_OVERLAP = 96
+LARGEST_GRID = 1 + (LARGEST_CANVAS - WIDTH) // (WIDTH - LARGEST_OVERLAP)
 
 
 def divide(text: str) -> tuple[int, int] | None:
     """An argparse type: D or RxC tiles; auto is None."""
     if text == "auto":
         return None
-    if not (numbers := re.fullmatch(r"([1-9]\d{0,4})(?:x([1-9]\d{0,4}))?", text)):
-        raise argparse.ArgumentTypeError(f"{text} is not D, RxC or auto")
-    return int(numbers[1]), int(numbers[2] or numbers[1])
+    if not (numbers := re.fullmatch(r"([1-9]\d{0,4})(?:x([1-9]\d{0,4}))?", text, re.ASCII)):
+        raise argparse.ArgumentTypeError(f"{text[:100]} is not D, RxC or auto")
+    rows, columns = int(numbers[1]), int(numbers[2] or numbers[1])
+    if max(rows, columns) > LARGEST_GRID:
+        raise argparse.ArgumentTypeError(f"{LARGEST_GRID} rows or columns are the most")
+    return rows, columns
 
 
 def batches(paths: list[Path], grid: tuple[int, int] | None) -> Iterator[
@@ -165,6 +174,7 @@ def paint(
     return [painting.error for painting in paintings]
 
 
+@enough_memory("--divide, or fewer images at once")
 def main(options: argparse.Namespace) -> None:
     """Paint as the options say; see ``parse_args``."""
     start = time.monotonic()
@@ -188,7 +198,7 @@ def main(options: argparse.Namespace) -> None:
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = Parser(description=__doc__)
-    parser.add_argument("--img", type=Path, nargs="+", default=[ROOT / "image" / "test.png"],
+    parser.add_argument("--img", type=path, nargs="+", default=[ROOT / "image" / "test.png"],
                         metavar="PATH", help="images to paint, or folders of them; what is "
                         "transparent in one counts as white")
     parser.add_argument("--max_step", type=positive_int, default=40,
@@ -196,28 +206,29 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--divide", type=divide, default=(4, 4), metavar="D|RxC|auto",
                         help="paint the second half on D x D tiles, or on R rows and C columns; "
                         "1: no second half; auto: tiles that hardly stretch the image")
-    parser.add_argument("--overlap", type=number(int, 0, 97, "a whole number from 0 to 96"),
+    parser.add_argument("--overlap", type=number(
+                        int, 0, LARGEST_OVERLAP + 1, f"a whole number from 0 to {LARGEST_OVERLAP}"),
                         default=0, metavar="PX", help="let neighbouring tiles, of 128 pixels, "
                         "share PX of them and paint all on one canvas, without seams")
     parser.add_argument("--refine", type=whole_number, default=0, metavar="N",
                         help="improve all strokes together by N steps after the actor")
-    parser.add_argument("--actor", type=Path, default=ACTOR,
+    parser.add_argument("--actor", type=path, default=ACTOR,
                         help="weights of the actor; none: random strokes, to be refined")
-    parser.add_argument("--renderer", type=Path, default=RENDERER, help="weights of the renderer")
+    parser.add_argument("--renderer", type=path, default=RENDERER, help="weights of the renderer")
     parser.add_argument("--seed", type=seed, default=1234, help="of what --refine draws by chance")
     parser.add_argument("--imgid", type=whole_number, default=0, help="number of the first frame")
-    parser.add_argument("--output", type=Path, default=Path("output"),
+    parser.add_argument("--output", type=path, default=Path("output"),
                         help="folder for the frames generated<N>.png; of several images each gets "
                         "a folder in it, and its name in all other files'")
     parser.add_argument("--frames", nargs="+", default=["all"], metavar="all|every N|last",
                         help="the frames to write")
-    parser.add_argument("--video", type=Path, metavar="FILE", help="a video too, .mp4 or .gif")
+    parser.add_argument("--video", type=new_file, metavar="FILE", help="a video too, .mp4 or .gif")
     parser.add_argument("--fps", type=positive_float, default=30, help="frames a second of it")
     parser.add_argument("--seconds", type=seconds,
                         help="length of the video; an SVG paints itself in that time")
-    parser.add_argument("--strokes", type=Path, nargs="+", default=[], metavar="FILE",
+    parser.add_argument("--strokes", type=new_file, nargs="+", default=[], metavar="FILE",
                         help="the strokes too, as .json (for replay.py) or .svg")
-    parser.add_argument("--compare", type=Path, metavar="FILE",
+    parser.add_argument("--compare", type=new_file, metavar="FILE",
                         help="an image too of target, painting and error side by side")
     add_device_flags(parser)
     options = parser.parse_args()

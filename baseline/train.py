@@ -19,6 +19,8 @@ from utils.command import (
     TRAIN_LOG,
     Parser,
     add_device_flags,
+    enough_memory,
+    path,
     positive_float,
     positive_int,
     run,
@@ -28,23 +30,11 @@ from utils.command import (
 )
 from utils.ranks import Ranks
 from utils.run import Run, StopSignals, resumed
-from utils.weights import half_state, save_atomically
-
-
-def keep(training: Training, run_folder: Run, error: float) -> None:
-    """Write the checkpoint, and the networks where they paint better than ever."""
-    if error < training.best:
-        training.best = error
-        networks = training.agent.networks if training.ranks.main else {}
-        for name, network in networks.items():
-            save_atomically(half_state(network, training.family),
-                            run_folder.folder / f"{name}.pkl")
-    training.save(run_folder)
 
 
 def train(options: argparse.Namespace) -> None:
     """Train as the options say; see ``parse_args``."""
-    with Ranks(options.device) as ranks:
+    with Ranks(options.device) as ranks, enough_memory("--batch_size, --env_batch or --rmsize"):
         parent, run_folder = Path(options.output), None
         if options.resume is not None:
             run_folder = Run.reopen(parent, "Paint", options.resume, ranks)
@@ -70,7 +60,7 @@ def learn_to_paint(training: Training, run_folder: Run) -> None:
     log, clock = Log(training, run_folder.folder, options.debug), Clock()
     bar = tqdm(initial=training.global_step, total=training.total_steps, unit="step",
                disable=None if ranks.main else True)
-    with StopSignals() as signals, log.writer, bar:
+    with StopSignals() as signals, bar:
         while training.updates_due or training.env.step_count or not training.over:
             before = time.monotonic()
             kind = "learn" if training.updates_due else "act"
@@ -97,9 +87,13 @@ def learn_to_paint(training: Training, run_folder: Run) -> None:
             stopped = ranks.any(signals.stopped)
             due = training.over or training.global_episode % options.validate_interval == 0
             if training.between_rounds and due:
-                keep(training, run_folder, validate(training, log))
+                error = validate(training, log)
+                if error < training.best:
+                    training.best, training.best_update = error, training.global_update
+                training.save(run_folder)
+                training.save_best(run_folder)
             elif stopped:
-                log.check(log.means())
+                log.check()
                 training.save(run_folder)
             if stopped:
                 print(f"stopped; go on with: {ranks.launcher} {os.path.relpath(__file__)} "
@@ -114,12 +108,13 @@ def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = Parser(description=__doc__)
     add = parser.add_argument
-    add("--data", default=str(ROOT / "data" / "img_align_celeba"), help="a folder of images")
-    add("--renderer", default=str(RENDERER),
+    add("--data", type=path, default=str(ROOT / "data" / "img_align_celeba"),
+        help="a folder of images")
+    add("--renderer", type=path, default=str(RENDERER),
         help="the trained renderer; the agent paints with its family of strokes")
-    add("--init", metavar="DIR", help="start from the actor.pkl in DIR, and from critic.pkl and "
-        "wgan.pkl where they are there; of the renderer's family")
-    add("--output", default=str(TRAIN_LOG), help="where the folder of the run is made")
+    add("--init", type=path, metavar="DIR", help="start from the actor.pkl in DIR, and from "
+        "critic.pkl and wgan.pkl where they are there; of the renderer's family")
+    add("--output", type=path, default=str(TRAIN_LOG), help="where the folder of the run is made")
     add("--resume", nargs="?", const="", metavar="DIR",
         help="go on with the run in DIR, or with the newest unfinished one")
     add("--warmup", type=whole_number, default=400, help="steps of the environment before learning")
@@ -167,11 +162,11 @@ def discount(text: str) -> float:
     """An argparse type: a number in [0, 1), or such as 0.95**5."""
     base, _, power = text.partition("**")
     try:
-        value = float(base) ** float(power or 1)
+        value = float(base) ** float(power or 1) if "_" not in text and text.isascii() else -1
     except (ValueError, OverflowError, ZeroDivisionError):
         value = math.nan
     if not (isinstance(value, float) and 0 <= value < 1):  # complex of a negative base
-        raise argparse.ArgumentTypeError(f"{text} is not in [0, 1)")
+        raise argparse.ArgumentTypeError(f"{text[:100]} is not in [0, 1)")
     return value
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from tensorboardX import SummaryWriter
 from torchvision.utils import make_grid
 from tqdm import tqdm
 
@@ -25,17 +24,21 @@ from utils.command import (
     Parser,
     UserError,
     add_device_flags,
+    enough_memory,
+    new_file,
     positive_float,
     positive_int,
     run,
     seed,
 )
-from utils.device import Precision, pick_device
+from utils.device import Precision, need_compiler, pick_device
+from utils.events import Events
+from utils.files import lock_folder, make_folder
 from utils.graph import Graphed
 from utils.ranks import Ranks
-from utils.run import Budget, Run, StopSignals, resumed
+from utils.run import Budget, Run, StopSignals, fitting, resumed
 from utils.schedule import adam, cosine, load_optimizer, set_rate, stepped
-from utils.weights import half_state, load_weights, make_folder, save_atomically
+from utils.weights import finite, half_state, load_weights, save_atomically
 
 VALIDATION_SEED = 2**32  # no training seed reaches it
 VALIDATION_STROKES = 2048
@@ -65,6 +68,14 @@ def validate(
     return error / len(strokes), shown[0]
 
 
+def stamp(path: Path) -> tuple[int, ...] | None:
+    """What tells whether a file is still the same; None where there is none."""
+    if not path.exists():
+        return None
+    stat = path.stat()
+    return stat.st_ino, stat.st_size, stat.st_mtime_ns
+
+
 def picture_pairs(drawn: torch.Tensor, made: torch.Tensor) -> torch.Tensor:
     """A grid of pairs, drawn | network, white paint on black.  Returns (3, H, W) in [0, 1]."""
     pairs = torch.stack((drawn[:PAIRS_SHOWN], made), 1).flatten(0, 1)  # (2n, 128, 128)
@@ -81,9 +92,12 @@ def train(options: argparse.Namespace) -> None:
         learn_to_draw(options, log, ranks)
 
 
+@enough_memory("--batch_size")
 def learn_to_draw(options: argparse.Namespace, log: Run | None, ranks: Ranks) -> None:
     """Train from the checkpoint of ``log``, or in a new run where it is None."""
     device = pick_device(options.device)
+    if options.fast:
+        need_compiler()
     batch_size = ranks.part(options.batch_size, "--batch_size")
     output = Path(options.output)
     make_folder(output.parent)
@@ -104,17 +118,22 @@ def learn_to_draw(options: argparse.Namespace, log: Run | None, ranks: Ranks) ->
     step, total, best = 0, options.steps, math.inf
     if log is not None:
         state = ranks.share(log.load() if ranks.main else None)
-        renderer.load_state_dict(state["renderer"])
-        load_optimizer(optimizer, state["optimizer"])
-        step, total = state["step"], state["total"]
-    if output.exists():
-        there = Renderer().to(device) if log or options.scratch else renderer
+        with fitting(log.checkpoint_file):
+            renderer.load_state_dict(state["renderer"])
+            load_optimizer(optimizer, state["optimizer"])
+            step, total = state["step"], state["total"]
+
+    def error_there(there: Renderer) -> float:
+        """Fill a network from the output file.  Returns its error."""
         family = load_weights(
             there, output, "the weight file to go on from", "name another --output")
         if family != options.stroke:
             raise UserError(f"{output} holds a renderer of {family} strokes, not of "
                             f"{options.stroke}; move it away or name another --output")
-        best, _ = validate(there, strokes, drawn, precision)
+        return validate(there.to(device), strokes, drawn, precision)[0]
+
+    if seen := stamp(output):
+        best = error_there(Renderer() if log or options.scratch else renderer)
         print(f"{output} has a squared error of {best:.6f}")
     ranks.make_same(renderer)
     if log is None:
@@ -140,11 +159,11 @@ def learn_to_draw(options: argparse.Namespace, log: Run | None, ranks: Ranks) ->
     end = total or sys.maxsize
     batches = (drawn_ahead(data, step, end) if device.type == "cpu" else
                drawn_on(device, data, step, end, options.fast))
-    writer = SummaryWriter(str(log.folder), flush_secs=10, write_to_disk=ranks.main)
+    events = Events(log.folder, step + 1, ranks.main)
     bar = tqdm(initial=step, total=total, unit="step", disable=None if ranks.main else True)
     losses = torch.zeros((), device=device)
     since = 0
-    with StopSignals() as signals, writer, bar:
+    with StopSignals() as signals, bar:
         while total is None or step < total:
             rate = learning_rate(options.schedule, step / total if total else 0, options.lr)
             set_rate(optimizer, rate)
@@ -160,26 +179,31 @@ def learn_to_draw(options: argparse.Namespace, log: Run | None, ranks: Ranks) ->
             if step % options.validate_interval == 0 or step == total or stopped:
                 train_error = ranks.total(losses).item() / since / ranks.world
                 error, shown = validate(renderer, strokes, drawn, precision)
-                if not math.isfinite(train_error + error):
+                if not (math.isfinite(train_error + error) and finite(renderer)):
                     raise UserError(
-                        f"the training diverged by step {step} (error {error}, training "
-                        f"{train_error}); {log.folder} keeps the last good checkpoint, if there is "
-                        "one yet; start again with a smaller --lr"
+                        f"the training diverged by step {step} (squared error {error:.4g}, "
+                        f"training {train_error:.4g}); {log.folder} keeps the last good "
+                        "checkpoint, if there is one yet; start again with a smaller --lr"
                     )
-                writer.add_scalar("train/squared_error", train_error, step)
-                writer.add_scalar("validation/squared_error", error, step)
-                writer.add_scalar("train/learning_rate", rate, step)
+                events.scalar("train/squared_error", train_error, step)
+                events.scalar("validation/squared_error", error, step)
+                events.scalar("train/learning_rate", rate, step)
                 if step % (10 * options.validate_interval) == 0 or step == total:
-                    writer.add_image("validation/drawn_and_network", picture_pairs(drawn, shown),
-                                     step)
-                if ranks.main and error < best:
-                    save_atomically(half_state(renderer, options.stroke), output)
-                best = min(best, error)
+                    events.image("validation/drawn_and_network", picture_pairs(drawn, shown), step)
+                events.flush()
                 if ranks.main:
+                    lock = lock_folder(output.parent, wait=True)
+                    if seen != stamp(output):  # another training's, or it is gone
+                        best = error_there(Renderer()) if output.exists() else math.inf
+                    if error < best:
+                        save_atomically(half_state(renderer, options.stroke), output)
+                    seen = stamp(output)
+                    os.close(lock)
                     log.save({
                         "renderer": renderer.state_dict(), "optimizer": optimizer.state_dict(),
                         "step": step, "total": total,
                     })
+                best = min(best, error)
                 bar.write(f"step {step}: squared error {error:.6f} (training {train_error:.6f}, "
                           f"best {best:.6f})", file=sys.stdout)
                 sys.stdout.flush()
@@ -206,8 +230,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--schedule", default="cosine", choices=("cosine", "stepped"))
     parser.add_argument("--stroke", default="bezier", choices=tuple(FAMILIES),
                         help="the family of strokes to learn")
-    parser.add_argument("--output", help="the weight file to write (renderer.pkl; of another "
-                        "family, its name, such as triangle.pkl)")
+    parser.add_argument("--output", type=new_file, help="the weight file to write "
+                        "(renderer.pkl; of another family, its name, such as triangle.pkl)")
     parser.add_argument("--scratch", action="store_true",
                         help="start anew, not from the weights in --output")
     parser.add_argument("--resume", nargs="?", const="", metavar="DIR",

@@ -3,6 +3,7 @@
 import argparse
 import hashlib
 import math
+import os
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +15,11 @@ from env import CelebA, Paint
 from Renderer.model import load_render
 from Renderer.stroke_gen import WIDTH
 from utils.command import UserError
-from utils.device import Precision, pick_device
+from utils.device import Precision, need_compiler, pick_device
 from utils.ranks import Ranks
-from utils.run import Run
+from utils.run import Run, fitting
 from utils.schedule import cosine, stepped
-from utils.weights import load_file, load_weights, save_atomically
+from utils.weights import finite, half_state, load_file, load_weights, save_atomically
 
 # The reference's rates for the first fifth of a training, the second, and the rest.
 RATES = {
@@ -34,7 +35,7 @@ class Training:
     """
 
     COUNTERS = ("global_step", "global_episode", "global_update", "total_steps", "updates_due",
-                "learn_from", "best")
+                "learn_from", "best", "best_update")
 
     def __init__(self, options: argparse.Namespace, data: CelebA, ranks: Ranks) -> None:
         """options: those of ``train.py``.  Raises UserError where ranks cannot share evenly."""
@@ -42,6 +43,8 @@ class Training:
         self.device = device = pick_device(options.device)
         self.batch_size = ranks.part(options.batch_size, "--batch_size")
         self.env_batch = ranks.part(options.env_batch, "--env_batch")
+        if options.fast:
+            need_compiler()
         precision = Precision(options.precision, device)
         render = load_render(Path(options.renderer), precision)
         self.family = render.family  # of the strokes
@@ -54,7 +57,7 @@ class Training:
         self.seed_anew(0)  # other paintings in every process
         self.inputs = {  # what a checkpoint does not hold but depends on
             "renderer": hashlib.sha256(Path(options.renderer).read_bytes()).hexdigest(),
-            "images": hashlib.sha256("\n".join(data.names).encode()).hexdigest(),
+            "images": hashlib.sha256(os.fsencode("\n".join(data.names))).hexdigest(),
         }
         if ranks.share(self.inputs) != self.inputs:
             raise UserError(f"process {ranks.rank} finds another renderer or other images than the "
@@ -69,7 +72,8 @@ class Training:
         self.total_steps = None if options.minutes else options.train_times
         self.updates_due = 0  # of the round after the last episode
         self.learn_from = options.warmup  # no learning before this step
-        self.best = math.inf  # the lowest validation error
+        self.best = math.inf  # the lowest validation error,
+        self.best_update = -1  # and the update after which it was measured
         if options.init:
             self.start_from(Path(options.init))
         for network in (*self.agent.networks.values(), *self.agent.slow.values()):
@@ -145,6 +149,16 @@ class Training:
         self.updates_due -= 1
         return metrics
 
+    def finite(self) -> bool:
+        """Whether all numbers of the networks are."""
+        return all(finite(network) for network in self.agent.networks.values())
+
+    def save_best(self, log: Run) -> None:
+        """Write the networks, where they are the best ones."""
+        if self.best_update == self.global_update and self.ranks.main:
+            for name, network in self.agent.networks.items():
+                save_atomically(half_state(network, self.family), log.folder / f"{name}.pkl")
+
     def save(self, log: Run) -> None:
         """Write the checkpoint, and beside it what each process has to itself."""
         name = f"memory-{self.global_step}-{self.global_update}"
@@ -173,23 +187,25 @@ class Training:
     def load(self, log: Run) -> None:
         """Take up the checkpoint; without its memory files the memory is filled anew."""
         state = self.ranks.share(log.load() if self.ranks.main else None)
-        if (family := state.get("family", "bezier")) != self.family:
-            raise UserError(f"{log.folder} paints with {family} strokes, but the renderer "
-                            f"{self.options.renderer} draws {self.family} strokes by now")
-        self.agent.load_state_dict(state["agent"])
-        for name in self.COUNTERS:
-            setattr(self, name, state[name])
-        mine = self.own_file(log, state["memory"])
-        changed = [name for name in self.inputs if self.inputs[name] != state["inputs"][name]]
+        with fitting(log.checkpoint_file):
+            if (family := state.get("family", "bezier")) != self.family:
+                raise UserError(f"{log.folder} paints with {family} strokes, but the renderer "
+                                f"{self.options.renderer} draws {self.family} strokes by now")
+            self.agent.load_state_dict(state["agent"])
+            for name in self.COUNTERS:
+                setattr(self, name, state[name])
+            mine = self.own_file(log, state["memory"])
+            changed = [name for name in self.inputs if self.inputs[name] != state["inputs"][name]]
         if not self.ranks.any(bool(changed) or not mine.is_file()):
             self.seed_anew(self.global_step)  # for a device that the checkpoint was not on
             own = load_file(mine, "replay memory", "delete it")
-            self.env.load_state_dict(own["env"])
-            self.memory.load_state_dict(own["memory"])
-            self.rng.bit_generator.state = own["numpy"]
-            torch.set_rng_state(own["torch"])
-            if own["cuda"] is not None and self.device.type == "cuda":
-                torch.cuda.set_rng_state(own["cuda"])
+            with fitting(mine, "delete it"):
+                self.env.load_state_dict(own["env"])
+                self.memory.load_state_dict(own["memory"])
+                self.rng.bit_generator.state = own["numpy"]
+                torch.set_rng_state(own["torch"])
+                if own["cuda"] is not None and self.device.type == "cuda":
+                    torch.cuda.set_rng_state(own["cuda"])
         else:
             gone = f"{mine.name} or another process's is gone"
             why = f"{' and '.join(changed)} changed" if changed else gone
@@ -200,6 +216,9 @@ class Training:
             self.updates_due = 0
             self.memory.moments = 0
             self.begin_episode()
+        self.save_best(log)  # if the process was killed before it could
+        if not (log.folder / "actor.pkl").is_file():
+            self.best = math.inf  # deleted
 
 
 def memory_device(transitions: int, device: torch.device) -> torch.device:

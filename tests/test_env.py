@@ -1,5 +1,8 @@
 """Folders of images, their cache and split, and the environment."""
 
+import errno
+import os
+
 import cv2
 import numpy as np
 import pytest
@@ -37,16 +40,52 @@ def test_the_cache_is_built_once_and_anew_when_the_folder_changes(tmp_path):
     assert len(list(cache.glob("faces-????????????????.npy"))) == 2
 
 
-def test_unreadable_images_are_named_and_left_out(tmp_path, capsys):
+def test_broken_and_tiny_images_are_counted_and_named_at_every_start(tmp_path, capfd):
     folder = tmp_path / "faces"
     write_images(folder, ["a.png", "c.png", "d.png"])
-    (folder / "b.png").write_bytes(b"no picture")
+    (folder / "b.png").write_bytes((folder / "a.png").read_bytes()[:50])
     (folder / "e.jpg").write_bytes(b"")
-    data = CelebA(folder, tmp_path / "cache")
-    assert "2 images cannot be read and are left out: b.png, e.jpg" in capsys.readouterr().out
-    assert data.names == ["a.png", "c.png", "d.png"]
-    last = cv2.resize(cv2.imread(str(folder / "d.png")), (128, 128))
-    assert np.array_equal(data.images[2].permute(1, 2, 0).numpy(), last)
+    cv2.imwrite(str(folder / "f.png"), np.zeros((7, 300, 3), np.uint8))
+    cv2.imwrite(str(folder / "g.png"), np.full((8, 8, 3), 9, np.uint8))
+    for _ in range(2):
+        data = CelebA(folder, tmp_path / "cache")
+        out, errors = capfd.readouterr()
+        assert out == ("2 images cannot be read and are left out: b.png, e.jpg; 1 images are left "
+                       "out, as a side of theirs has less than 8 pixels: f.png\n")
+        assert "\n" not in errors.strip()  # the progress bar alone
+        assert data.names == ["a.png", "c.png", "d.png", "g.png"]
+        for i in (2, 3):
+            last = cv2.resize(cv2.imread(str(folder / data.names[i])), (128, 128))
+            assert np.array_equal(data.images[i].permute(1, 2, 0).numpy(), last)
+
+
+@pytest.mark.parametrize("damage", [
+    lambda pixels, verdicts: pixels.write_bytes(pixels.read_bytes()[:-1]),
+    lambda pixels, verdicts: pixels.write_bytes(b""),
+    lambda pixels, verdicts: pixels.unlink(),
+    lambda pixels, verdicts: verdicts.write_bytes(b"\x93NUMPY"),
+    lambda pixels, verdicts: verdicts.unlink(),  # as in caches of older versions
+    lambda pixels, verdicts: np.save(verdicts, np.zeros(3, np.uint8)),
+])
+def test_a_damaged_cache_is_built_anew(tmp_path, damage):
+    write_images(tmp_path / "faces", ["a.png", "b.png"])
+    expected = CelebA(tmp_path / "faces", tmp_path / "cache").images.clone()
+    (pixels,) = tmp_path.glob("cache/faces-????????????????.npy")
+    damage(pixels, pixels.with_suffix(".verdicts.npy"))
+    assert torch.equal(CelebA(tmp_path / "faces", tmp_path / "cache").images, expected)
+
+
+def test_a_full_disk_is_one_clear_error(tmp_path, monkeypatch):
+    """The space is reserved: a write to a mapped file would end the process."""
+    def full(descriptor: int, first: int, length: int) -> None:
+        assert (first, length) == (0, 128 + 3 * 128 * 128)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    write_images(tmp_path / "faces", ["a.png"])
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(UserError, match=r"cannot write the cache .*: No space left on device"):
+        CelebA(tmp_path / "faces", tmp_path / "cache")
+    assert list((tmp_path / "cache").iterdir()) == []
 
 
 @pytest.mark.parametrize("content", [None, [], ["x.png"]])
@@ -58,6 +97,7 @@ def test_a_folder_without_images_is_one_clear_error(tmp_path, content):
             (folder / name).write_bytes(b"broken")
     with pytest.raises(UserError, match="faces"):
         CelebA(folder, tmp_path / "cache")
+    assert not list(tmp_path.glob("cache/*"))
 
 
 def test_split_of_celeba_and_of_others():

@@ -60,9 +60,8 @@ def test_the_divide_scheme(checkout):
 def test_later_frames_of_an_older_painting_are_named(checkout):
     checkout.run("test.py", "--max_step", 2, "--divide", 1)
     process = checkout.start("test.py", "--max_step", 1, "--divide", 1)
-    _, errors = process.communicate(timeout=200)
-    assert process.returncode == 0
-    assert "output/generated5.png and 4 more frames of an earlier painting" in errors
+    assert process.wait() == 0
+    assert "output/generated5.png and 4 more frames of an earlier painting" in process.errors
 
 
 def test_evaluation_measures_both_canvases(checkout):

@@ -1,7 +1,9 @@
 """The exact raster of whole paintings, its gradient, and refining by it."""
 
+import tracemalloc
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -48,6 +50,20 @@ def test_a_tile_of_a_painting_equals_the_reference(family, scale):
     tile = canvas[128 * scale :, : 128 * scale]
     assert np.abs(tile - plainly_painted(strokes, 128 * scale)).max() <= 1e-6
     assert canvas[: 128 * scale].max() == canvas[:, 128 * scale :].max() == 0
+
+
+def test_pictures_out_of_proportion_take_little_memory():
+    """The canvas, of which a picture is a squashed view, would have 8000 x 8000 pixels."""
+    strokes = random_strokes("round", 4, 5)
+    tracemalloc.start()
+    (frame,) = paint_frames(strokes, 8000, 1, [4])
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 400e6  # bytes; that canvas alone has 768e6
+    assert frame.shape == (8000, 1, 3)
+    (whole,) = paint_frames(strokes, 128, 128, [4])
+    squashed = cv2.resize(whole, (1, 8000), interpolation=cv2.INTER_AREA)
+    assert np.abs(frame.astype(int) - squashed).mean() < 3
 
 
 def test_painting_in_parts_or_with_little_memory_changes_nothing(monkeypatch):

@@ -123,10 +123,13 @@ def broken(change: dict) -> dict:
 @pytest.mark.parametrize(("change", "says"), [
     ({"version": 2}, "version 2"),
     ({"version": None}, "version"),
+    ({"version": [[["a" * 10**6] * 9] * 9]}, "version"),
+    ({"family": "a" * 10**6}, "no family"),
     ({"family": "square"}, "family 'square'"),
     ({"family": ["bezier"]}, "no family"),
     ({"height": 0}, "height is not"),
     ({"width": 10**9}, "width is not"),
+    ({"canvas_width": 8193}, "canvas_width is not a whole number from 1 to 8192"),
     ({"canvas_width": 128.0}, "canvas_width is not"),
     ({"canvas_height": True}, "canvas_height is not"),
     ({"settings": []}, "settings"),
@@ -161,6 +164,7 @@ def test_a_flaw_gets_a_line_that_names_it(tmp_path, change, says):
         read_json(path)
     assert str(path) in str(error.value)
     assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 2000
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"[1]", b"\xff\xfe", b"[" * 100_000, b"1" * 5000])

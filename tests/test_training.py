@@ -10,7 +10,9 @@ import torch
 
 from conftest import ROOT, Checkout
 from env import CelebA
+from monitor import Log
 from trainer import Training
+from utils.command import UserError, enough_memory
 from utils.ranks import Ranks
 from utils.run import Run
 
@@ -23,24 +25,10 @@ RENDERER_TINY = ("--batch_size", 4, "--scratch", "--precision", "fp32", "--devic
 def interrupt(checkout: Checkout, script: str, *flags: object, after: str) -> str:
     """Start a script, send SIGTERM once it printed ``after``.  Returns all it printed."""
     process = checkout.start(script, *flags)
-    try:
-        seen = wait_for(process, after)
-        process.send_signal(signal.SIGTERM)
-        rest, errors = process.communicate(timeout=120)
-    finally:
-        process.kill()
-    assert process.returncode == 0, errors
-    return seen + rest
-
-
-def wait_for(process, text: str) -> str:
-    """All that a process prints until a line with ``text``."""
-    seen = ""
-    while text not in seen:
-        line = process.stdout.readline()
-        assert line, process.stderr.read()
-        seen += line
-    return seen
+    process.wait_for(after)
+    process.signal(signal.SIGTERM)
+    assert process.wait() == 0, process.errors
+    return process.output
 
 
 def weights(path) -> dict[str, torch.Tensor]:
@@ -215,11 +203,10 @@ def test_a_run_in_use_is_refused(checkout):
     process = checkout.start("train_renderer.py", *RENDERER_TINY, "--steps", 100000,
                              "--validate_interval", 2, "--output", "w.pkl")
     try:
-        wait_for(process, "step 2:")
+        process.wait_for("step 2:")
         error = checkout.run("train_renderer.py", "--resume", "train_log/Renderer-run1", status=2)
     finally:
         process.kill()
-        process.wait()
     assert "in use by another process" in error
 
 
@@ -244,11 +231,107 @@ def test_bad_input_is_one_line_and_writes_nothing(checkout):
     checkout.refuse(BAD_INPUT)
 
 
-def test_divergence_stops_with_the_last_good_state(checkout):
-    error = checkout.run("train_renderer.py", *RENDERER_TINY, "--steps", 40, "--lr", 1e12,
-                         "--validate_interval", 2, "--output", "w.pkl", status=2)
-    assert "diverged" in error
-    for left in (*checkout.root.glob("w.pkl"), *checkout.root.rglob("checkpoint.pt")):
-        state = weights(left)
-        values = state.get("renderer", state).values()
-        assert all(torch.isfinite(value).all() for value in values)
+@pytest.mark.parametrize(("script", "flags", "says"), [
+    ("train_renderer.py", (*RENDERER_TINY, "--steps", 40, "--lr", 1e12, "--validate_interval", 2,
+                           "--output", "w.pkl"), "diverged by step 2 (squared error "),
+    # The first two episodes bring a checkpoint each, and then learning begins.
+    ("train.py", (*TINY, "--train_times", 30, "--warmup", 9, "--actor_rate", 1e20),
+     "diverged in update 2: wgan/loss "),
+    ("train.py", (*TINY, "--train_times", 30, "--warmup", 9, "--critic_rate", 1e15),
+     "diverged in update 1: wgan/loss "),
+])
+def test_divergence_stops_with_the_last_good_state(checkout, script, flags, says):
+    """One line gives the update's metrics; what can be resumed and painted with is finite."""
+    error = checkout.run(script, *flags, status=2)
+    assert says in error
+    assert "keeps the last good checkpoint" in error
+    assert error.count("\n") == 1
+    files = [*checkout.root.glob("w.pkl"), *checkout.root.glob("train_log/*/*.p*")]
+    assert len(files) >= 4 or script == "train_renderer.py"
+    for left in files:
+        assert_finite(weights(left))
+
+
+def assert_finite(value) -> None:
+    """However deep; a best error that nothing was measured for yet is infinite."""
+    if isinstance(value, torch.Tensor):
+        assert torch.isfinite(value).all()
+    elif isinstance(value, dict | list | tuple):
+        for each in value.values() if isinstance(value, dict) else value:
+            assert_finite(each)
+
+
+def test_the_first_update_that_goes_wrong_is_named(checkout, tmp_path):
+    log = Log(training_of(checkout), tmp_path, False)
+    for loss in (1.0, float("nan"), 3e9):
+        log.training.global_update += 1
+        log.update({"loss": torch.tensor(loss), "reward": torch.tensor(0.5)})
+    with pytest.raises(UserError, match=r"diverged in update 2: loss nan reward 0\.5;"):
+        log.check()
+    log.forget()
+    log.update({"loss": torch.tensor(-2e9)})
+    with pytest.raises(UserError, match=r"diverged in update 3: loss -2e\+09;"):
+        log.check()
+    log.forget()
+    log.check()
+    log.training.agent.actor.fc.bias.data[3] = float("inf")
+    with pytest.raises(UserError, match="weights are no finite numbers"):
+        log.check()
+
+
+@pytest.mark.parametrize(("script", "flags", "says"), [
+    ("train.py", ("--rmsize", 10**7), "--rmsize"),
+    ("train.py", ("--env_batch", 10**8), "--env_batch"),
+    ("train_renderer.py", ("--batch_size", 10**9, "--scratch"), "--batch_size"),
+])
+def test_too_little_memory_names_the_flags(checkout, script, flags, says):
+    error = checkout.run(script, *flags, "--device", "cpu", status=2)
+    assert error.startswith("error: not enough memory: try a smaller --")
+    assert says in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("error", [
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB.\nGPU 0 has ..."),
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    MemoryError(),
+])
+def test_a_devices_memory_too(error):
+    with pytest.raises(UserError, match="smaller --batch_size [(]") as caught, \
+            enough_memory("--batch_size"):
+        raise error
+    assert "\n" not in str(caught.value)
+    with pytest.raises(RuntimeError, match="another"), enough_memory("--batch_size"):
+        raise RuntimeError("another one")
+
+
+@pytest.mark.parametrize(("name", "content", "says"), [
+    ("checkpoint.pt", b"", "checkpoint.pt"), ("checkpoint.pt", {}, "not what this version writes"),
+    ("checkpoint.pt", [1], "not what this version writes"), ("run.json", b"{", "run.json"),
+    ("run.json", b"[]", "run.json"), ("run.json", b'{"finished": 0, "options": 3}', "run.json"),
+    ("memory-3-0-0of1.pt", {"env": {}}, "delete it"), ("memory-3-0-0of1.pt", b"PK", "delete it"),
+])
+def test_a_broken_run_is_refused_in_a_line(checkout, name, content, says):
+    first = training_of(checkout)
+    go_on(first, 3)
+    log = Run.create(checkout.root / "train_log", "Paint", vars(first.options), Ranks())
+    first.save(log)
+    del log
+    file = checkout.root / "train_log" / "Paint-run1" / name
+    assert file.exists()
+    if isinstance(content, bytes):
+        file.write_bytes(content)
+    else:
+        torch.save(content, file)
+    checkout.refuse((("train.py", ("--resume",), says),))
+    (checkout.root / "train_log" / "Paint-run1" / "run.json").unlink()
+    checkout.refuse((("train.py", ("--resume",), "run.json"),))
+
+
+def test_fast_without_a_compiler_is_refused(checkout):
+    for script in ("train.py", "train_renderer.py"):
+        process = checkout.start(script, "--fast", environment={"PATH": "/nowhere", "CXX": "none"})
+        assert process.wait() == 2, process.errors
+        assert process.errors == ("error: --fast needs a C++ compiler, such as g++; install one or "
+                                  "leave it out\n")
+    assert not (checkout.root / "train_log").exists()

@@ -4,6 +4,7 @@ Each stroke is drawn in the box that it covers, as ``stroke_gen.draw`` draws it,
 the canvas.  Inside a tile of 128 pixels the painting equals that of ``draw`` and ``paint``.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 
 import cv2
@@ -15,6 +16,8 @@ from Renderer.stroke_batch import half_widths
 from Renderer.stroke_gen import FAMILIES, Discs, Triangles
 from Renderer.strokes import Strokes
 
+LARGEST_CANVAS, ALWAYS_FINE = 2**28, 2**22  # pixels
+STRETCH = 16  # times a picture's pixels that its canvas may have, squashed as it may be
 PIXELS_AT_ONCE = 2**24  # of boxes that are drawn before they are blended
 STROKES_AT_ONCE = 256
 STROKES_A_CHUNK = 4  # of a thread's work: early strokes are larger than late ones
@@ -122,10 +125,13 @@ def paint_frames(
 ) -> Iterator[np.ndarray]:
     """Paint, and yield the picture (height, width, 3) uint8 BGR after so many strokes each time.
 
-    Pictures smaller than the strokes' canvas are reduced from that.  report: called with the
-    number of strokes painted since its last call.
+    Pictures smaller than the strokes' canvas are reduced from that.  Long ones that would need a
+    canvas out of proportion are enlarged.  report: called with the number of strokes painted
+    since its last call.
     """
-    scale = max(1, height / strokes.height, width / strokes.width)
+    pixels = min(LARGEST_CANVAS, max(ALWAYS_FINE, STRETCH * height * width))
+    largest = math.sqrt(pixels / (strokes.height * strokes.width))
+    scale = max(1, min(largest, max(height / strokes.height, width / strokes.width)))
     rows, columns = (round(side * scale) for side in (strokes.height, strokes.width))
     canvas = np.zeros((rows, columns, 3), np.float32)
     first = 0

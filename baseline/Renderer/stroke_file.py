@@ -28,6 +28,7 @@ tile, P1 outside the box of P0 and P2 in families where it is relative to that, 
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from reprlib import repr as shown
 from typing import Any
 
 import numpy as np
@@ -35,12 +36,12 @@ import numpy as np
 from Renderer.stroke_gen import FAMILIES, SHAPE_DIM, Family
 from Renderer.strokes import Strokes
 from utils.command import UserError
-from utils.weights import write_atomically
+from utils.files import write_atomically
 
 VERSION = 1
-LARGEST_SIDE = 2**20  # pixels, of pictures as OpenCV reads them; canvases are far smaller
+LARGEST = {"height": 2**20, "width": 2**20, "canvas_height": 2**13, "canvas_width": 2**13}  # pixels
+LARGEST_NUMBER = 2**22  # that lengths come near to
 LARGEST_FILE = 2**28  # bytes
-HEAD = ("height", "width", "canvas_height", "canvas_width")
 SLACK = 1e-4  # of a tile, by which numbers typed by hand may stray beyond its ends
 ROUNDING = 1e-11  # of a tile, more than float64 loses on the way
 
@@ -93,7 +94,7 @@ def _lines(
     }
     lists = [values[key].tolist() for key in _keys(family)]
     sizes = (*picture_size, strokes.height, strokes.width)
-    head = {"version": VERSION, "family": strokes.family} | dict(zip(HEAD, sizes, strict=True))
+    head = {"version": VERSION, "family": strokes.family} | dict(zip(LARGEST, sizes, strict=True))
     yield f"{json.dumps(head)[:-1]},"
     yield f'"settings": {json.dumps(settings, default=str)},'
     for name, areas in (("tiles", tiles), ("clips", clips)):
@@ -143,14 +144,14 @@ def _read(content: Any) -> tuple[Strokes, tuple[int, int], dict[str, Any]]:
     if not isinstance(content, dict) or "version" not in content:
         raise Flaw("no object with a version")
     if content["version"] != VERSION:
-        raise Flaw(f"it has version {content['version']!r}, this program reads {VERSION}")
+        raise Flaw(f"it has version {shown(content['version'])}, this program reads {VERSION}")
     name = content.get("family")
     if not isinstance(name, str) or name not in FAMILIES:
-        raise Flaw(f"no family {name!r}; there are {', '.join(FAMILIES)}")
-    for key in HEAD:
-        if type(content.get(key)) is not int or not 1 <= content[key] <= LARGEST_SIDE:
-            raise Flaw(f"{key} is not a whole number from 1 to {LARGEST_SIDE}")
-    height, width, canvas_height, canvas_width = (content[key] for key in HEAD)
+        raise Flaw(f"no family {shown(name)}; there are {', '.join(FAMILIES)}")
+    for key, largest in LARGEST.items():
+        if type(content.get(key)) is not int or not 1 <= content[key] <= largest:
+            raise Flaw(f"{key} is not a whole number from 1 to {largest}")
+    height, width, canvas_height, canvas_width = (content[key] for key in LARGEST)
     if not isinstance(content.get("settings"), dict):
         raise Flaw("settings is no object")
     scale = np.array([height / canvas_height, width / canvas_width])
@@ -223,7 +224,7 @@ def _numbers(records: list[dict], key: str, length: int, what: str = "stroke") -
     for number, record in enumerate(records, 1):
         row = record[key]
         if type(row) is not list or len(row) != length or not all(
-                type(v) in (int, float) and abs(v) <= 4 * LARGEST_SIDE for v in row):
+                type(v) in (int, float) and abs(v) <= LARGEST_NUMBER for v in row):
             raise Flaw(f"{key} of {what} {number} is no list of {length} sensible numbers")
     return np.array([record[key] for record in records], float).reshape(-1, length)
 

@@ -17,7 +17,7 @@ import numpy as np
 from Renderer.stroke_file import absolute_points, picture_scale
 from Renderer.stroke_gen import FAMILIES, WIDTH
 from Renderer.strokes import Strokes
-from utils.weights import write_atomically
+from utils.files import write_atomically
 
 FLATNESS = 0.1  # canvas pixels that straight pieces may miss a curve by
 OPACITY_STEP = 1 / 64  # between the pieces of a stroke

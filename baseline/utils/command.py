@@ -1,9 +1,12 @@
 """What every script's command line shares."""
 
 import argparse
-import math
+import os
+import re
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
@@ -11,6 +14,8 @@ ROOT = Path(__file__).resolve().parents[2]  # the repository
 TRAIN_LOG = ROOT / "train_log"
 RENDERER = ROOT / "renderer.pkl"
 ACTOR = ROOT / "actor.pkl"
+LONGEST_LINE = 2000  # characters of an error
+LONGEST_NAME = 200  # bytes of a file to write, so that there is room for a number or a suffix
 
 
 class UserError(Exception):
@@ -25,15 +30,45 @@ class Parser(argparse.ArgumentParser):
 
 
 def run(main: Callable[[], None]) -> None:
-    """Run a script: a UserError becomes one line on stderr and exit status 2."""
+    """Run a script: a UserError becomes one line on stderr and exit status 2.
+
+    So does what the system refuses.  SIGTERM ends it like an exception, so that nothing is left
+    half written.
+    """
+    sys.stdout.reconfigure(errors="backslashreplace")  # names of files may be any bytes
     try:
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
         main()
-    except UserError as error:
+    except (UserError, OSError) as error:
         sys.stdout.flush()
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {one_line(str(error))}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        sys.exit(130)
+        sys.exit(128 + signal.SIGINT)
+
+
+def one_line(text: str) -> str:
+    """A text as one line that a terminal shows as it is; the middle of an endless one is cut."""
+    if len(text) > LONGEST_LINE:
+        text = f"{text[: LONGEST_LINE // 2]} .. {text[-LONGEST_LINE // 2 :]}"
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+@contextmanager
+def enough_memory(flags: str) -> Iterator[None]:
+    """What may take more memory than there is goes in here; a UserError then names the flags."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        # By their words, as OpenCV, workers and the libraries of GPUs have errors of their own.
+        says = re.search(".*(out of memory|allocate|ALLOC_FAILED|MemoryError|signal: Killed|"
+                         "overflow|too big|dimension exceeded).*",
+                         f"{type(error).__name__}: {error}")
+        if not says:
+            raise
+        raise UserError(f"not enough memory: try a smaller {flags} ({says[0].strip()})") from error
 
 
 def number(kind: type, low: float, below: float, what: str) -> Callable[[str], int | float]:
@@ -41,22 +76,45 @@ def number(kind: type, low: float, below: float, what: str) -> Callable[[str], i
 
     def read(text: str) -> int | float:
         try:
-            value = kind(text)
+            value = kind(text) if re.fullmatch(r"[-+.\deE]+", text, re.ASCII) else below
         except ValueError:
             value = below
         if not low <= value < below:
-            raise argparse.ArgumentTypeError(f"{text} is not {what}")
+            raise argparse.ArgumentTypeError(f"{text[:100]} is not {what}")
         return value
 
     return read
 
 
-positive_int = number(int, 1, math.inf, "a whole number from 1")
-whole_number = number(int, 0, math.inf, "a whole number from 0")
-positive_float = number(float, sys.float_info.min, math.inf, "a number above 0")
-weight = number(float, 0, math.inf, "a number from 0")
+positive_int = number(int, 1, 2**31, "a whole number from 1 to 2147483647")
+whole_number = number(int, 0, 2**31, "a whole number from 0 to 2147483647")
+positive_float = number(float, 1e-30, 1e30, "a number above 0, below 1e30")
+weight = number(float, 0, 1e30, "a number from 0, below 1e30")
 seconds = number(float, 0.1, 3600.1, "a number of seconds from 0.1 to 3600")
 seed = number(int, 1, 2**32, "a whole number from 1 to 4294967295")
+
+
+def path(text: str) -> Path:
+    """An argparse type: a path that can be, whether something is there or not."""
+    try:
+        if not text:  # a variable of the shell that is not set
+            raise ValueError("an empty path")
+        os.lstat(text)
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"{text}: {error.strerror}") from error
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text}: {error}") from error
+    return Path(text)
+
+
+def new_file(text: str) -> Path:
+    """An argparse type: the path of a file to write, which may be there."""
+    found = path(text)
+    if len(os.fsencode(found.name)) > LONGEST_NAME:
+        raise argparse.ArgumentTypeError(f"{text}: the name is too long")
+    return found
 
 
 def add_device_flags(parser: argparse.ArgumentParser) -> None:

@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import shutil
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
@@ -34,6 +35,13 @@ def pick_device(name: str) -> torch.device:
     torch.cuda.set_device(device)
     torch.backends.cudnn.allow_tf32 = False  # what is to be in fp32 is
     return device
+
+
+def need_compiler() -> None:
+    """Raise UserError where PyTorch finds no compiler for --fast."""
+    named = (os.environ.get(name) for name in ("CXX", "CC"))
+    if not any(shutil.which(name) for name in (*named, "g++", "gcc", "clang") if name):
+        raise UserError("--fast needs a C++ compiler, such as g++; install one or leave it out")
 
 
 def keep_freed_memory() -> None:

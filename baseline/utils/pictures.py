@@ -2,10 +2,8 @@
 
 import os
 import re
-import struct
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
-from io import BytesIO
+from collections.abc import Iterable
+from contextlib import suppress
 from itertools import repeat
 from pathlib import Path
 
@@ -14,11 +12,14 @@ import numpy as np
 from PIL import ExifTags, Image
 
 from utils.command import UserError
+from utils.decoding import TIFF, decoded, opened, silent_stderr
+from utils.files import lock_folder, make_folder, write_atomically
 from utils.frames import Background
-from utils.weights import make_folder, write_atomically
 
 SUFFIXES = {".avif", ".bmp", ".gif", ".hdr", ".jp2", ".jpeg", ".jpg", ".pbm", ".pgm", ".png",
             ".pnm", ".ppm", ".tif", ".tiff", ".webp"}
+LONGEST_EXIF = 2**16  # bytes, as JPEG has room for; older Pillow takes memory for each tag
+ROWS_AT_ONCE = 64  # that floats are made of
 FULL_SCALE = 0.5  # of the error map: differences from here on look alike
 
 # The filter of differences to the row above, with the lightest deflate.  OpenCV's default is
@@ -27,37 +28,17 @@ FULL_SCALE = 0.5  # of the error map: differences from here on look alike
 PNG_FLAGS = (cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_UP)
 
 
-@contextmanager
-def silent_stderr() -> Iterator[None]:
-    """Hide what C libraries say on stderr: libpng complains there before OpenCV raises."""
-    kept = os.dup(2)
-    try:
-        with open(os.devnull, "w") as nothing:
-            os.dup2(nothing.fileno(), 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-
-
 def read_picture(path: Path) -> np.ndarray:
     """Read an image of any depth and kind; photos are turned upright as their EXIF data say.
 
     Returns (H, W, 3) uint8 BGR.  What is transparent is shown on white; floating point counts 1
-    as white; of a moving picture it is the first one.
+    as white; of a moving picture it is the first one.  Raises UserError where that cannot be, or
+    would take too much memory.
     """
-    try:
-        data = path.read_bytes()
-        tiff = data[:4] in (b"II*\0", b"MM\0*")
-        with silent_stderr():
-            stored = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-            orientation = 1 if tiff else _orientation(data)  # OpenCV itself turns TIFF
-    except OSError as error:
-        raise UserError(f"cannot read the image {path}: {error.strerror or error}") from error
-    except cv2.error:
-        stored = None
-    if stored is None:
-        raise UserError(f"{path} is not an image that OpenCV can read")
+    with silent_stderr():
+        stored, data = decoded(path, cv2.IMREAD_UNCHANGED)
+        tiff = bool(TIFF.match(data))
+        orientation = 1 if tiff else _orientation(data)  # OpenCV itself turns TIFF
     # OpenCV reads 8-bit TIFF through libtiff's RGBA, where colours are multiplied already.
     return _on_white(_turned(np.atleast_3d(stored), orientation), tiff and stored.dtype == np.uint8)
 
@@ -67,14 +48,18 @@ def _on_white(picture: np.ndarray, multiplied: bool) -> np.ndarray:
 
     multiplied: whether the colours are multiplied by the opacity.
     """
-    if picture.dtype != np.uint8 or picture.shape[2] == 4:
-        largest = np.iinfo(picture.dtype).max if picture.dtype.kind in "iu" else 1
-        planes = np.clip(np.nan_to_num(picture.astype(np.float32) / largest), 0, 1)
+    if picture.dtype == np.uint8 and picture.shape[2] != 4:
+        return np.ascontiguousarray(np.broadcast_to(picture, (*picture.shape[:2], 3)))
+    largest = np.iinfo(picture.dtype).max if picture.dtype.kind in "iu" else 1
+    shown = np.empty((*picture.shape[:2], 3), np.uint8)
+    for first in range(0, len(picture), ROWS_AT_ONCE):
+        few = picture[first : first + ROWS_AT_ONCE]
+        planes = np.clip(np.nan_to_num(few.astype(np.float32) / largest), 0, 1)
         if picture.shape[2] == 4:
             colour, opacity = np.split(planes, [3], 2)
             planes = np.minimum((colour if multiplied else colour * opacity) + 1 - opacity, 1)
-        picture = (planes * 255 + 0.5).astype(np.uint8)
-    return np.ascontiguousarray(np.broadcast_to(picture, (*picture.shape[:2], 3)))
+        shown[first : first + ROWS_AT_ONCE] = (planes * 255 + 0.5).astype(np.uint8)
+    return shown
 
 
 def _orientation(data: bytes) -> int:
@@ -82,12 +67,16 @@ def _orientation(data: bytes) -> int:
 
     OpenCV tells it of some kinds of files only, and turns none that has an opacity.
     """
-    Image.MAX_IMAGE_PIXELS = None  # no pixel is decoded here
     try:
-        with Image.open(BytesIO(data)) as image:
-            return image.getexif().get(ExifTags.Base.Orientation, 1)
-    except (OSError, RuntimeError, SyntaxError, ValueError, struct.error):
-        return 1  # a kind that Pillow does not know, or EXIF data that nobody can read
+        with opened(data) as image:
+            if b"eXIf" in data and "exif" not in image.info:
+                image.load()  # the pixels of a PNG, which may come first
+            if any(len(image.info.get(key, "")) > LONGEST_EXIF
+                   for key in ("exif", "Raw profile type exif")):
+                return 1
+            return Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)
+    except Exception:  # noqa: BLE001, a kind that Pillow does not know, or EXIF data that nobody can read
+        return 1
 
 
 def _turned(picture: np.ndarray, orientation: int) -> np.ndarray:
@@ -182,6 +171,10 @@ class FrameWriter(Background):
                  times: Iterable[int] = repeat(1)) -> None:
         """width, height: the size that all frames are written in.  times: see Background."""
         super().__init__(times, min(8, os.cpu_count() or 1))
+        try:
+            self._lock = lock_folder(folder, wait=False)
+        except BlockingIOError as error:
+            raise UserError(f"another painting goes to {folder}; name another --output") from error
         self.folder, self.first, self.next = folder, first, first
         self.size = (width, height)
 
@@ -194,6 +187,10 @@ class FrameWriter(Background):
         if next(self._times):
             self._queue(self._write, frame, self.path(self.next))
             self.next += 1
+
+    def __exit__(self, *exception: object) -> None:
+        super().__exit__(*exception)
+        os.close(self._lock)
 
     def later_frames(self) -> list[Path]:
         """Frames of an earlier painting that the folder holds after this one's last."""

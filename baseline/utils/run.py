@@ -1,19 +1,23 @@
 """A training run: its folder, lock, checkpoint and the signals that end it early."""
 
 import argparse
+import errno
 import fcntl
 import json
 import re
 import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from utils.command import UserError
+from utils.files import remove_leftovers, write_atomically
 from utils.ranks import Ranks
-from utils.weights import load_file, save_atomically, write_atomically
+from utils.weights import load_file, save_atomically
 
 
 class Run:
@@ -33,11 +37,13 @@ class Run:
             return
         try:
             self._lock = open(folder / ".lock", "w")  # noqa: SIM115, until the process ends
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(f"{folder} is in use by another process") from error
+            # Unlike flock's, this lock is not the children's too, which outlive a killed process.
+            fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                raise UserError(f"{folder} is in use by another process") from error
             raise UserError(f"cannot write in {folder}: {error.strerror or error}") from error
+        remove_leftovers(folder)
 
     @classmethod
     def create(cls, parent: Path, prefix: str, options: dict[str, Any], ranks: Ranks) -> "Run":
@@ -80,18 +86,31 @@ class Run:
             unfinished = [
                 path.parent
                 for path in parent.glob(f"{prefix}-run*/checkpoint.pt")
-                if not _read(path.parent)["finished"]
+                if not _read(path.parent)[0]
             ]
             if not unfinished:
                 raise UserError(f"no unfinished run in {parent}; start one without --resume")
             folder = max(unfinished, key=lambda path: (path / "checkpoint.pt").stat().st_mtime)
-        run = cls(folder, _read(folder)["options"])
+        run = cls(folder, _read(folder)[1])
         ranks.share((folder, run.options))
         return run
 
     def save(self, state: dict[str, Any]) -> None:
-        """Write the checkpoint, whole or not at all."""
+        """Write the checkpoint, whole or not at all.
+
+        Raises UserError where the run's folder was deleted, after writing it anew.
+        """
+        if deleted := self.deleted:
+            self._write(finished=False)
         save_atomically(state, self.checkpoint_file)
+        if deleted:
+            raise UserError(f"{self.folder} was deleted while the training ran; its checkpoint is "
+                            f"there again, go on with --resume {self.folder}")
+
+    @property
+    def deleted(self) -> bool:
+        """Whether somebody deleted the run's folder."""
+        return not (self.folder / "run.json").exists()
 
     def load(self) -> dict[str, Any]:
         """Read the checkpoint."""
@@ -107,11 +126,26 @@ class Run:
             self.folder / "run.json", lambda file: file.write(f"{text}\n".encode()))
 
 
-def _read(folder: Path) -> dict[str, Any]:
+def _read(folder: Path) -> tuple[bool, dict[str, Any]]:
+    """Whether a run is finished, and its options."""
+    file = folder / "run.json"
     try:
-        return json.loads((folder / "run.json").read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{folder / 'run.json'} cannot be read: {error}") from error
+        with fitting(file):
+            content = json.loads(file.read_text())
+            return bool(content["finished"]), dict(content["options"])
+    except OSError as error:
+        raise UserError(f"{file} cannot be read: {error.strerror or error}") from error
+
+
+@contextmanager
+def fitting(
+    file: Path, otherwise: str = "start a new run without --resume"
+) -> Iterator[None]:
+    """Taking up what a file holds goes in here.  Raises UserError where it does not fit."""
+    try:
+        yield
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise UserError(f"{file} is not what this version writes; {otherwise}") from error
 
 
 def resumed(options: argparse.Namespace, log: Run) -> argparse.Namespace:

@@ -1,10 +1,11 @@
 """Videos of a painting: MP4 through x264, GIF through Pillow, written while painting goes on."""
 
-import os
 import sys
 from collections.abc import Iterable
+from contextlib import ExitStack
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import cv2
@@ -12,9 +13,9 @@ import numpy as np
 from PIL import GifImagePlugin, Image
 
 from utils.command import UserError
+from utils.files import make_folder, reason, replacing
 from utils.frames import Background
 from utils.pictures import resized
-from utils.weights import make_folder
 
 
 class Mp4:
@@ -156,8 +157,21 @@ class Video(Background):
         if self.width < width - 1 or self.height < height - 1:
             print(f"{path} is {self.width}x{self.height}: many players show no larger "
                   f"{path.suffix}", file=sys.stderr)
-        self._temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        self._stack = ExitStack()
         self._encoder: Mp4 | Gif | None = None
+
+    def __enter__(self) -> "Video":
+        try:
+            self._begun = Path(self._stack.enter_context(replacing(self.path)).name)
+        except OSError as error:
+            raise self._failure(error) from error
+        self._stack.push(self._end)
+        return self
+
+    def _end(self, kind: type[BaseException] | None, *exception: object) -> None:
+        super().__exit__(kind, *exception)
+        if kind is None:
+            self._encoder.finish()
 
     def write(self, frame: np.ndarray) -> None:
         """Take the next frame, (h, w, 3) uint8 BGR, which must not change any more."""
@@ -167,21 +181,16 @@ class Video(Background):
     def _encode(self, frame: np.ndarray, times: int) -> None:
         try:
             if self._encoder is None:
-                self._encoder = self._kind(self._temporary, self.width, self.height, self._fps)
+                self._encoder = self._kind(self._begun, self.width, self.height, self._fps)
             self._encoder.add(resized(frame, self.width, self.height), times)
         except (OSError, av.FFmpegError) as error:
             raise self._failure(error) from error
 
     def _failure(self, error: Exception) -> UserError:
-        return UserError(f"cannot write {self.path}: {getattr(error, 'strerror', None) or error}")
+        return UserError(f"cannot write {self.path}: {reason(error)}")
 
-    def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
+    def __exit__(self, *exception: Any) -> None:
         try:
-            super().__exit__(kind, *exception)
-            if kind is None:
-                self._encoder.finish()
-                os.replace(self._temporary, self.path)
+            self._stack.__exit__(*exception)
         except (OSError, av.FFmpegError) as error:
             raise self._failure(error) from error
-        finally:
-            self._temporary.unlink(missing_ok=True)

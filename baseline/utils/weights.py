@@ -1,36 +1,34 @@
-"""Weight files and other files that must never be half written."""
+"""Weight files."""
 
+import mmap
 import os
-import tempfile
+import re
+import warnings
+import zipfile
 from collections import OrderedDict
-from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
+from itertools import chain, repeat
 from pathlib import Path
-from typing import Any, BinaryIO
+from pickletools import genops
+from reprlib import repr as shown
+from typing import Any, NoReturn
 
 import torch
 from torch import nn
 
 from utils.command import UserError
+from utils.files import write_atomically
+
+# What the pickles in files of tensors and plain values name.
+PLAIN = (r"collections OrderedDict|torch\._utils _rebuild_(tensor(_v2)?|parameter)"
+         r"|torch (BFloat16|Bool|Byte|Char|Double|Float|Half|Int|Long|Short)Storage")
+LONGEST_PICKLE = 10**6  # operations; those of a checkpoint are some ten thousand
 
 
-def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Let ``write`` fill ``path`` so that it holds the old or the new content at any moment.
-
-    Raises UserError where the folder cannot be written.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:
-        raise UserError(f"cannot write {path}: {error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+def finite(network: nn.Module) -> bool:
+    """Whether all numbers of a network are."""
+    return all(bool(torch.isfinite(value).all()) for value in network.state_dict().values())
 
 
 def save_atomically(value: Any, path: Path) -> None:
@@ -38,33 +36,67 @@ def save_atomically(value: Any, path: Path) -> None:
     write_atomically(path, partial(torch.save, value))
 
 
-def make_folder(folder: Path) -> None:
-    """Make a folder where there is none, and try that files can be written in it.
-
-    Raises UserError where they cannot.
-    """
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder} is no folder")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        raise UserError(f"cannot write in {folder}: {error.strerror or error}") from error
-
-
 def load_file(path: Path, what: str, otherwise: str) -> Any:
     """Load a file of tensors and plain values; no code in it is ever run.
 
     what: the file's name for the user.  otherwise: what the user can do without it.
     """
-    if not path.is_file():
-        raise UserError(f"{what} {path} does not exist; {otherwise}")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(), open(path, "rb") as file:
+            warnings.simplefilter("ignore")  # of files by other versions of PyTorch
+            flaw = _flaw(path)
+            if not flaw:
+                return torch.load(file, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise UserError(f"{what} {path} does not exist; {otherwise}") from error
     except OSError as error:
         raise UserError(f"cannot read {what} {path}: {error.strerror or error}") from error
     except Exception as error:
-        raise UserError(f"{what} {path} is not a weight file; {otherwise}") from error
+        raise UserError(
+            f"{what} {path} is damaged or not a weight file; {otherwise}") from error
+    raise UserError(f"{what} {path} {flaw}; {otherwise}")
+
+
+def _flaw(path: Path) -> str:
+    """Why a file is not one of tensors and plain values, as far as can be told before loading it.
+
+    PyTorch itself refuses to run code.  This says which, and keeps away from the rest that it
+    knows, which takes memory as it likes.  Raises an exception where the file is damaged.
+    """
+    with open(path, "rb") as file, ExitStack() as stack:
+        start = file.read(100).lstrip()
+        if start.startswith(b"<"):
+            return "is a web page, saved in place of a file"
+        if start.startswith(b"version https://git-lfs"):
+            return "is a pointer to a file; fetch that with git lfs pull"
+        if not os.fstat(file.fileno()).st_size:
+            return "is empty"
+        whole = stack.enter_context(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        pickles = repeat(whole, 5)  # one after the other in files of before PyTorch 1.6
+        if start.startswith(b"PK"):
+            archive = zipfile.ZipFile(file)
+            if any(part.filename.endswith("/constants.pkl") for part in archive.infolist()):
+                return "is a TorchScript archive and no state dict"
+            if sum(part.file_size for part in archive.infolist()) > len(whole):
+                return "is compressed, which weight files are not"
+            if archive.testzip():  # PyTorch would take damaged numbers
+                return "is damaged"
+            pickles = (archive.read(name) for name in archive.namelist()
+                       if name.endswith("/data.pkl"))
+        texts = []
+        for number, (opcode, value, _) in enumerate(chain.from_iterable(map(genops, pickles))):
+            if isinstance(value, str):
+                texts.append(value)
+            if opcode.name == "STACK_GLOBAL":
+                value = " ".join(texts[-2:])
+            if "GLOBAL" in opcode.name and not re.fullmatch(PLAIN, value):
+                name = value[:100].replace(" ", ".")
+                if re.match(r"torch\._utils\._rebuild_|torch\.\w+Storage", name):
+                    return f"holds other tensors than plain ones of floats ({name})"
+                return f"would run code ({name}); it was not loaded"
+            if number == LONGEST_PICKLE:
+                return "is not a weight file"
+    return ""
 
 
 def load_weights(network: nn.Module, path: Path, what: str, otherwise: str) -> str:
@@ -72,18 +104,30 @@ def load_weights(network: nn.Module, path: Path, what: str, otherwise: str) -> s
 
     Returns the family of strokes that the weights are for: bezier where they do not say.
     """
-    state = load_file(path, what, otherwise)
-    mine = network.state_dict()
-    if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
-        raise UserError(f"{what} {path} holds no state dict; {otherwise}")
-    if state.keys() != mine.keys() or any(state[k].shape != mine[k].shape for k in mine):
-        raise UserError(f"{what} {path} holds the weights of another network; {otherwise}")
-    if not all(torch.isfinite(v).all() for v in state.values()):
-        raise UserError(f"{what} {path} holds numbers that are not finite; {otherwise}")
-    network.load_state_dict(dict(state))
-    metadata = getattr(state, "_metadata", None)
-    own = metadata.get("") if isinstance(metadata, dict) else None
-    return str(own.get("family", "bezier")) if isinstance(own, dict) else "bezier"
+    def refuse(flaw: str) -> NoReturn:
+        raise UserError(f"{what} {path} {flaw}; {otherwise}")
+
+    loaded, mine = load_file(path, what, otherwise), network.state_dict()
+    if not isinstance(loaded, dict):
+        refuse("holds no state dict")
+    state = {key: loaded[key] for key in loaded}  # whatever attributes the file gave it
+    if not all(isinstance(value, torch.Tensor) for value in state.values()):
+        refuse("holds no state dict")
+    other = "holds the weights of another network"
+    if alien := next((key for key in (*mine, *state) if key not in mine or key not in state), None):
+        refuse(f"{other}: {'no' if alien in mine else 'also'} {str(alien)[:100]}")
+    for key, own in mine.items():
+        if (value := state[key]).shape != own.shape:
+            refuse(f"{other}: {key} has the shape {(*value.shape,)}, not {(*own.shape,)}")
+        if value.is_floating_point() != own.is_floating_point():
+            refuse(f"holds numbers of the type {value.dtype} in {key}")
+        if not torch.isfinite(value.to(own.dtype)).all():
+            refuse(f"holds numbers that are not finite in {key}")
+    network.load_state_dict(state)
+    metadata = getattr(loaded, "_metadata", None)
+    own = dict.get(metadata, "") if isinstance(metadata, dict) else None
+    family = dict.get(own, "family", "bezier") if isinstance(own, dict) else "bezier"
+    return family[:100] if isinstance(family, str) else shown(family)
 
 
 def half_state(network: nn.Module, family: str = "bezier") -> OrderedDict[str, torch.Tensor]:

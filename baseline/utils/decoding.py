@@ -1,0 +1,120 @@
+"""Decoding image files, broken and hostile ones too, without taking more memory than they need."""
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from io import BytesIO
+from pathlib import Path
+from struct import unpack_from
+from typing import TextIO
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from utils.command import UserError
+
+LARGEST_PICTURE, LARGEST_SIDE = 2**28, 65535  # pixels: 16384 x 16384, or a long panorama
+LARGEST_FILE = 2**31 - 1  # bytes
+PNG = b"\x89PNG\r\n\x1a\n"
+LONGEST_HEADER = 2**20  # bytes
+KINDS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "SUN", "WEBP", "AVIF")
+WHOLE = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i", 16: "Q", 17: "q"}  # numbers in TIFF
+TIFF = re.compile(rb"II[*+]\0|MM\0[*+]")
+# Where files say width and height whose kind, or kinds of pixels, Pillow does not know.
+SIZES = [(re.compile(pattern, re.DOTALL), whole) for whole, *patterns in (
+    (partial(int.from_bytes, byteorder="big"),
+     rb"\x89PNG\r\n\x1a\n.{4}IHDR(.{4})(.{4})",
+     rb"(?:\0\0\0\x0cjP.*?)?\xff\x4f\xff\x51.{4}(.{4})(.{4})",  # JPEG 2000
+     rb".{4}ftypavi.*?ispe\0{4}(.{4})(.{4})"),
+    (int, (rb"#\?(?:(?!FORMAT=)[^\n]*\n)*FORMAT=32-bit_rle_rgbe\n(?:[^\n]+\n)*\n"  # HDR
+           rb"-Y(?=\s*\d+\s*\+X\s*(\d+))\s*(\d+)"),
+     rb"P[Ff7]\s+(?:WIDTH\s+)?(\d+)\s+(?:HEIGHT\s+)?(\d+)"),
+) for pattern in patterns]
+
+
+@contextmanager
+def silent_stderr() -> Iterator[TextIO]:
+    """Hide what C libraries say on stderr: libpng complains there before OpenCV raises.
+
+    Gives a file that still leads there.
+    """
+    with open(os.dup(2), "w") as kept:
+        try:
+            with open(os.devnull, "w") as nothing:
+                os.dup2(nothing.fileno(), 2)
+            yield kept
+        finally:
+            os.dup2(kept.fileno(), 2)
+
+
+def decoded(path: Path, flags: int) -> tuple[np.ndarray, bytes]:
+    """An image file as ``cv2.imdecode`` reads it, and its bytes.
+
+    Its header is looked at first: a small file can hold a picture that fills the memory.
+    """
+    try:
+        with open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size or LARGEST_FILE  # of pipes nobody knows it
+            data = file.read(min(size, LARGEST_FILE) + 1)
+        if len(data) > LARGEST_FILE:
+            raise UserError(f"{path} takes more than {LARGEST_FILE >> 20} MiB")
+        width, height = _size(data)
+        if width * height > LARGEST_PICTURE or max(width, height) > LARGEST_SIDE:
+            raise UserError(f"{path} is {width}x{height} pixels; {LARGEST_PICTURE} in all and "
+                            f"{LARGEST_SIDE} a side are the most")
+        known = width and _chunks_are_there(data)
+        picture = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if known else None
+    except OSError as error:
+        raise UserError(f"cannot read the image {path}: {error.strerror or error}") from error
+    except cv2.error:
+        picture = None
+    if picture is None or not picture.size:
+        raise UserError(f"{path} is not an image that OpenCV can read, or a damaged one")
+    return picture, data
+
+
+def _chunks_are_there(data: bytes) -> bool:
+    """Whether the chunks of a PNG end within it; OpenCV takes the memory that their lengths say."""
+    at = len(PNG)
+    while data.startswith(PNG) and data[at + 4 : at + 8] != b"IEND" and at <= len(data):
+        at += 12 + int.from_bytes(data[at : at + 4], "big")
+    return at <= len(data)
+
+
+def _size(data: bytes) -> tuple[int, int]:
+    """Width and height of an encoded image; of no pixels where nobody knows them."""
+    try:
+        for pattern, whole in SIZES:
+            if found := pattern.match(data, 0, LONGEST_HEADER):
+                return whole(found[1]), whole(found[2])
+        if TIFF.match(data):
+            return _tiff_size(data)
+        with opened(data) as image:
+            return image.size
+    except Exception:  # noqa: BLE001, whatever broken files make of it
+        return 0, 0
+
+
+def opened(data: bytes) -> Image.Image:
+    """An image by Pillow, not decoded yet; none of TIFF, whose tags may take endless memory."""
+    Image.MAX_IMAGE_PIXELS = None
+    return Image.open(BytesIO(data), formats=KINDS)
+
+
+def _tiff_size(data: bytes) -> tuple[int, int]:
+    """Width and height of the first picture of a TIFF, or BigTIFF, file."""
+    order = "<" if data.startswith(b"I") else ">"
+    big = b"+" in data[:4]
+    (start,) = unpack_from(order + "IQ"[big], data, 8 if big else 4)
+    (count,) = unpack_from(order + "HQ"[big], data, start)
+    sides = {256: 0, 257: 0}
+    for number in range(min(count, 4096)):
+        entry = start + (8 + 20 * number if big else 2 + 12 * number)
+        tag, kind = unpack_from(order + "HH", data, entry)
+        if tag in sides:
+            (side,) = unpack_from(order + WHOLE[kind], data, entry + (12 if big else 8))
+            sides[tag] = max(side, sides[tag])
+    return sides[256], sides[257]

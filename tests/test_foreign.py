@@ -1,0 +1,342 @@
+"""Files and names from strangers: taken as they are, or refused in one line that says why."""
+
+import contextlib
+import io
+import json
+import os
+import pickle
+import struct
+import subprocess
+import sys
+import time
+import tracemalloc
+import zipfile
+import zlib
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from conftest import ROOT
+from utils.command import UserError, one_line
+from utils.pictures import read_picture
+from utils.weights import load_weights
+
+
+class Network(nn.Module):
+    """A small network with all that the real ones hold: floats and an integer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.full((3, 4), 0.5))
+        self.bias = nn.Parameter(torch.zeros(4))
+        self.register_buffer("count", torch.tensor(7))
+
+
+class Call:
+    """Pickled, it calls a function as it is loaded."""
+
+    def __init__(self, function: object, *arguments: object) -> None:
+        self.call = function, arguments
+
+    def __reduce__(self) -> tuple:
+        return self.call
+
+
+def saved(value: object, **flags: object) -> bytes:
+    """What torch.save writes."""
+    file = io.BytesIO()
+    torch.save(value, file, **flags)
+    return file.getvalue()
+
+
+def weights(**change: object) -> dict:
+    """The network's state dict with those values in place of, or beside, its own."""
+    return {**Network().state_dict(), **change}
+
+
+def archive(parts: dict[str, bytes], kind: int = zipfile.ZIP_STORED) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", kind) as made:
+        for name, data in parts.items():
+            made.writestr(name, data)
+    return file.getvalue()
+
+
+def parts(data: bytes) -> dict[str, bytes]:
+    with zipfile.ZipFile(io.BytesIO(data)) as read:
+        return {name: read.read(name) for name in read.namelist()}
+
+
+GOOD = saved(weights())
+OLD = saved(weights(), _use_new_zipfile_serialization=False)
+HALF = np.full(12, 0.5, np.float32).tobytes()
+
+
+@pytest.mark.parametrize("old", [False, True], ids=["zip", "before 1.6"])
+@pytest.mark.parametrize("kind", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+def test_weights_of_any_float_precision_are_taken(tmp_path, kind, old):
+    state = {key: value.to(kind) if value.is_floating_point() else nn.Parameter(
+        value, requires_grad=False) for key, value in weights().items()}
+    (tmp_path / "w.pkl").write_bytes(saved(state, _use_new_zipfile_serialization=not old))
+    network = Network()
+    nn.init.zeros_(network.weight)
+    assert load_weights(network, tmp_path / "w.pkl", "the actor", "train one") == "bezier"
+    assert network.weight.eq(0.5).all() and network.weight.dtype == torch.float32
+    assert network.count == 7
+
+
+@pytest.mark.parametrize(("data", "says"), [
+    pytest.param(saved(Call(os.mkdir, "made")), "would run code (posix.mkdir); it was not loaded",
+                 id="code"),
+    pytest.param(saved(weights(bias=Call(eval, "1"))), "eval); it was not", id="code inside"),
+    pytest.param(saved(Call(os.mkdir, "made"), _use_new_zipfile_serialization=False),
+                 "would run code (posix.mkdir)", id="code, before 1.6"),
+    *(pytest.param(pickle.dumps(Call(os.mkdir, "made"), protocol), "would run code (posix.mkdir)",
+                   id=f"plain pickle {protocol}") for protocol in range(6)),
+    pytest.param(pickle.dumps(Call(bytearray, 10**12), 2), "would run code", id="memory"),
+    pytest.param(saved(nn.Linear(2, 2)), "code (torch.nn.modules.linear.Linear)", id="module"),
+    pytest.param(b"", "is empty", id="empty"),
+    pytest.param(b"\n<!DOCTYPE html><html></html>", "is a web page", id="HTML"),
+    pytest.param(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull",
+                 id="LFS"),
+    pytest.param(archive({"model/constants.pkl": b"", "model/data.pkl": b""}),
+                 "is a TorchScript archive", id="TorchScript"),
+    *(pytest.param(data[: len(data) * share // 10], "is damaged or not a weight file",
+                   id=f"{share}/10 of {len(data)}")
+      for data in (GOOD, OLD) for share in (1, 5, 9)),
+    pytest.param(GOOD.replace(HALF, bytes([1]) + HALF[1:]), "is damaged", id="a bit turned"),
+    pytest.param(archive(parts(GOOD) | {"archive/data/9": bytes(10**6)}, zipfile.ZIP_DEFLATED),
+                 "is compressed", id="bomb"),
+    pytest.param(b"\x80\x02" + b"N0" * 600_000 + b"N.", "is not a weight file", id="long"),
+    pytest.param(pickle.dumps({"weight": 1}, 2), "is damaged or not", id="plain values"),
+    pytest.param(bytes(range(256)), "is damaged or not", id="junk"),
+    pytest.param(saved([1, 2]), "holds no state dict", id="list"),
+    pytest.param(saved(weights(bias=3)), "holds no state dict", id="a number"),
+    pytest.param(saved({"weight": torch.ones(3, 4)}), "another network: no bias", id="no key"),
+    pytest.param(saved(weights(more=torch.ones(1))), "network: also more", id="a key more"),
+    pytest.param(saved(weights(bias=torch.ones(5))), "bias has the shape (5,), not (4,)",
+                 id="shape"),
+    pytest.param(saved(weights(bias=torch.zeros(1).expand(2**40))), "shape (1099511627776,)",
+                 id="huge, without memory"),
+    pytest.param(saved(weights(bias=torch.tensor([0, 0, 0, torch.nan]))), "not finite in bias",
+                 id="NaN"),
+    pytest.param(saved(weights(bias=torch.full((4,), 1e300, dtype=torch.float64))),
+                 "not finite in bias", id="too large for float32"),
+    pytest.param(saved(weights(bias=torch.ones(4, dtype=torch.int64))), "type torch.int64 in bias",
+                 id="integers"),
+    pytest.param(saved(weights(count=torch.tensor(7.0))), "type torch.float32 in count",
+                 id="floats"),
+    *(pytest.param(saved(weights(bias=bias)),
+                   f"holds other tensors than plain ones of floats ({of}", id=of)
+      for bias, of in ((torch.ones(4) * 1j, "torch.ComplexFloatStorage"),
+                       (torch.ones(4).to_sparse(), "torch._utils._rebuild_sparse_tensor"),
+                       (torch.ones(2**40, device="meta"), "torch._utils._rebuild_meta_tensor"))),
+])
+def test_other_files_are_no_weights(tmp_path, monkeypatch, data, says):
+    monkeypatch.chdir(tmp_path)
+    Path("w.pkl").write_bytes(data)
+    with pytest.raises(UserError) as error:
+        load_weights(Network(), Path("w.pkl"), "the actor", "train one")
+    text = str(error.value)
+    assert text.startswith("the actor w.pkl ") and says in text and text.endswith("; train one")
+    assert one_line(text) == text
+    assert [path.name for path in tmp_path.iterdir()] == ["w.pkl"]
+
+
+def test_no_file_is_no_weights(tmp_path):
+    for name, says in (("nowhere.pkl", "does not exist"), ("", "Is a directory"),
+                       ("n" * 5000, "File name too long")):
+        with pytest.raises(UserError, match=says):
+            load_weights(Network(), tmp_path / name, "the actor", "train one")
+
+
+def png(width: int, height: int, before: bytes = b"", pixels: bytes = bytes(100)) -> bytes:
+    """A PNG of one bit a pixel."""
+    chunks = ((b"IHDR", struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)), (b"zTXt", before),
+              (b"IDAT", zlib.compress(pixels)), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        for name, data in chunks if data or name == b"IEND")
+
+
+def with_exif(exif: bytes) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (64, 64)).save(file, "PNG", exif=exif)
+    return file.getvalue()
+
+
+def with_size(kind: str, mark: bytes, at: int, code: str) -> bytes:
+    """A small image of a kind, said to be 30000 pixels wide and high so far behind a mark."""
+    file = io.BytesIO()
+    Image.new("RGB", (64, 64)).save(file, kind)
+    data = file.getvalue()
+    start = data.index(mark) + at
+    said = struct.pack(code, 30000, 30000)
+    return data[:start] + said + data[start + len(said):]
+
+
+def tiff(more: bytes) -> bytes:
+    """The header of a TIFF of 30000 x 30000 pixels."""
+    tags = ((256, 30000), (257, 30000), (258, 8), (259, 1), (262, 1), (273, 8), (277, 1),
+            (278, 30000), (279, 900_000_000))
+    return struct.pack("<2sHIH", b"II", 42, 8, len(tags)) + b"".join(
+        struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags) + more
+
+
+BOMBS = {
+    "60000 PNG": png(60000, 60000),
+    "valid PNG": png(30000, 30000, pixels=bytes(30000 * 3751)),
+    "long PNG": png(100_000, 10),
+    "BMP": with_size("BMP", b"BM", 18, "<II"),
+    "GIF": with_size("GIF", b"GIF", 6, "<HH"),
+    "JPEG": with_size("JPEG", b"\xff\xc0", 5, ">HH"),
+    "JPEG 2000": with_size("JPEG2000", b"\xff\x4f\xff\x51", 8, ">II"),
+    "AVIF": cv2.imencode(".avif", np.zeros((64, 64, 3), np.uint8))[1].tobytes().replace(
+        struct.pack(">4sIII", b"ispe", 0, 64, 64), struct.pack(">4sIII", b"ispe", 0, 30000, 30000)),
+    "TIFF": tiff(bytes(4)),
+    "HDR": b"#?RADIANCE\nEXPOSURE=1\nFORMAT=32-bit_rle_rgbe\n\n-Y 30000 +X 30000\n" + bytes(100),
+    "PPM": b"P6 30000 30000 255\n" + bytes(100),
+    "PFM": b"PF\n30000 30000\n-1.0\n" + bytes(100),
+    "PAM": b"P7\nWIDTH 30000\nHEIGHT 30000\nDEPTH 3\nMAXVAL 255\nTUPLTYPE RGB\nENDHDR\n",
+    "chunk": png(64, 64)[:33] + struct.pack(">I", 2**31 - 1) + b"IDAT" + bytes(100),
+}
+REFUSING = """
+import json, resource, sys
+from pathlib import Path
+from utils.command import UserError
+from utils.decoding import decoded
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+decoded(Path(sys.argv[1]), -1)
+before, says = peak(), []
+for path in sys.argv[2:]:
+    try:
+        decoded(Path(path), -1)
+    except UserError as error:
+        says.append(str(error))
+print(json.dumps((peak() - before, says)))
+"""
+
+
+def test_image_bombs_are_refused_before_they_take_memory(tmp_path):
+    (tmp_path / "fine").write_bytes(png(64, 64, pixels=bytes(9 * 64)))
+    for name, data in BOMBS.items():
+        (tmp_path / name).write_bytes(data)
+    child = subprocess.run(
+        [sys.executable, "-c", REFUSING, *(tmp_path / name for name in ("fine", *BOMBS))],
+        check=True, capture_output=True, cwd=ROOT / "baseline", timeout=60,
+        env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"})
+    peak, says = json.loads(child.stdout)
+    sizes = ["60000x60000", *["30000x30000"] * len(BOMBS)]
+    for name, size, line in zip(BOMBS, sizes, says, strict=False):
+        size = "100000x10" if "long" in name else size
+        flaw = "not an image" if name == "chunk" else f"{size} pixels; 268435456 "
+        assert line.startswith(f"{tmp_path / name} is {flaw}"), name
+    assert len(says) == len(BOMBS)
+    assert peak < 64 * 1024, "KiB"  # one byte a pixel of the smallest would be 859 MiB
+
+
+@pytest.mark.parametrize("before", [b"a\0\0" + zlib.compress(bytes(50_000_000)), b"a\0\0junk"])
+def test_bombs_and_junk_beside_the_pixels_do_no_harm(tmp_path, before, capfd):
+    (tmp_path / "picture.png").write_bytes(png(64, 64, before, bytes(9 * 64)))
+    assert read_picture(tmp_path / "picture.png").shape == (64, 64, 3)
+    assert capfd.readouterr() == ("", "")
+
+
+def exif_bomb() -> bytes:
+    """Tags that all hold the same two megabytes, for which older Pillow takes 800."""
+    tags = struct.pack("<2sHIH", b"II", 42, 8, 400) + b"".join(
+        struct.pack("<HHII", number, 7, 2 * 10**6, 8) for number in range(1, 401))
+    return tags + bytes(2 * 10**6)
+
+
+@pytest.mark.parametrize("data", [
+    pytest.param(lambda: with_exif(exif_bomb()), id="EXIF"),
+    pytest.param(exif_bomb, id="TIFF"),
+    pytest.param(lambda: b"#?RADIANCE\n" + b"FORMAT=32-bit_rle_rgbe\n\n" * 10**6, id="HDR"),
+])
+def test_what_would_take_minutes_or_memory_is_done_at_once(tmp_path, data):
+    (tmp_path / "picture").write_bytes(data())
+    start = time.thread_time()
+    tracemalloc.start()
+    with contextlib.suppress(UserError):
+        assert read_picture(tmp_path / "picture").shape == (64, 64, 3)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 100e6  # bytes
+    assert time.thread_time() - start < 5
+
+
+def test_endless_files_are_refused(monkeypatch):
+    monkeypatch.setattr("utils.decoding.LARGEST_FILE", 2**20)
+    with pytest.raises(UserError, match="/dev/zero takes more than 1 MiB"):
+        read_picture(Path("/dev/zero"))
+
+
+LONG = "n" * 5000
+FOREIGN = (
+    ("test.py", ("--img", "...png", "image/test.png"), "...png gives no name"),
+    ("test.py", ("--img", "image/test.png", "image/TEST.jpg"), "two of the images are called test"),
+    ("test.py", ("--img", "bomb.png"), "bomb.png is 60000x60000 pixels"),
+    ("test.py", ("--img", ""), "an empty path"),
+    ("test.py", ("--img", LONG), "too long"),
+    ("test.py", ("--img", "-"), "cannot read the image -: No such file"),
+    ("test.py", ("--img", "two\nlines\x1b"), r"two\nlines\x1b: No such file"),
+    ("test.py", ("--img", b"\xff.png"), r"\udcff.png: No such file"),
+    ("test.py", ("--output", LONG), "too long"),
+    ("test.py", ("--video", "v" * 230 + ".mp4"), "the name is too long"),
+    ("test.py", ("--img", "image/test.png", "i" * 198 + ".png", "--compare", "map.png"),
+     "is too long; paint"),
+    ("test.py", ("--divide", "99999x99999"), "253 rows or columns are the most"),
+    ("test.py", ("--divide", "\N{FULLWIDTH DIGIT TWO}"), "is not D, RxC or auto"),
+    ("test.py", ("--max_step", "1" + "0" * 30), "from 1 to 2147483647"),
+    ("test.py", ("--max_step", "9" * 5000), "from 1 to 2147483647"),
+    ("test.py", ("--max_step", "1_0"), "1_0 is not a whole number"),
+    ("test.py", ("--fps", "1e308"), "below 1e30"),
+    ("test.py", ("--fps", "nan"), "nan is not a number"),
+    ("test.py", ("--actor", "page.pkl"), "page.pkl is a web page"),
+    ("train.py", ("--discount", "1e308**1e308"), "is not in [0, 1)"),
+    ("train.py", ("--tau", "inf"), "inf is not a number"),
+    ("train.py", ("--resume", LONG), "too long"),
+    ("train.py", ("--data", "only"), "1 images cannot be read and are left out: a.png; 1 images"),
+    ("train_renderer.py", ("--output", LONG), "too long"),
+    ("train_renderer.py", ("--lr", "-1"), "--lr"),
+    ("evaluate.py", ("--json", "image"), "image"),
+    ("evaluate.py", ("--data", LONG), "too long"),
+    ("replay.py", ("strokes.svg", "--output", "strokes.svg"), "take the place of the strokes"),
+    ("replay.py", ("",), "an empty path"),
+    ("replay.py", ("image",), "Is a directory"),
+)
+
+
+def test_names_of_any_bytes_do(checkout):
+    """Images that are called what nobody can print are painted, and trained on."""
+    name = os.fsdecode(b"new\nline \xff.png")
+    (checkout.root / name).write_bytes((checkout.root / "image" / "test.png").read_bytes())
+    out = checkout.run("test.py", "--img", name, "image/test.png", "--max_step", 1, "--divide", 1,
+                       "--strokes", "s.json", "--compare", "c.png", "--video", "v.gif",
+                       "--fps", 10)
+    assert "\\udcff.png: 5 strokes" in out
+    stem = name.removesuffix(".png")
+    for made in (f"output/{stem}/generated4.png", f"s-{stem}.json", f"c-{stem}.png",
+                 f"v-{stem}.gif"):
+        assert (checkout.root / made).is_file()
+    assert "s.json" not in os.listdir(checkout.root)
+
+
+def test_foreign_names_and_numbers_are_one_line_and_write_nothing(checkout):
+    for name, like in (("...png", "image/test.png"), ("image/TEST.jpg", "image/test.png"),
+                       ("i" * 198 + ".png", "image/test.png")):
+        (checkout.root / name).write_bytes((checkout.root / like).read_bytes())
+    (checkout.root / "bomb.png").write_bytes(BOMBS["60000 PNG"])
+    (checkout.root / "page.pkl").write_text("<html>")
+    (checkout.root / "only").mkdir()
+    (checkout.root / "only" / "a.png").write_bytes(b"broken")
+    (checkout.root / "only" / "b.png").write_bytes(png(7, 99, pixels=bytes(2 * 99)))
+    checkout.refuse([(script, [flag if isinstance(flag, str) else os.fsdecode(flag)
+                               for flag in flags], says) for script, flags, says in FOREIGN])
+    assert not list((checkout.root / "data" / "cache").glob("*"))

@@ -1,0 +1,208 @@
+"""Search for images, stroke files and weights that give a traceback, a hang or damage.
+
+The quick searches try the same inputs every time, the slow ones others each time; a failure is
+shown as the smallest input that gives it.
+"""
+
+import contextlib
+import copy
+import json
+import os
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import hypothesis.strategies as st
+import numpy as np
+
+import env
+import replay
+from fuzzing import images, search, stroke_files, thorough
+from Renderer.raster import paint_frames
+from Renderer.stroke_file import read_json
+from Renderer.svg import write_svg
+from test_foreign import Call, Network, archive, parts, saved, weights
+from utils.command import UserError, one_line
+from utils.decoding import silent_stderr
+from utils.pictures import read_picture
+from utils.weights import load_weights
+
+
+@contextlib.contextmanager
+def refusal() -> Iterator[None]:
+    """A UserError is one of the two ways that all foreign input may end in."""
+    try:
+        yield
+    except UserError as error:
+        assert str(error).strip()
+        assert "\n" not in one_line(str(error))
+
+
+NUMBERS = [struct.pack(code, number & (2 ** (8 * struct.calcsize(code)) - 1))
+           for code in ("B", ">H", "<H", ">I", "<I", "<Q")
+           for number in (0, 1, 2, 7, 255, 4000, 65535, 2**31 - 1, 2**32 - 1, -1)]
+
+
+def damaged(examples: list[bytes]) -> st.SearchStrategy[bytes]:
+    """One of the examples with bytes changed, cut off, moved in or replaced by another one's."""
+    return st.composite(lambda draw: damage(draw, examples))()
+
+
+def damage(draw: st.DrawFn, examples: list[bytes]) -> bytes:
+    """See ``damaged``."""
+    data = draw(st.sampled_from(examples))
+    for _ in range(draw(st.integers(0, 4))):
+        at = draw(st.integers(0, max(0, min(len(data), draw(st.sampled_from([64, 400, 10**9]))))))
+        kind = draw(st.sampled_from(["set", "number", "number", "insert", "cut", "drop", "splice"]))
+        some = draw(st.binary(min_size=1, max_size=8))
+        if kind == "number":
+            some = draw(st.sampled_from(NUMBERS))
+        if kind in ("set", "number"):
+            data = data[:at] + some + data[at + len(some):]
+        elif kind == "insert":
+            data = data[:at] + some * draw(st.sampled_from([1, 1, 9, 5000])) + data[at:]
+        elif kind == "cut":
+            data = data[:at]
+        elif kind == "drop":
+            data = data[:at] + data[at + draw(st.integers(1, 200)):]
+        else:
+            other = draw(st.sampled_from(examples))
+            data = data[:at] + other[draw(st.integers(0, len(other))):]
+    return data
+
+
+@thorough
+def test_any_bytes_are_a_picture_or_refused(tmp_path, thorough, capfd):
+    """Painting reads (H, W, 3) uint8 or says why not; training decodes it or leaves it out."""
+    path, row = tmp_path / "picture", np.empty((3, 128, 128), np.uint8)
+    readable = 0
+
+    def check(data: bytes) -> None:
+        nonlocal readable
+        path.write_bytes(data)
+        with refusal():
+            picture = read_picture(path)
+            assert picture.dtype == np.uint8 and picture.ndim == 3 and picture.shape[2] == 3
+            assert picture.size
+            readable += 1
+        with silent_stderr():
+            assert env._decode_one(path, row) in range(len(env.FLAWS))
+
+    made = images()
+    for data in made:
+        check(data)
+    assert readable == len(made)
+    search(check, damaged(made) | st.binary(max_size=300), 5_000 if thorough else 150, thorough,
+           capfd)
+    assert readable > len(made)
+
+
+JUNK = st.recursive(
+    st.none() | st.booleans() | st.integers(-3, 3) | st.integers() | st.text(max_size=9)
+    | st.floats(allow_subnormal=False) | st.sampled_from(  # PyTorch may flush subnormal ones
+        [2**13, 2**20, 2**31, 2**63, 10**400, -1e-9, 1e308, 1e-320, 127.99999, "bezier"]),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(
+        st.text(max_size=5), inner, max_size=3),
+    max_leaves=6)
+
+
+@st.composite
+def changed(draw: st.DrawFn, contents: list[dict]) -> bytes:
+    """A stroke file with some of its values, keys and bytes changed."""
+    content = copy.deepcopy(draw(st.sampled_from(contents)))
+    for _ in range(draw(st.integers(0, 3))):
+        inner: Any = content
+        while True:
+            keys = range(len(inner)) if isinstance(inner, list) else list(inner)
+            if not keys:
+                break
+            key = draw(st.sampled_from(keys))
+            if isinstance(inner[key], list | dict) and draw(st.integers(0, 5)):
+                inner = inner[key]
+                continue
+            kind = draw(st.sampled_from(["set", "set", "set", "nudge", "drop", "twice", "rename"]))
+            if kind == "nudge" and type(inner[key]) in (int, float):
+                inner[key] = inner[key] * draw(st.sampled_from([0, -1, 2, 1 + 1e-7])) + draw(
+                    st.sampled_from([0, 0, 1, -1, 1e-5, 0.5]))
+            elif kind == "drop":
+                del inner[key]
+            elif kind == "twice" and isinstance(inner, list):
+                inner.insert(key, copy.deepcopy(inner[key]))
+            elif kind == "rename" and isinstance(inner, dict):
+                inner[draw(st.text(max_size=5))] = inner.pop(key)
+            else:
+                inner[key] = draw(JUNK)
+            break
+    data = json.dumps(content).encode()
+    return draw(damaged([data])) if draw(st.integers(0, 3)) == 0 else data
+
+
+@thorough
+def test_any_bytes_are_strokes_or_refused(tmp_path, thorough, capfd):
+    """What is read can be painted at a small size, and written as SVG."""
+    path = tmp_path / "s.json"
+    readable = 0
+
+    def check(data: bytes) -> None:
+        nonlocal readable
+        path.write_bytes(data)
+        with refusal():
+            strokes, size, settings = read_json(path)
+            assert isinstance(settings, dict)
+            height, width = replay.size_with_side(size, 40)
+            (frame,) = paint_frames(strokes, height, width, [len(strokes)])
+            assert frame.shape == (height, width, 3) and frame.dtype == np.uint8
+            write_svg(tmp_path / "s.svg", strokes, size, 1.0)
+            readable += 1
+
+    contents = stroke_files(tmp_path)
+    for content in contents:
+        check(json.dumps(content).encode())
+    assert readable == len(contents)
+    search(check, changed(contents) | JUNK.map(json.dumps).map(str.encode) | st.binary(max_size=99),
+           5_000 if thorough else 150, thorough, capfd)
+    assert readable > len(contents)
+
+
+ALLOWED = [f"c{name}\n".encode() for name in (
+    "collections\nOrderedDict", "torch._utils\n_rebuild_tensor_v2", "torch\nFloatStorage",
+    "torch._utils\n_rebuild_parameter", "builtins\nbytearray", "posix\nmkdir", "torch\nSize")]
+OPERATIONS = st.sampled_from([
+    *ALLOWED, *(bytes([code]) for code in b"(.0]})tl\x85\x86\x87NQRb\x81aesu"), b"K\x01",
+    b"M\x00\x01", b"J\xff\xff\xff\x7f", b"q\x00", b"h\x00", b"X\x07\x00\x00\x00storage",
+    b"X\x06\x00\x00\x00weight", b"\x8a\x01\x05"])
+
+
+@st.composite
+def damaged_weights(draw: st.DrawFn) -> bytes:
+    """A weight file whose bytes, or whose pickle in a sound archive, are changed."""
+    new = saved(weights())
+    files = [new, saved(weights(), _use_new_zipfile_serialization=False),
+             saved({"weight": Call(os.mkdir, "made")}), saved(weights(), pickle_protocol=4)]
+    kind = draw(st.sampled_from(["bytes", "pickle", "pickle", "operations"]))
+    if kind == "bytes":
+        return draw(damaged(files))
+    inside = parts(new)
+    name = next(name for name in inside if name.endswith("/data.pkl"))
+    made = (draw(damaged([inside[name]])) if kind == "pickle" else
+            b"\x80\x02" + b"".join(draw(st.lists(OPERATIONS, max_size=30))) + b".")
+    return archive(inside | {name: made})
+
+
+@thorough
+def test_any_bytes_are_weights_or_refused(tmp_path, monkeypatch, thorough, capfd):
+    """What is taken has only finite numbers; nothing is run or written."""
+    monkeypatch.chdir(tmp_path)
+    path = Path("w.pkl")
+
+    def check(data: bytes) -> None:
+        path.write_bytes(data)
+        network = Network()
+        with refusal():
+            assert isinstance(load_weights(network, path, "the actor", "train one"), str)
+        assert all(value.isfinite().all() for value in network.state_dict().values())
+        assert os.listdir() == ["w.pkl"]
+
+    search(check, damaged_weights() | st.binary(max_size=300), 5_000 if thorough else 200,
+           thorough, capfd)

@@ -1,0 +1,237 @@
+"""Search for command lines that give a traceback, a hang, or files where none were asked for.
+
+See test_fuzz.py.
+"""
+
+import argparse
+import contextlib
+import importlib.util
+import io
+import os
+import re
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import hypothesis.strategies as st
+import pytest
+import torch
+
+import env
+from conftest import ROOT
+from DRL.actor import Actor
+from fuzzing import BUSY, LONGEST, images, search, stroke_files, thorough
+from Renderer.model import Renderer
+from utils.command import Parser, UserError, run
+from utils.weights import half_state, save_atomically
+
+SCRIPTS = ("evaluate.py", "replay.py", "test.py", "train.py", "train_renderer.py")
+
+
+def load_script(name: str) -> ModuleType:
+    """A script as a module, of test.py too, which is a name of the standard library."""
+    spec = importlib.util.spec_from_file_location(f"script_{name}", ROOT / "baseline" / name)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def flags_of(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> list[argparse.Action]:
+    """What a script's own parser knows."""
+    parsers = []
+
+    def parse(parser: argparse.ArgumentParser) -> None:
+        parsers.append(parser)
+        raise UserError("that is all")
+
+    with monkeypatch.context() as patch, pytest.raises(UserError, match="that is all"):
+        patch.setattr(Parser, "parse_args", parse)
+        script.parse_args()
+    return [action for action in parsers[0]._actions if action.dest != "help"]
+
+
+# Of each flag, what takes no time; the first are what a run has where nothing else is drawn.
+QUICK = {
+    "img": ["picture.png", "picture.png folder", "folder", "broken.png", "picture.png ...png"],
+    "max_step": ["2", "1"], "divide": ["1", "2", "1x2", "auto"], "overlap": ["0", "64"],
+    "refine": ["0", "1"],
+    "actor": ["actor.pkl", "none", "broken.png"], "renderer": ["renderer.pkl", "broken.png"],
+    "seed": ["1", "4294967295"], "imgid": ["0", "2147483647"], "output": ["made", "made/deep"],
+    "frames": ["last", "all", "every 3"], "video": ["made/v.mp4", "made/v.gif"],
+    "fps": ["10", "1"], "seconds": ["0.1", "1"], "strokes": ["made/s.json", "made/s.svg"],
+    "compare": ["made/c.png", "made/c.jpg"], "device": ["cpu"], "precision": ["fp32", "auto"],
+    "file": ["strokes.json", "broken.png"], "size": ["40", "1"], "until": ["2", "9"],
+    "data": ["folder", "empty"], "split": ["all", "test"], "limit": ["1", "2"],
+    "batch_size": ["2", "3"], "json": ["made/r.json"],
+    "replay.py output": ["made/r.png", "made/r.svg", "made/r.gif", "made/r.mp4"],
+}
+NEEDED = ("actor", "batch_size", "data", "device", "divide", "file", "frames", "img", "limit",
+          "max_step", "output", "renderer", "size")  # for little work, and all in the sandbox
+JUNK_WORDS = st.sampled_from([
+    "", "0", "-1", "-", "--", "nan", "inf", "-inf", "1e308", "1e-320", "1" + "0" * 30, "9" * 5000,
+    "0x10", "1_0", " 1", "\N{ARABIC-INDIC DIGIT ONE}", "1.5", "n" * 5000, "n" * 250 + ".mp4", ".",
+    "..", "/", "/dev/null", "/dev/full", "/proc/self/mem", "nowhere/", "nowhere", "folder",
+    "picture.png", "...png", "strokes.json", "made", "a\nb", "\x1b[2J", "\udcff.png", "*", "~",
+    "99999x99999", "1x", "last", "every 0", "all all", "0.95**5", "1**-1e9", "cpu", "--help=1",
+]) | st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=6)
+
+
+def quick(script: str, action: argparse.Action) -> list[str]:
+    """The values of a flag in QUICK."""
+    return QUICK.get(f"{script} {action.dest}") or QUICK[action.dest]
+
+
+@st.composite
+def command_lines(draw: st.DrawFn, flags: dict[str, list[argparse.Action]],
+                  sane: bool) -> tuple[str, list[str]]:
+    """A script and what it is called with; sane: most of it takes no time and is right."""
+    script = draw(st.sampled_from(sorted(flags)))
+    words = []
+    for action in flags[script]:
+        if not action.option_strings:
+            words += [draw(st.sampled_from(quick(script, action)))]
+            continue
+        if not sane and draw(st.integers(0, 3)):
+            continue
+        if sane and action.dest not in NEEDED and draw(st.integers(0, 3)):
+            continue
+        values = quick(script, action) if sane else [*map(str, action.choices or ()), "1"]
+        value = draw(JUNK_WORDS if draw(st.sampled_from([0] * 40 + [1] if sane else [0, 1])) else
+                     st.sampled_from([*values[:1] * 3, *values]))
+        words += [action.option_strings[0], *(value.split(" ") if action.nargs == "+" else [value]),
+                  ][: 1 if action.nargs == 0 else None]
+    if draw(st.integers(0, 25)) == 7:
+        words.insert(draw(st.integers(0, len(words))), draw(JUNK_WORDS))
+    return script, words
+
+
+@pytest.fixture
+def sandbox(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder to run scripts in, with a little of all that they take."""
+    here = tmp_path / "sandbox" / "here"
+    (here / "folder").mkdir(parents=True)
+    (here / "empty").mkdir()
+    picture = images()[0]
+    for name in ("picture.png", "...png", "folder/one.png", "folder/...png", "folder/two.png"):
+        (here / name).write_bytes(picture)
+    (here / "broken.png").write_bytes(picture[:100])
+    stroke_files(here)
+    (here / "s.json").rename(here / "strokes.json")
+    torch.manual_seed(0)
+    for name, network in (("actor", Actor()), ("renderer", Renderer())):
+        save_atomically(half_state(network), here / f"{name}.pkl")
+    monkeypatch.chdir(here)
+    return here.parent
+
+
+def listing(folder: Path) -> dict[Path, tuple[int, int]]:
+    """Every file below a folder, its size and time."""
+    return {path: ((state := path.stat()).st_size, state.st_mtime_ns)
+            for path in folder.rglob("*") if path.is_file()}
+
+
+def called(main: Callable[[], None], words: list[str]) -> tuple[int, str]:
+    """Call a script as from its command line.  Returns its exit status and its errors."""
+    out, errors = (io.TextIOWrapper(io.BytesIO(), "utf-8", "backslashreplace") for _ in range(2))
+    before, status = signal.getsignal(signal.SIGTERM), 0
+    with (pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out),
+          contextlib.redirect_stderr(errors)):
+        patch.setattr(sys, "argv", ["script.py", *words])
+        try:
+            run(main)
+        except SystemExit as end:
+            status = end.code or 0
+        finally:
+            signal.signal(signal.SIGTERM, before)
+    errors.flush()
+    return status, errors.buffer.getvalue().decode()
+
+
+def asked_for(path: Path, words: list[str]) -> bool:
+    """Whether some word of a command line names a file, or the folder of frames that it is in."""
+    frame = re.fullmatch(r"generated\d+\.png", path.name)
+    for word in (*words, "output", "replay.png"):
+        place = Path(os.path.abspath(word))
+        if path == place or (frame and place in (path.parent, path.parent.parent)):
+            return True
+        if path.parent == place.parent and path.suffix == place.suffix and path.stem.startswith(
+                f"{place.stem}-"):  # of several images
+            return True
+    return False
+
+
+def check_end(status: int, errors: str, case: object) -> None:
+    """It went well, or ended with one line."""
+    assert status in (0, 2), (case, errors)
+    assert "Traceback" not in errors, (case, errors)
+    lines = errors.splitlines(keepends=True)
+    assert sum(line.startswith("error: ") for line in lines) == (status == 2), (case, errors)
+    assert status == 0 or lines[-1].startswith("error: "), (case, errors)
+
+
+@thorough
+def test_any_command_line_is_read_or_refused(monkeypatch, sandbox, thorough, capfd):
+    scripts = {name: load_script(name) for name in SCRIPTS}
+    flags = {name: flags_of(script, monkeypatch) for name, script in scripts.items()}
+    before = listing(sandbox)
+    ends = []
+
+    def check(case: tuple[str, list[str]]) -> None:
+        script, words = case
+        status, errors = called(scripts[script].parse_args, words)
+        check_end(status, errors, case)
+        assert listing(sandbox) == before
+        ends.append(status)
+
+    search(check, command_lines({name: [a for a in actions if a.option_strings]
+                                 for name, actions in flags.items()}, sane=False),
+           5_000 if thorough else 150, thorough, capfd)
+    assert set(ends) == {0, 2}
+
+
+@thorough
+def test_any_command_does_what_it_is_asked_or_refuses(monkeypatch, sandbox, thorough, capfd):
+    """Painting, evaluation and replay themselves; files come only where they were asked for."""
+    scripts = {name: load_script(name) for name in ("test.py", "evaluate.py", "replay.py")}
+    flags = {name: flags_of(script, monkeypatch) for name, script in scripts.items()}
+    monkeypatch.setattr(env.CelebA.__init__, "__defaults__", (sandbox.parent / "cache",))
+    before, ends = listing(sandbox), []
+
+    def check(case: tuple[str, list[str]]) -> None:
+        name, words = case
+        status, errors = called(lambda: scripts[name].main(scripts[name].parse_args()), words)
+        check_end(status, errors, case)
+        after = listing(sandbox)
+        for path in after:
+            if after[path] != before.get(path):
+                assert asked_for(path, words), (case, path)
+                path.unlink()
+        assert before.keys() <= after.keys(), case
+        for path in before.keys() - listing(sandbox).keys():  # asked for in its place
+            raise AssertionError((case, path, "was overwritten"))
+        ends.append(status)
+
+    for name, actions in flags.items():
+        check((name, [word for action in actions if action.dest in NEEDED for word in (
+            *action.option_strings[:1], quick(name, action)[0])]))
+    assert ends == [0] * len(scripts)
+    search(check, command_lines(flags, sane=True), 400 if thorough else 12, thorough, capfd)
+    assert set(ends) == {0, 2}
+
+
+@thorough
+def test_any_command_line_of_the_real_scripts(checkout, monkeypatch, thorough, capfd):
+    flags = {name: flags_of(load_script(name), monkeypatch) for name in SCRIPTS}
+    before = checkout.files()
+
+    def check(case: tuple[str, list[str]]) -> None:
+        script, words = case
+        process = checkout.start(script, *words, "--device", "none")  # refused at the latest there
+        status = process.wait(BUSY * LONGEST)
+        check_end(status, process.errors, case)
+        assert status == 2
+        assert checkout.files() == before
+
+    search(check, command_lines(flags, sane=False), 200 if thorough else 8, thorough, capfd)

@@ -1,0 +1,391 @@
+"""Nothing is lost: killed, stopped, on full and read-only disks, without folders, two at once.
+
+Trainings are ended at random moments and resumed until they are finished; what comes out must be,
+to the bit, what an uninterrupted training gives.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+
+from conftest import Checkout
+from DRL.evaluator import evaluate
+from forks import Script
+from Renderer.model import Renderer
+from Renderer.stroke_batch import draw_batch
+from Renderer.stroke_gen import SHAPE_DIM
+from test_training import assert_same, training_of
+from train_renderer import VALIDATION_SEED, validate
+from utils.device import Precision
+from utils.weights import load_weights
+
+EPISODE = 3  # steps
+FP32 = Precision("fp32", torch.device("cpu"))
+
+
+class Job(NamedTuple):
+    """A training that is ended and resumed."""
+
+    script: str
+    flags: tuple
+    interval: int  # steps from one checkpoint to the next
+    best: str  # the weight file
+
+
+PAINT = Job("train.py", (
+    "--max_step", EPISODE, "--env_batch", 2, "--batch_size", 2, "--rmsize", 4, "--warmup", 3,
+    "--episode_train_times", 1, "--validate_interval", 2, "--validate_episodes", 1, "--debug",
+    "--device", "cpu", "--precision", "fp32"), 2 * EPISODE, "train_log/Paint-run1/actor.pkl")
+GREEDY = PAINT._replace(flags=(*PAINT.flags, "--reward", "l2", "--discount", 0))
+RENDER = Job("train_renderer.py", (
+    "--batch_size", 4, "--validate_interval", 6, "--device", "cpu", "--precision", "fp32",
+    "--scratch", "--output", "w.pkl"), 6, "w.pkl")
+
+
+def length(job: Job, intervals: int) -> tuple:
+    """Flags for a training of that many intervals."""
+    steps = "--train_times" if job.script == "train.py" else "--steps"
+    return (*job.flags, steps, intervals * job.interval)
+
+
+def folder(checkout: Checkout) -> Path:
+    """The folder of the only run."""
+    (run,) = (checkout.root / "train_log").iterdir()
+    return run
+
+
+def checkpoint(checkout: Checkout) -> dict:
+    return torch.load(folder(checkout) / "checkpoint.pt", weights_only=True)
+
+
+def step_of(state: dict) -> int:
+    return state.get("step", state.get("global_step"))
+
+
+def last_step(output: str) -> int:
+    """The last step that a training said it has done."""
+    steps = [int(line.split("step ")[1].split()[0].strip(":,")) for line in output.splitlines()
+             if line.startswith(("step ", "episode "))]
+    return max(steps, default=0)
+
+
+def outcome(checkout: Checkout) -> dict:
+    """All that a training leaves, but for how its time was spent."""
+    left = checkpoint(checkout)
+    if "memory" in left:
+        (file,) = folder(checkout).glob("memory-*.pt")
+        left["memory"] = torch.load(file, weights_only=True)
+    return left
+
+
+class Chain:
+    """A training that is ended at random moments and resumed, again and again."""
+
+    def __init__(self, checkout: Checkout, job: Job, intervals: int, seed: int) -> None:
+        self.checkout, self.job = checkout, job
+        self.rng = np.random.default_rng(seed)
+        self.flags = length(job, intervals)
+        self.runs = checkout.root / "train_log"
+        self.while_writing = 0  # how often it was ended while a file was written
+
+    def ended_by(self, number: int, seconds: float) -> Script:
+        """Start or resume, and send a signal within about so many seconds.
+
+        In half of the cases that is while a file is being written, in some while it starts.
+        """
+        process = self.checkout.start(self.job.script, *self.flags)
+        early = self.rng.random() < 0.1
+        if not early:
+            process.wait_for(": step ")
+        if not early and self.rng.random() < 0.5:
+            end = time.monotonic() + 2 * seconds
+            while time.monotonic() < end and not self.writes():
+                time.sleep(0.001)
+            seconds = seconds / 10
+        process.over(self.rng.uniform(0, seconds))
+        self.while_writing += self.writes()
+        if number == signal.SIGINT:
+            os.killpg(process.pid, number)  # as a terminal does
+        else:
+            process.signal(number)
+        process.wait()
+        if list(self.runs.glob("*/checkpoint.pt")):
+            self.flags = ("--resume",)
+        else:
+            shutil.rmtree(self.runs, ignore_errors=True)  # not come to a checkpoint yet
+        return process
+
+    def writes(self) -> bool:
+        """Whether a file is being written."""
+        return any(self.runs.glob("*/.*.part"))
+
+    def finish(self) -> None:
+        """Go on to the end."""
+        process = self.checkout.start(self.job.script, *self.flags)
+        assert process.wait(900) == 0, process.errors
+        assert "finished" in process.output
+        assert not self.writes()
+
+
+def uninterrupted(root: Path, job: Job, intervals: int) -> tuple[dict, float]:
+    """What a training gives, and the seconds that an interval of it takes."""
+    checkout = Checkout(root)
+    process = checkout.start(job.script, *length(job, intervals))
+    process.wait_for(": step ")
+    start = time.monotonic()
+    assert process.wait(900) == 0, process.errors
+    seconds = (time.monotonic() - start) / intervals
+    left = outcome(checkout)
+    shutil.rmtree(root)
+    return left, seconds
+
+
+def error_of(checkout: Checkout, job: Job) -> float:
+    """The error of a weight file, as the training measures it; the file must load."""
+    if job is RENDER:
+        network = Renderer()
+        strokes = torch.from_numpy(
+            np.random.default_rng(VALIDATION_SEED).random((64, SHAPE_DIM), np.float32))
+        load_weights(network, checkout.root / job.best, "the renderer", "")
+        return validate(network, strokes, draw_batch(strokes), FP32)[0]
+    training = training_of(checkout)
+    load_weights(training.agent.actor, checkout.root / job.best, "the actor", "")
+    images = training.data.images[training.data.test[:2]]
+    return evaluate(training.agent, images, 2).errors[-1].item()
+
+
+def killed(tmp_path: Path, job: Job, kills: int) -> None:
+    """Kill and resume a training; compare with one that nobody killed."""
+    expected, seconds = uninterrupted(tmp_path / "whole", job, kills)
+    checkout = Checkout(tmp_path / "killed")
+    chain, before, errors, lost = Chain(checkout, job, kills, kills), 0, [], []
+    for _ in range(kills):
+        process = chain.ended_by(signal.SIGKILL, 1.5 * seconds)
+        assert process.returncode == -signal.SIGKILL, process.errors
+        assert process.errors == ""
+        now = step_of(checkpoint(checkout)) if chain.flags == ("--resume",) else 0
+        assert now >= before
+        before = now
+        lost.append(max(0, last_step(process.output) - now))
+        if (checkout.root / job.best).exists():
+            errors.append(error_of(checkout, job))
+    chain.finish()
+    assert max(lost) <= job.interval
+    assert errors == sorted(errors, reverse=True)
+    assert_same(outcome(checkout), expected)
+    print(f"{job.script}: {kills} kills survived, {chain.while_writing} of them while a file was "
+          f"written; {max(lost)} steps lost at most, a checkpoint comes every {job.interval}")
+
+
+@pytest.mark.parametrize("job", [GREEDY, RENDER], ids=["agent", "renderer"])
+def test_killed_trainings_go_on(tmp_path, job):
+    killed(tmp_path, job, 3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("job", [PAINT, RENDER], ids=["agent", "renderer"])
+def test_trainings_killed_fifty_times_go_on(tmp_path, job):
+    killed(tmp_path, job, 50)
+
+
+def stopped(tmp_path: Path, job: Job, stops: int) -> None:
+    """Stop and resume a training; no step may be done twice or left out."""
+    expected, seconds = uninterrupted(tmp_path / "whole", job, 2 * stops)
+    checkout = Checkout(tmp_path / "stopped")
+    chain, done, beginnings = Chain(checkout, job, 2 * stops, stops), 0, []
+    for i in range(stops):
+        process = chain.ended_by((signal.SIGINT, signal.SIGTERM)[i % 2], seconds)
+        assert process.errors == ""
+        if "stopped" not in process.output:  # before it had done anything
+            assert process.returncode in (128 + signal.SIGINT, 128 + signal.SIGTERM)
+            continue
+        assert process.returncode == 0
+        beginnings.append(int(process.output.split(": step ")[1].split()[0]))
+        assert beginnings[-1] == done
+        done = step_of(checkpoint(checkout))
+    chain.finish()
+    assert done > 0
+    assert_same(outcome(checkout), expected)
+    print(f"{job.script}: stopped and resumed {len(beginnings)} times, nothing lost")
+
+
+@pytest.mark.parametrize("job", [GREEDY, RENDER], ids=["agent", "renderer"])
+def test_stopped_trainings_lose_nothing(tmp_path, job):
+    stopped(tmp_path, job, 2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("job", [PAINT, RENDER], ids=["agent", "renderer"])
+def test_trainings_stopped_twenty_times_lose_nothing(tmp_path, job):
+    stopped(tmp_path, job, 20)
+
+
+@pytest.mark.parametrize("job", [GREEDY, RENDER], ids=["agent", "renderer"])
+def test_one_seed_gives_the_same_weights_twice(tmp_path, job):
+    one, two = (uninterrupted(tmp_path / name, job, 2)[0] for name in ("one", "two"))
+    assert_same(one, two)
+
+
+@contextmanager
+def disk(place: Path, options: str) -> Iterator[Callable[[str], None]]:
+    """A small disk, mounted at a folder.  Gives what changes its options."""
+    place.mkdir(parents=True, exist_ok=True)
+
+    def mount(*arguments: str) -> bool:
+        done = subprocess.run(["mount", *arguments, str(place)], capture_output=True, check=False)
+        return done.returncode == 0
+
+    if shutil.which("mount") is None or not mount("-t", "tmpfs", "-o", options, "tmpfs"):
+        pytest.skip("no disks can be mounted here")
+    try:
+        yield lambda options: mount("-o", f"remount,{options}")
+    finally:
+        subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+def used(place: Path) -> int:
+    """KiB taken on a disk."""
+    usage = shutil.disk_usage(place)
+    return (usage.total - usage.free) >> 10
+
+
+def says_once(process: Script, words: str) -> None:
+    """A script must have ended with one line that says so."""
+    assert process.wait() == 2, process.errors
+    (line,) = [line for line in process.errors.splitlines() if not line.startswith("warning: ")]
+    assert line.startswith("error: ")
+    assert words in line, line
+
+
+@pytest.mark.parametrize("job", [GREEDY, RENDER], ids=["agent", "renderer"])
+def test_a_disk_that_becomes_full(checkout, job):
+    """The checkpoint before stays; with more room the training goes on."""
+    runs = checkout.root / "train_log"
+    with disk(runs, "size=1g") as remount:
+        process = checkout.start(job.script, *length(job, 30))
+        process.wait_for("\nstep ")
+        while not list(runs.glob("*/checkpoint.pt")) or list(runs.glob("*/.*.part")):
+            time.sleep(0.001)
+        remount(f"size={used(runs) + 64}k")
+        says_once(process, "No space left on device")
+        assert step_of(checkpoint(checkout)) >= job.interval
+        remount("size=1g")
+        process = checkout.start(job.script, "--resume")
+        process.wait_for("\nstep ")
+        process.signal(signal.SIGTERM)
+        assert process.wait() == 0
+        assert not list(runs.glob("*/.*.part"))
+
+
+def test_full_and_read_only_disks(checkout):
+    """Nothing can be written from the beginning."""
+    runs, output, cache = (checkout.root / name for name in ("train_log", "output", "data/cache"))
+    checkout.run("evaluate.py", "--max_step", 1, "--limit", 1)  # for the cache
+    checkout.run("test.py", "--max_step", 1, "--divide", 1, "--strokes", "s.json")
+    shutil.move(cache, checkout.root / "kept")
+    for options, words in (("ro", "Read-only file system"), ("size=4k", "No space left on device")):
+        with disk(cache, options):
+            says_once(checkout.start("evaluate.py", "--max_step", 1), words)
+        shutil.copytree(checkout.root / "kept", cache, dirs_exist_ok=True)
+        with disk(runs, options):
+            for job in (GREEDY, RENDER):
+                says_once(checkout.start(job.script, *length(job, 2)), words)
+        shutil.rmtree(cache)
+        with disk(output, options):
+            for flags in (("--frames", "all"), ("--frames", "last", "--video", "output/v.mp4"),
+                          ("--strokes", "output/s.svg"), ("--compare", "output/c.png")):
+                says_once(checkout.start("test.py", "--max_step", 1, "--divide", 1, *flags), words)
+            for name in ("p.png", "p.mp4"):
+                says_once(checkout.start("replay.py", "s.json", "--size", 999, "--output",
+                                         output / name), words)
+            assert [path.stat().st_size for path in output.iterdir()] == []
+
+
+def test_images_that_vanish(checkout):
+    """A training needs them when it starts; then it says so, and goes on once they are back."""
+    faces, away = (checkout.root / "data" / name for name in ("img_align_celeba", "away"))
+    process = checkout.start(GREEDY.script, *length(GREEDY, 40))
+    process.wait_for("episode 1")
+    faces.rename(away)
+    process.wait_for("episode 4")
+    process.signal(signal.SIGTERM)
+    assert process.wait() == 0
+    before = checkpoint(checkout)
+    says_once(checkout.start(GREEDY.script, "--resume"), f"{faces} is no folder of images")
+    assert_same(checkpoint(checkout), before)
+    away.rename(faces)
+    process = checkout.start(GREEDY.script, "--resume")
+    process.wait_for(f": step {before['global_step']} of")
+    process.kill()
+
+
+@pytest.mark.parametrize("job", [GREEDY, RENDER], ids=["agent", "renderer"])
+def test_a_log_folder_that_is_deleted(checkout, job):
+    """The training writes it anew, and ends; resumed it comes to what it would have come to."""
+    expected, _ = uninterrupted(checkout.root / "whole", job, 3)
+    process = checkout.start(job.script, *length(job, 3))
+    process.wait_for("\nepisode 3" if job is GREEDY else "\nstep ")
+    run = folder(checkout)
+    while run.exists():  # it may write meanwhile
+        shutil.rmtree(run, ignore_errors=True)
+    says_once(process, "was deleted while the training ran")
+    assert "finished" in checkout.run(job.script, "--resume")
+    left = outcome(checkout)
+    for name in {"best", "best_update"} & left.keys():  # of weights that were deleted
+        left.pop(name), expected.pop(name)
+    assert_same(left, expected)
+    assert error_of(checkout, job) < 1
+
+
+def test_trainings_side_by_side(checkout):
+    """Each has its folder; the renderer's weight file is the best of both."""
+    many = [checkout.start(job.script, *length(job, 2)) for job in 2 * (GREEDY, RENDER)]
+    for process in many:
+        assert process.wait() == 0, process.errors
+    names = sorted(path.name for path in (checkout.root / "train_log").iterdir())
+    assert names == ["Paint-run1", "Paint-run2", "Renderer-run1", "Renderer-run2"]
+    for name in names:
+        assert (checkout.root / "train_log" / name / "checkpoint.pt").is_file()
+
+
+def test_the_better_of_two_renderers_stays(checkout):
+    """One that trains badly never replaces what another one has written meanwhile."""
+    bad = checkout.start(RENDER.script, *length(RENDER, 20), "--lr", 1)
+    bad.wait_for("\nstep ")
+    worse = error_of(checkout, RENDER)
+    checkout.run(RENDER.script, *length(RENDER, 1), "--seed", 2)
+    better = error_of(checkout, RENDER)
+    bad.wait_for(f"step {20 * RENDER.interval}:")
+    assert error_of(checkout, RENDER) <= min(better, worse)
+
+
+def test_paintings_into_one_folder(checkout):
+    """The second one is refused while the first goes on; its own frames are all there."""
+    flags = ("test.py", "--max_step", 80, "--divide", 1)
+    first = checkout.start(*flags)
+    first.wait_for("step 1:")
+    says_once(checkout.start(*flags), "another painting goes to output")
+    assert first.wait() == 0
+    assert len(list((checkout.root / "output").iterdir())) == 400
+    checkout.run("test.py", "--max_step", 1, "--divide", 1)
+
+
+def test_stopped_paintings_leave_no_beginnings(checkout):
+    process = checkout.start("test.py", "--max_step", 2000, "--divide", 1, "--video", "v.mp4",
+                             "--frames", "last")
+    process.wait_for("step 2:")
+    assert list(checkout.root.glob(".v.mp4.*.part"))
+    process.signal(signal.SIGTERM)
+    assert process.wait() == 128 + signal.SIGTERM
+    assert process.errors == ""
+    assert not list(checkout.root.glob(".*.part")) + list((checkout.root / "output").iterdir())
