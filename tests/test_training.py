@@ -52,24 +52,6 @@ def assert_same(one, other) -> None:
         assert one == other
 
 
-def test_renderer_training_resumes_to_the_bit(checkout, tmp_path):
-    """Interrupted and resumed, the same as without interruption."""
-    flags = (*RENDERER_TINY, "--steps", 40, "--validate_interval", 20)
-    whole = checkout.run("train_renderer.py", *flags, "--output", "whole.pkl")
-    assert "finished" in whole
-    printed = interrupt(checkout, "train_renderer.py", *flags, "--output", "parts.pkl",
-                        after="step 20:")
-    assert "stopped" in printed
-    assert "--resume train_log/Renderer-run2" in printed
-    assert checkout.run("train_renderer.py", "--resume").count("finished") == 1
-    one, two = (torch.load(checkout.root / "train_log" / f"Renderer-run{n}" / "checkpoint.pt",
-                           weights_only=True) for n in (1, 2))
-    assert one["step"] == two["step"] == 40
-    assert_same(one["renderer"], two["renderer"])
-    assert_same(one["optimizer"], two["optimizer"])
-    assert "no unfinished run" in checkout.run("train_renderer.py", "--resume", status=2)
-
-
 def test_renderer_training_never_writes_a_worse_file(checkout):
     """It goes on from the file that is there and keeps it where nothing better comes."""
     shutil.copy(ROOT / "renderer.pkl", checkout.root / "renderer.pkl")
@@ -126,15 +108,18 @@ def everything(training) -> dict:
     }
 
 
-@pytest.mark.parametrize("ticks", [4, 7])  # within a round of learning, within an episode
-def test_agent_training_resumes_to_the_bit(checkout, tmp_path, ticks):
-    whole = training_of(checkout)
+@pytest.mark.parametrize(("ticks", "method"), [
+    (4, {}),  # within a round of learning
+    (7, {"reward": "l2", "discount": 0.0, "unroll": 2}),  # within an episode
+])
+def test_agent_training_resumes_to_the_bit(checkout, tmp_path, ticks, method):
+    whole = training_of(checkout, **method)
     go_on(whole, 2 * ticks)
-    first = training_of(checkout)
+    first = training_of(checkout, **method)
     go_on(first, ticks)
     log = Run.create(tmp_path, "Paint", {}, Ranks())
     first.save(log)
-    second = training_of(checkout, seed=99)
+    second = training_of(checkout, seed=99, **method)
     second.load(log)
     go_on(second, ticks)
     assert second.global_update == whole.global_update > 0

@@ -75,7 +75,7 @@ def _orientation(data: bytes) -> int:
                    for key in ("exif", "Raw profile type exif")):
                 return 1
             return Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)
-    except Exception:  # noqa: BLE001, a kind that Pillow does not know, or EXIF data that nobody can read
+    except Exception:  # noqa: BLE001, of a kind that Pillow does not know, or of broken data
         return 1
 
 

@@ -124,6 +124,8 @@ class Ranks:
             dist.destroy_process_group()
         elif self.world > 1:
             # The others may wait in an exchange; taking leave in order would wait for them.
+            if isinstance(error, SystemExit):  # torchrun ends all where one ended
+                os._exit(error.code)
             bad_input = isinstance(error, UserError)
             says = f"error: {error}" if bad_input else "".join(format_exception(error))
             if isinstance(error, OthersLost):
