@@ -1,7 +1,6 @@
 """A training run: its folder, lock, checkpoint and the signals that end it early."""
 
 import argparse
-import errno
 import fcntl
 import json
 import re
@@ -15,7 +14,7 @@ from typing import Any
 import torch
 
 from utils.command import UserError
-from utils.files import remove_leftovers, write_atomically
+from utils.files import reason, remove_leftovers, write_atomically
 from utils.ranks import Ranks
 from utils.weights import load_file, save_atomically
 
@@ -37,12 +36,13 @@ class Run:
             return
         try:
             self._lock = open(folder / ".lock", "w")  # noqa: SIM115, until the process ends
+        except OSError as error:
+            raise UserError(f"cannot write in {folder}: {reason(error)}") from error
+        try:
             # Unlike flock's, this lock is not the children's too, which outlive a killed process.
             fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            if error.errno in (errno.EACCES, errno.EAGAIN):
-                raise UserError(f"{folder} is in use by another process") from error
-            raise UserError(f"cannot write in {folder}: {error.strerror or error}") from error
+            raise UserError(f"{folder} is in use by another process") from error
         remove_leftovers(folder)
 
     @classmethod
@@ -100,17 +100,12 @@ class Run:
 
         Raises UserError where the run's folder was deleted, after writing it anew.
         """
-        if deleted := self.deleted:
+        if deleted := not (self.folder / "run.json").exists():
             self._write(finished=False)
         save_atomically(state, self.checkpoint_file)
         if deleted:
             raise UserError(f"{self.folder} was deleted while the training ran; its checkpoint is "
                             f"there again, go on with --resume {self.folder}")
-
-    @property
-    def deleted(self) -> bool:
-        """Whether somebody deleted the run's folder."""
-        return not (self.folder / "run.json").exists()
 
     def load(self) -> dict[str, Any]:
         """Read the checkpoint."""
