@@ -34,11 +34,12 @@ from utils.run import Run, StopSignals, resumed
 
 def train(options: argparse.Namespace) -> None:
     """Train as the options say; see ``parse_args``."""
-    with Ranks(options.device) as ranks, enough_memory("--batch_size, --env_batch or --rmsize"):
-        parent, run_folder = Path(options.output), None
+    with (Ranks(options.device or "auto") as ranks,
+          enough_memory("--batch_size, --env_batch or --rmsize")):
+        parent, run_folder = Path(options.output or TRAIN_LOG), None
         if options.resume is not None:
             run_folder = Run.reopen(parent, "Paint", options.resume, ranks)
-            options = resumed(options, run_folder)
+            options = resumed(options, run_folder, parse_args)
         with ranks.one_by_one():
             data = CelebA(Path(options.data))
         training = Training(options, data, ranks)
@@ -53,14 +54,17 @@ def learn_to_paint(training: Training, run_folder: Run) -> None:
     """Act and learn by turns until all steps are taken or a signal comes."""
     options, ranks = training.options, training.ranks
     data, memory = training.data, training.memory
-    print(f"{run_folder.folder}: step {training.global_step} of {training.total_steps or '?'}, "
-          f"{len(data.train)} training and {len(data.test)} test images, on {training.device} in "
-          f"{training.agent.precision}; the replay memory takes {memory.nbytes / 1e9:.2f} GB on "
-          f"{memory.canvas.device}" + f", {ranks.world} processes" * (ranks.world > 1), flush=True)
     log, clock = Log(training, run_folder.folder, options.debug), Clock()
     bar = tqdm(initial=training.global_step, total=training.total_steps, unit="step",
                disable=None if ranks.main else True)
     with StopSignals() as signals, bar:
+        if not ranks.any(run_folder.checkpoint_file.exists()):
+            training.save(run_folder)  # so that it can be resumed from the beginning
+        print(f"{run_folder.folder}: step {training.global_step} of "
+              f"{training.total_steps or '?'}, {len(data.train)} training and {len(data.test)} "
+              f"test images, on {training.device} in {training.agent.precision}; the replay "
+              f"memory takes {memory.nbytes / 1e9:.2f} GB on {memory.canvas.device}"
+              + f", {ranks.world} processes" * (ranks.world > 1), flush=True)
         while training.updates_due or training.env.step_count or not training.over:
             before = time.monotonic()
             kind = "learn" if training.updates_due else "act"
@@ -104,8 +108,8 @@ def learn_to_paint(training: Training, run_folder: Run) -> None:
     print(f"finished; {run_folder.folder / 'actor.pkl'} has an error of {training.best:.5f}")
 
 
-def parse_args() -> argparse.Namespace:
-    """Read the command line."""
+def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line, or other arguments."""
     parser = Parser(description=__doc__)
     add = parser.add_argument
     add("--data", type=path, default=str(ROOT / "data" / "img_align_celeba"),
@@ -151,7 +155,7 @@ def parse_args() -> argparse.Namespace:
     add("--debug", action="store_true", help="print every episode and round of learning")
     add("--seed", type=seed, default=1234)
     add_device_flags(parser)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     for name in ("data", "renderer", "output", "init"):
         if getattr(options, name) is not None:
             setattr(options, name, str(Path(getattr(options, name)).absolute()))

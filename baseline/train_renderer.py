@@ -84,11 +84,11 @@ def picture_pairs(drawn: torch.Tensor, made: torch.Tensor) -> torch.Tensor:
 
 def train(options: argparse.Namespace) -> None:
     """Train as the options say; see ``parse_args``."""
-    with Ranks(options.device) as ranks:
+    with Ranks(options.device or "auto") as ranks:
         log = None
         if options.resume is not None:
             log = Run.reopen(TRAIN_LOG, "Renderer", options.resume, ranks)
-            options = resumed(options, log)
+            options = resumed(options, log, parse_args)
         learn_to_draw(options, log, ranks)
 
 
@@ -136,11 +136,16 @@ def learn_to_draw(options: argparse.Namespace, log: Run | None, ranks: Ranks) ->
         best = error_there(Renderer() if log or options.scratch else renderer)
         print(f"{output} has a squared error of {best:.6f}")
     ranks.make_same(renderer)
+
+    def save() -> None:
+        """Write the checkpoint."""
+        if ranks.main:
+            log.save({"renderer": renderer.state_dict(), "optimizer": optimizer.state_dict(),
+                      "step": step, "total": total})
+
     if log is None:
         log = Run.create(TRAIN_LOG, "Renderer", vars(options), ranks)
     budget = Budget(options.minutes, step, BURN_IN[device.type])
-    print(f"{log.folder}: step {step} of {total or '?'} on {device} in {precision}"
-          + f", {ranks.world} processes" * (ranks.world > 1), flush=True)
     forward = torch.compile(renderer) if options.fast else renderer
 
     def learn(inputs: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
@@ -157,13 +162,17 @@ def learn_to_draw(options: argparse.Namespace, log: Run | None, ranks: Ranks) ->
     data = StrokeBatches(
         options.seed, batch_size, options.stroke, ranks, drawn=device.type == "cpu")
     end = total or sys.maxsize
-    batches = (drawn_ahead(data, step, end) if device.type == "cpu" else
-               drawn_on(device, data, step, end, options.fast))
     events = Events(log.folder, step + 1, ranks.main)
     bar = tqdm(initial=step, total=total, unit="step", disable=None if ranks.main else True)
     losses = torch.zeros((), device=device)
     since = 0
     with StopSignals() as signals, bar:
+        if not log.checkpoint_file.exists():
+            save()  # so that it can be resumed from the beginning
+        print(f"{log.folder}: step {step} of {total or '?'} on {device} in {precision}"
+              + f", {ranks.world} processes" * (ranks.world > 1), flush=True)
+        batches = (drawn_ahead(data, step, end) if device.type == "cpu" else
+                   drawn_on(device, data, step, end, options.fast))
         while total is None or step < total:
             rate = learning_rate(options.schedule, step / total if total else 0, options.lr)
             set_rate(optimizer, rate)
@@ -199,10 +208,7 @@ def learn_to_draw(options: argparse.Namespace, log: Run | None, ranks: Ranks) ->
                         save_atomically(half_state(renderer, options.stroke), output)
                     seen = stamp(output)
                     os.close(lock)
-                    log.save({
-                        "renderer": renderer.state_dict(), "optimizer": optimizer.state_dict(),
-                        "step": step, "total": total,
-                    })
+                save()
                 best = min(best, error)
                 bar.write(f"step {step}: squared error {error:.6f} (training {train_error:.6f}, "
                           f"best {best:.6f})", file=sys.stdout)
@@ -218,8 +224,8 @@ def learn_to_draw(options: argparse.Namespace, log: Run | None, ranks: Ranks) ->
     print(f"finished; {output} has a squared error of {best:.6f}")
 
 
-def parse_args() -> argparse.Namespace:
-    """Read the command line."""
+def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line, or other arguments."""
     parser = Parser(description=__doc__)
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--steps", type=positive_int, help="default: 500000")
@@ -243,11 +249,14 @@ def parse_args() -> argparse.Namespace:
                         "steps as CUDA graphs (never tried on a GPU yet)")
     parser.add_argument("--seed", type=seed, default=1234)
     add_device_flags(parser)
-    options = parser.parse_args()
-    if options.steps is None and options.minutes is None:
+    options = parser.parse_args(arguments)
+    if options.resume is None and options.steps is None and options.minutes is None:
         options.steps = 500_000
-    default = RENDERER if options.stroke == "bezier" else ROOT / f"{options.stroke}.pkl"
-    options.output = str(Path(options.output or default).absolute())
+    if options.resume is None and options.output is None:
+        bezier = options.stroke == "bezier"
+        options.output = RENDERER if bezier else ROOT / f"{options.stroke}.pkl"
+    if options.output:
+        options.output = str(options.output.absolute())
     return options
 
 

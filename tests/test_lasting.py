@@ -26,9 +26,10 @@ from forks import Script
 from Renderer.model import Renderer
 from Renderer.stroke_batch import draw_batch
 from Renderer.stroke_gen import SHAPE_DIM
-from test_training import assert_same, training_of
+from test_training import assert_finite, assert_same, training_of
 from train_renderer import VALIDATION_SEED, validate
 from utils.device import Precision
+from utils.run import STOPPING
 from utils.weights import load_weights
 
 EPISODE = 3  # steps
@@ -109,6 +110,7 @@ class Chain:
         early = self.rng.random() < 0.1
         if not early:
             process.wait_for(": step ")
+            assert list(self.runs.glob("*/checkpoint.pt"))
         if not early and self.rng.random() < 0.5:
             end = time.monotonic() + 2 * seconds
             while time.monotonic() < end and not self.writes():
@@ -124,7 +126,8 @@ class Chain:
         if list(self.runs.glob("*/checkpoint.pt")):
             self.flags = ("--resume",)
         else:
-            shutil.rmtree(self.runs, ignore_errors=True)  # not come to a checkpoint yet
+            assert early
+            shutil.rmtree(self.runs, ignore_errors=True)  # killed before there was anything
         return process
 
     def writes(self) -> bool:
@@ -183,10 +186,13 @@ def killed(tmp_path: Path, job: Job, kills: int) -> None:
         assert now >= before
         before = now
         lost.append(max(0, last_step(process.output) - now))
+        for file in checkout.root.glob("train_log/*/*.pkl"):
+            assert_finite(torch.load(file, weights_only=True))
         if (checkout.root / job.best).exists():
             errors.append(error_of(checkout, job))
     chain.finish()
     assert max(lost) <= job.interval
+    assert kills < 50 or errors
     assert errors == sorted(errors, reverse=True)
     assert_same(outcome(checkout), expected)
     print(f"{job.script}: {kills} kills survived, {chain.while_writing} of them while a file was "
@@ -210,24 +216,24 @@ def stopped(tmp_path: Path, job: Job, stops: int) -> None:
     checkout = Checkout(tmp_path / "stopped")
     chain, done, beginnings = Chain(checkout, job, 2 * stops, stops), 0, []
     for i in range(stops):
-        process = chain.ended_by((signal.SIGINT, signal.SIGTERM)[i % 2], seconds)
-        assert process.errors == ""
-        if "stopped" not in process.output:  # before it had done anything
-            assert process.returncode in (128 + signal.SIGINT, 128 + signal.SIGTERM)
+        process = chain.ended_by((signal.SIGINT, signal.SIGTERM, signal.SIGHUP)[i % 3], seconds)
+        if "stopped; go on" not in process.output:  # before it had done anything
+            assert process.returncode in (128 + signal.SIGINT, 128 + signal.SIGTERM, -signal.SIGHUP)
             continue
+        assert process.errors.encode() == STOPPING
         assert process.returncode == 0
         beginnings.append(int(process.output.split(": step ")[1].split()[0]))
         assert beginnings[-1] == done
         done = step_of(checkpoint(checkout))
     chain.finish()
-    assert done > 0
+    assert len(beginnings) > stops / 2
     assert_same(outcome(checkout), expected)
     print(f"{job.script}: stopped and resumed {len(beginnings)} times, nothing lost")
 
 
 @pytest.mark.parametrize("job", [GREEDY, RENDER], ids=["agent", "renderer"])
 def test_stopped_trainings_lose_nothing(tmp_path, job):
-    stopped(tmp_path, job, 2)
+    stopped(tmp_path, job, 3)
 
 
 @pytest.mark.slow
@@ -317,7 +323,7 @@ def test_full_and_read_only_disks(checkout):
 
 
 def test_images_that_vanish(checkout):
-    """A training needs them when it starts; then it says so, and goes on once they are back."""
+    """A training needs them only when it starts; it goes on once it is told where they are."""
     faces, away = (checkout.root / "data" / name for name in ("img_align_celeba", "away"))
     process = checkout.start(GREEDY.script, *length(GREEDY, 40))
     process.wait_for("episode 1")
@@ -328,10 +334,12 @@ def test_images_that_vanish(checkout):
     before = checkpoint(checkout)
     says_once(checkout.start(GREEDY.script, "--resume"), f"{faces} is no folder of images")
     assert_same(checkpoint(checkout), before)
-    away.rename(faces)
-    process = checkout.start(GREEDY.script, "--resume")
-    process.wait_for(f": step {before['global_step']} of")
-    process.kill()
+    for flags in (("--data", away), ()):
+        process = checkout.start(GREEDY.script, "--resume", *flags)
+        process.wait_for(f": step {before['global_step']} of")
+        process.kill()
+        process.wait()
+    says_once(checkout.start(GREEDY.script, "--resume", "--tau", 0.1), "leave out --tau")
 
 
 @pytest.mark.parametrize("job", [GREEDY, RENDER], ids=["agent", "renderer"])
@@ -353,7 +361,7 @@ def test_a_log_folder_that_is_deleted(checkout, job):
 
 
 def test_trainings_side_by_side(checkout):
-    """Each has its folder; the renderer's weight file is the best of both."""
+    """Each has its folder."""
     many = [checkout.start(job.script, *length(job, 2)) for job in 2 * (GREEDY, RENDER)]
     for process in many:
         assert process.wait() == 0, process.errors

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 
@@ -38,6 +39,17 @@ def test_defaults_hang_on_the_repository_and_output_on_the_users_folder(checkout
     made = {str((folder / "output" / f"generated{n}.png").relative_to(checkout.root))
             for n in range(5)}
     assert checkout.files() - before == made
+
+
+def test_a_painting_goes_on_without_a_reader(checkout):
+    """Of what it prints: the pipe is closed after a line, or there was none."""
+    painting = f"{sys.executable} baseline/test.py --max_step 2 --divide 1"
+    for command in (f"{painting} | head -1", f"{painting} >&-"):
+        done = subprocess.run(["bash", "-o", "pipefail", "-c", command], cwd=checkout.root,
+                              check=False, capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert len(list((checkout.root / "output").iterdir())) == 10
+        shutil.rmtree(checkout.root / "output")
 
 
 def test_the_divide_scheme(checkout):

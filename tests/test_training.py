@@ -271,7 +271,7 @@ def test_the_first_update_that_goes_wrong_is_named(checkout, tmp_path):
 ])
 def test_too_little_memory_names_the_flags(checkout, script, flags, says):
     error = checkout.run(script, *flags, "--device", "cpu", status=2)
-    assert error.startswith("error: not enough memory: try a smaller --")
+    assert error.startswith("error: not enough memory, it seems: try a smaller --")
     assert says in error
     assert error.count("\n") == 1
 
@@ -291,9 +291,12 @@ def test_a_devices_memory_too(error):
 
 
 @pytest.mark.parametrize(("name", "content", "says"), [
-    ("checkpoint.pt", b"", "checkpoint.pt"), ("checkpoint.pt", {}, "not what this version writes"),
-    ("checkpoint.pt", [1], "not what this version writes"), ("run.json", b"{", "run.json"),
+    ("checkpoint.pt", b"", "checkpoint.pt"), ("checkpoint.pt", {}, "of another version or"),
+    ("checkpoint.pt", [1], "of another version or"), ("run.json", b"{", "run.json"),
     ("run.json", b"[]", "run.json"), ("run.json", b'{"finished": 0, "options": 3}', "run.json"),
+    ("run.json", {"rmsize": -1}, "run.json: argument --rmsize: -1 is not"),
+    ("run.json", {"reward": "zzz"}, "run.json: argument --reward"),
+    ("run.json", {"more": 1}, "run.json: unrecognized arguments: --more=1"),
     ("memory-3-0-0of1.pt", {"env": {}}, "delete it"), ("memory-3-0-0of1.pt", b"PK", "delete it"),
 ])
 def test_a_broken_run_is_refused_in_a_line(checkout, name, content, says):
@@ -306,6 +309,9 @@ def test_a_broken_run_is_refused_in_a_line(checkout, name, content, says):
     assert file.exists()
     if isinstance(content, bytes):
         file.write_bytes(content)
+    elif name == "run.json":
+        options = json.loads(file.read_text())["options"]
+        file.write_text(json.dumps({"finished": False, "options": options | content}))
     else:
         torch.save(content, file)
     checkout.refuse((("train.py", ("--resume",), says),))

@@ -13,6 +13,7 @@ from Renderer.stroke_gen import SHAPE_DIM, WIDTH
 from utils.ranks import Ranks
 
 BATCHES_AT_ONCE = 16  # that a GPU draws before the network learns from them
+SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 STROKES_AT_ONCE = 1024  # which take about 1.3 GB of it, by count
 
 
@@ -36,8 +37,13 @@ class StrokeBatches(Dataset):
 
 def drawn_ahead(data: StrokeBatches, first: int, end: int) -> Iterator[tuple[torch.Tensor, ...]]:
     """Batches from ``first``, drawn by another process while the network learns."""
-    return iter(DataLoader(data, batch_size=None, sampler=range(first, end), num_workers=1,
-                           prefetch_factor=16, worker_init_fn=start_worker))
+    loader = DataLoader(data, batch_size=None, sampler=range(first, end), num_workers=1,
+                        prefetch_factor=16, worker_init_fn=start_worker)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # a terminal's go to children too
+    try:
+        return iter(loader)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def drawn_on(
@@ -58,5 +64,6 @@ def drawn_on(
 def start_worker(_: int) -> None:
     """One thread for drawing; signals are the main process's to handle."""
     cv2.setNumThreads(1)
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)

@@ -1,6 +1,7 @@
 """What every script's command line shares."""
 
 import argparse
+import errno
 import os
 import re
 import signal
@@ -8,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn, TextIO
 
 ROOT = Path(__file__).resolve().parents[2]  # the repository
 TRAIN_LOG = ROOT / "train_log"
@@ -28,6 +29,43 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message} (--help lists the flags)")
 
+    def parse_args(self, arguments: list[str] | None = None) -> argparse.Namespace:
+        """Read a command line; beside --resume all that is not typed is None."""
+        options = super().parse_args(arguments)
+        if vars(options).get("resume") is not None:
+            nothing = argparse.Namespace(**dict.fromkeys(vars(options)))
+            options = super().parse_args(arguments, nothing)
+        return options
+
+
+class Output:
+    """A stream to print on, which may lose its reader or its terminal: the work goes on."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write text.  Raises OSError where something else is wrong, as of a full disk."""
+        with self._read_or_not():
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Likewise."""
+        with self._read_or_not():
+            self._stream.flush()
+
+    @contextmanager
+    def _read_or_not(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in (errno.EPIPE, errno.EIO):
+                raise
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
 
 def run(main: Callable[[], None]) -> None:
     """Run a script: a UserError becomes one line on stderr and exit status 2.
@@ -35,7 +73,10 @@ def run(main: Callable[[], None]) -> None:
     So does what the system refuses.  SIGTERM ends it like an exception, so that nothing is left
     half written.
     """
-    sys.stdout.reconfigure(errors="backslashreplace")  # names of files may be any bytes
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name) or open(os.devnull, "w")  # noqa: SIM115, where it is closed
+        stream.reconfigure(errors="backslashreplace")  # names of files may be any bytes
+        setattr(sys, name, Output(stream))
     try:
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
         main()
@@ -68,7 +109,8 @@ def enough_memory(flags: str) -> Iterator[None]:
                          f"{type(error).__name__}: {error}")
         if not says:
             raise
-        raise UserError(f"not enough memory: try a smaller {flags} ({says[0].strip()})") from error
+        raise UserError(f"not enough memory, it seems: try a smaller {flags} "
+                        f"({says[0].strip()})") from error
 
 
 def number(kind: type, low: float, below: float, what: str) -> Callable[[str], int | float]:

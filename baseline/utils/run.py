@@ -3,11 +3,13 @@
 import argparse
 import fcntl
 import json
+import os
 import re
 import signal
+import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,9 @@ from utils.command import UserError
 from utils.files import reason, remove_leftovers, write_atomically
 from utils.ranks import Ranks
 from utils.weights import load_file, save_atomically
+
+CHANGEABLE = {"data", "device", "output", "renderer"}  # options of a run that is resumed
+STOPPING = b"stopping as soon as all is saved; once more ends it at once, without that\n"
 
 
 class Run:
@@ -30,6 +35,7 @@ class Run:
         """main: False in all but one of the processes that train together."""
         self.folder = folder
         self.options = options
+        self.main = main
         self.checkpoint_file = folder / "checkpoint.pt"
         if not main:
             folder.mkdir(parents=True, exist_ok=True)  # on a machine without the main one's disk
@@ -111,6 +117,12 @@ class Run:
         """Read the checkpoint."""
         return load_file(self.checkpoint_file, "checkpoint", "start a new run without --resume")
 
+    def change(self, options: dict[str, Any]) -> None:
+        """Keep other values of some options."""
+        self.options |= options
+        if self.main:
+            self._write(finished=False)
+
     def finish(self) -> None:
         """Mark the run as finished, so that --resume passes it over."""
         self._write(finished=True)
@@ -140,22 +152,43 @@ def fitting(
     try:
         yield
     except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        raise UserError(f"{file} is not what this version writes; {otherwise}") from error
+        raise UserError(f"{file} is of another version or of other options; {otherwise}") from error
 
 
-def resumed(options: argparse.Namespace, log: Run) -> argparse.Namespace:
-    """The options of a run to go on with; a --device given now wins."""
-    kept = vars(options) | log.options | {"init": None}
-    return argparse.Namespace(**kept | ({} if options.device == "auto" else
-                                        {"device": options.device}))
+def resumed(
+    typed: argparse.Namespace, log: Run, parse_args: Callable[[list[str]], argparse.Namespace]
+) -> argparse.Namespace:
+    """The options of a run to go on with; those of CHANGEABLE that were typed now win.
+
+    Raises UserError where others were typed, or run.json holds what nobody can type.
+    """
+    given = {name: value for name, value in vars(typed).items()
+             if value is not None and name != "resume"}
+    if wrong := given.keys() - CHANGEABLE:
+        raise UserError(f"--resume goes on with the flags of the run; leave out --{min(wrong)}")
+    usual = vars(parse_args([]))
+    arguments = [f"--{name}" if value is True else f"--{name}={value}"
+                 for name, value in log.options.items()
+                 if name not in ("init", "resume") and value not in (None, usual.get(name))]
+    try:
+        options = parse_args(arguments)
+    except UserError as error:
+        raise UserError(f"{log.folder / 'run.json'}: {error}") from error
+    if given:
+        log.change(given)
+    return argparse.Namespace(**vars(options) | given)
 
 
 class StopSignals:
-    """Within this context the first Ctrl-C or SIGTERM only sets ``stopped``."""
+    """Within this context the first Ctrl-C, SIGTERM or loss of the terminal sets ``stopped``."""
 
     def __enter__(self) -> "StopSignals":
         self.stopped = False
-        self._before = {s: signal.signal(s, self._stop) for s in (signal.SIGINT, signal.SIGTERM)}
+        self._before = {
+            number: signal.signal(number, self._stop)
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+            if signal.getsignal(number) != signal.SIG_IGN  # as nohup wants it
+        }
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -164,6 +197,8 @@ class StopSignals:
 
     def _stop(self, number: int, frame: object) -> None:
         self.stopped = True
+        with suppress(OSError):
+            os.write(sys.stderr.fileno(), STOPPING)  # print may be at work below this
         for each, handler in self._before.items():
             signal.signal(each, handler)  # a second one ends the process at once
 
