@@ -42,7 +42,7 @@ def flags_of(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> list[argpar
     """What a script's own parser knows."""
     parsers = []
 
-    def parse(parser: argparse.ArgumentParser) -> None:
+    def parse(parser: argparse.ArgumentParser, _: list[str] | None = None) -> None:
         parsers.append(parser)
         raise UserError("that is all")
 
