@@ -29,6 +29,7 @@ from Renderer.stroke_gen import SHAPE_DIM
 from test_training import assert_finite, assert_same, training_of
 from train_renderer import VALIDATION_SEED, validate
 from utils.device import Precision
+from utils.files import write_atomically
 from utils.run import STOPPING
 from utils.weights import load_weights
 
@@ -358,6 +359,20 @@ def test_a_log_folder_that_is_deleted(checkout, job):
         left.pop(name), expected.pop(name)
     assert_same(left, expected)
     assert error_of(checkout, job) < 1
+
+
+def test_a_folder_that_is_deleted_while_a_file_is_written(tmp_path):
+    tries = []
+
+    def write(file) -> None:
+        file.write(b"whole")
+        if not tries:
+            shutil.rmtree(tmp_path / "run")
+        tries.append(1)
+
+    write_atomically(tmp_path / "run" / "file", write)
+    assert [path.read_bytes() for path in (tmp_path / "run").iterdir()] == [b"whole"]
+    assert len(tries) == 2
 
 
 def test_trainings_side_by_side(checkout):

@@ -46,9 +46,15 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
 
     Raises UserError where it cannot be written.
     """
-    try:
+    def fill() -> None:
         with replacing(path) as file:
             write(file)
+
+    try:
+        try:
+            fill()
+        except FileNotFoundError:  # the folder was deleted meanwhile
+            fill()
     except (OSError, RuntimeError) as error:
         raise UserError(f"cannot write {path}: {reason(error)}") from error
 

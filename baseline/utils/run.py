@@ -106,10 +106,9 @@ class Run:
 
         Raises UserError where the run's folder was deleted, after writing it anew.
         """
-        if deleted := not (self.folder / "run.json").exists():
-            self._write(finished=False)
         save_atomically(state, self.checkpoint_file)
-        if deleted:
+        if not (self.folder / "run.json").exists():
+            self._write(finished=False)
             raise UserError(f"{self.folder} was deleted while the training ran; its checkpoint is "
                             f"there again, go on with --resume {self.folder}")
 
