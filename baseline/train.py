@@ -45,6 +45,7 @@ def train(options: argparse.Namespace) -> None:
         training = Training(options, data, ranks)
         if run_folder:
             training.load(run_folder)
+            run_folder.keep_options()
         else:
             run_folder = Run.create(parent, "Paint", vars(options), ranks)
         learn_to_paint(training, run_folder)

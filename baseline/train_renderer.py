@@ -145,6 +145,8 @@ def learn_to_draw(options: argparse.Namespace, log: Run | None, ranks: Ranks) ->
 
     if log is None:
         log = Run.create(TRAIN_LOG, "Renderer", vars(options), ranks)
+    else:
+        log.keep_options()
     budget = Budget(options.minutes, step, BURN_IN[device.type])
     forward = torch.compile(renderer) if options.fast else renderer
 

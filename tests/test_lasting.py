@@ -335,6 +335,8 @@ def test_images_that_vanish(checkout):
     before = checkpoint(checkout)
     says_once(checkout.start(GREEDY.script, "--resume"), f"{faces} is no folder of images")
     assert_same(checkpoint(checkout), before)
+    says_once(checkout.start(GREEDY.script, "--resume", "--data", "none"), "none is no folder")
+    assert str(faces) in (folder(checkout) / "run.json").read_text()
     for flags in (("--data", away), ()):
         process = checkout.start(GREEDY.script, "--resume", *flags)
         process.wait_for(f": step {before['global_step']} of")

@@ -10,10 +10,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from Renderer.stroke_batch import draw_batch
 from Renderer.stroke_gen import SHAPE_DIM, WIDTH
+from utils.command import STOP_SIGNALS
 from utils.ranks import Ranks
 
 BATCHES_AT_ONCE = 16  # that a GPU draws before the network learns from them
-SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 STROKES_AT_ONCE = 1024  # which take about 1.3 GB of it, by count
 
 
@@ -39,7 +39,7 @@ def drawn_ahead(data: StrokeBatches, first: int, end: int) -> Iterator[tuple[tor
     """Batches from ``first``, drawn by another process while the network learns."""
     loader = DataLoader(data, batch_size=None, sampler=range(first, end), num_workers=1,
                         prefetch_factor=16, worker_init_fn=start_worker)
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # a terminal's go to children too
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)  # children get them too
     try:
         return iter(loader)
     finally:
@@ -64,6 +64,6 @@ def drawn_on(
 def start_worker(_: int) -> None:
     """One thread for drawing; signals are the main process's to handle."""
     cv2.setNumThreads(1)
-    for number in SIGNALS:
+    for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)

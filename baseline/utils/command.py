@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]  # the repository
 TRAIN_LOG = ROOT / "train_log"
 RENDERER = ROOT / "renderer.pkl"
 ACTOR = ROOT / "actor.pkl"
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # the last of a lost terminal
 LONGEST_LINE = 2000  # characters of an error
 LONGEST_NAME = 200  # bytes of a file to write, so that there is room for a number or a suffix
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from utils.command import UserError
+from utils.command import STOP_SIGNALS, UserError
 from utils.files import reason, remove_leftovers, write_atomically
 from utils.ranks import Ranks
 from utils.weights import load_file, save_atomically
@@ -116,9 +116,8 @@ class Run:
         """Read the checkpoint."""
         return load_file(self.checkpoint_file, "checkpoint", "start a new run without --resume")
 
-    def change(self, options: dict[str, Any]) -> None:
-        """Keep other values of some options."""
-        self.options |= options
+    def keep_options(self) -> None:
+        """Write the options of a run that goes on, once all that they name was found."""
         if self.main:
             self._write(finished=False)
 
@@ -173,8 +172,7 @@ def resumed(
         options = parse_args(arguments)
     except UserError as error:
         raise UserError(f"{log.folder / 'run.json'}: {error}") from error
-    if given:
-        log.change(given)
+    log.options |= given
     return argparse.Namespace(**vars(options) | given)
 
 
@@ -185,7 +183,7 @@ class StopSignals:
         self.stopped = False
         self._before = {
             number: signal.signal(number, self._stop)
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+            for number in STOP_SIGNALS
             if signal.getsignal(number) != signal.SIG_IGN  # as nohup wants it
         }
         return self
