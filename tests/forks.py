@@ -16,7 +16,9 @@ import traceback
 from functools import cache
 from pathlib import Path
 
-SLOW_IMPORTS = ("av", "cv2", "numba", "PIL.Image", "tensorboardX", "torch", "torchvision", "tqdm")
+SLOW_IMPORTS = ("av", "cv2", "matplotlib.figure", "numba", "PIL.Image",
+                "tensorboard.backend.event_processing.event_accumulator", "tensorboardX", "torch",
+                "torchvision", "tqdm")
 
 
 class Script:

@@ -24,10 +24,11 @@ from conftest import ROOT
 from DRL.actor import Actor
 from fuzzing import BUSY, LONGEST, images, search, stroke_files, thorough
 from Renderer.model import Renderer
+from test_curve import write_run
 from utils.command import Parser, UserError, run
 from utils.weights import half_state, save_atomically
 
-SCRIPTS = ("evaluate.py", "replay.py", "test.py", "train.py", "train_renderer.py")
+SCRIPTS = ("curve.py", "evaluate.py", "replay.py", "test.py", "train.py", "train_renderer.py")
 
 
 def load_script(name: str) -> ModuleType:
@@ -66,9 +67,12 @@ QUICK = {
     "data": ["folder", "empty"], "split": ["all", "test"], "limit": ["1", "2"],
     "batch_size": ["2", "3"], "json": ["made/r.json"],
     "replay.py output": ["made/r.png", "made/r.svg", "made/r.gif", "made/r.mp4"],
+    "runs": ["run", "empty", "broken.png"], "chain": [""], "paper": ["DDPG", "1x200 2x100", "none"],
+    "curve.py strokes": ["200", "5"], "csv": ["made/c.csv"],
+    "curve.py output": ["made/c.svg", "made/c.png", "made/c.pdf"],
 }
 NEEDED = ("actor", "batch_size", "data", "device", "divide", "file", "frames", "img", "limit",
-          "max_step", "output", "renderer", "size")  # for little work, and all in the sandbox
+          "max_step", "output", "renderer", "runs", "size")  # for little work, all in the sandbox
 JUNK_WORDS = st.sampled_from([
     "", "0", "-1", "-", "--", "nan", "inf", "-inf", "1e308", "1e-320", "1" + "0" * 30, "9" * 5000,
     "0x10", "1_0", " 1", "\N{ARABIC-INDIC DIGIT ONE}", "1.5", "n" * 5000, "n" * 250 + ".mp4", ".",
@@ -117,6 +121,7 @@ def sandbox(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("picture.png", "...png", "folder/one.png", "folder/...png", "folder/two.png"):
         (here / name).write_bytes(picture)
     (here / "broken.png").write_bytes(picture[:100])
+    write_run(here / "run")
     stroke_files(here)
     (here / "s.json").rename(here / "strokes.json")
     torch.manual_seed(0)
@@ -152,7 +157,7 @@ def called(main: Callable[[], None], words: list[str]) -> tuple[int, str]:
 def asked_for(path: Path, words: list[str]) -> bool:
     """Whether some word of a command line names a file, or the folder of frames that it is in."""
     frame = re.fullmatch(r"generated\d+\.png", path.name)
-    for word in (*words, "output", "replay.png"):
+    for word in (*words, "output", "replay.png", "curve.svg"):
         place = Path(os.path.abspath(word))
         if path == place or (frame and place in (path.parent, path.parent.parent)):
             return True
@@ -193,8 +198,8 @@ def test_any_command_line_is_read_or_refused(monkeypatch, sandbox, thorough, cap
 
 @thorough
 def test_any_command_does_what_it_is_asked_or_refuses(monkeypatch, sandbox, thorough, capfd):
-    """Painting, evaluation and replay themselves; files come only where they were asked for."""
-    scripts = {name: load_script(name) for name in ("test.py", "evaluate.py", "replay.py")}
+    """The scripts that do not train; files come only where they were asked for."""
+    scripts = {name: load_script(name) for name in SCRIPTS if not name.startswith("train")}
     flags = {name: flags_of(script, monkeypatch) for name, script in scripts.items()}
     monkeypatch.setattr(env.CelebA.__init__, "__defaults__", (sandbox.parent / "cache",))
     before, ends = listing(sandbox), []

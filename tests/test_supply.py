@@ -14,7 +14,7 @@ from conftest import ROOT, Checkout
 from test_training import RENDERER_TINY, TINY
 
 MODULES = {"opencv-python": "cv2", "pillow": "PIL", "ipykernel": "IPython"}  # else the same
-RUN = {"tensorboard": "tensorboard --logdir", "pytest-xdist": "pytest -q -n 2"}  # in the README
+RUN = {"pytest-xdist": "pytest -q -n 2"}  # in the README
 
 # Python runs it at its start: what could reach beyond this machine is noted and fails.  Let be
 # are Unix sockets, and the programs that ctypes asks for the paths of libraries.
@@ -24,7 +24,7 @@ import os, socket, sys
 EVENTS = {"socket.connect", "socket.sendto", "socket.sendmsg", "socket.getaddrinfo",
           "socket.gethostbyname", "urllib.Request", "subprocess.Popen", "os.system", "os.exec",
           "os.posix_spawn"}
-PROGRAMS = {"ldconfig", "gcc", "cc", "ld", "objdump"}
+PROGRAMS = {"ldconfig", "gcc", "cc", "ld", "objdump", "fc-list"}
 
 def guard(event, arguments):
     if event in EVENTS:
@@ -138,13 +138,14 @@ def test_the_guard_sees_what_reaches_out(tmp_path: Path):
 
 @pytest.mark.usefixtures("compiled")
 def test_the_scripts_fetch_nothing(checkout: Checkout, tmp_path: Path):
-    """One process, to import once, runs all five; nothing was fetched before into its home."""
+    """One process, to import once, runs all six; nothing was fetched before into its home."""
     runs = (("train_renderer.py", *RENDERER_TINY, "--steps", 2, "--output", "own.pkl"),
             ("train.py", *TINY, "--train_times", 3, "--episode_train_times", 1),
             ("evaluate.py", "--max_step", 1, "--limit", 1, "--device", "cpu"),
             ("test.py", "--max_step", 2, "--divide", 2, "--strokes", "painting.json",
              "--video", "painting.mp4", "--device", "cpu"),
-            ("replay.py", "painting.json", "--size", 64))
+            ("replay.py", "painting.json", "--size", 64),
+            ("curve.py", "train_log/Paint-run1", "--strokes", 15))
     code = f"""
 import os, runpy, sys
 os.chdir({str(checkout.root)!r})
@@ -157,6 +158,6 @@ for script, *flags in {[tuple(map(str, run)) for run in runs]}:
         ("HOME", "TORCH_HOME", "XDG_CACHE_HOME"), str(tmp_path / "home")))
     assert process.returncode == 0, process.stderr
     assert reached == ""
-    assert {"own.pkl", "painting.json", "painting.mp4", "replay.png",
+    assert {"own.pkl", "painting.json", "painting.mp4", "replay.png", "curve.svg",
             "train_log/Paint-run1/actor.pkl"} <= checkout.files()
     assert '"images": 1' in process.stdout

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from conftest import ROOT, Checkout
+from curve import read_run
 from env import CelebA
 from monitor import Log
 from trainer import Training
@@ -155,8 +156,10 @@ def test_train_script_logs_saves_stops_and_resumes(checkout):
     folder = checkout.root / "train_log" / "Paint-run1"
     for name in ("actor", "critic", "wgan"):
         assert weights(folder / f"{name}.pkl")
-    assert list(folder.glob("events.*"))
     assert json.loads((folder / "run.json").read_text())["finished"]
+    curve = read_run(folder, 15)
+    assert curve.frames[-1] == 8 * 2  # of 2 transitions an update
+    assert f"step 12, update 8: error {curve.errors[-1]:.5f}" in out
     painted = checkout.run("test.py", "--actor", folder / "actor.pkl", "--max_step", 1,
                            "--divide", 1)
     assert "5 strokes" in painted

@@ -1,0 +1,170 @@
+#!/usr/bin/env python3
+"""Draw the error of training runs on test images against their length, over the paper's curves."""
+
+import argparse
+import csv
+import io
+import json
+import logging
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from utils.command import TRAIN_LOG, Parser, UserError, new_file, one_line, path, positive_int, run
+from utils.files import reason, write_atomically
+
+PAPER = TRAIN_LOG / "paper_curves.csv"
+KINDS = (".svg", ".png", ".pdf")
+ROUND = "seconds/update"  # logged once in each round of learning, of whatever kind
+
+
+class Curve(NamedTuple):
+    """A line of the picture."""
+
+    name: str
+    frames: np.ndarray  # (N,) training frames: updates times batch size, as the paper counts them
+    errors: np.ndarray  # (N,) mean squared error over pixels in [0, 1]
+
+
+def frames_at(steps: np.ndarray, rounds: np.ndarray, frames_a_round: int) -> np.ndarray:
+    """Training frames up to each step of the environment.
+
+    rounds: the steps after which there was a round of learning, in order.  A validation of the
+    same step comes after the round.
+    """
+    return np.searchsorted(rounds, steps, side="right") * frames_a_round
+
+
+def frames_a_round(folder: Path) -> int:
+    """Updates in a round of learning times the batch size, from a run's options."""
+    file = folder / "run.json"
+    try:
+        options = json.loads(file.read_text())["options"]
+        updates, batch = (positive_int(str(options[name]))
+                          for name in ("episode_train_times", "batch_size"))
+        return updates * batch
+    except OSError as error:
+        raise UserError(f"{file} cannot be read: {reason(error)}") from error
+    except (argparse.ArgumentTypeError, KeyError, RecursionError, TypeError, ValueError) as error:
+        raise UserError(f"{file} holds no options of a training of the agent") from error
+
+
+def read_run(folder: Path, strokes: int) -> Curve:
+    """The curve of a run.  Raises UserError where there is none for so many strokes."""
+    if not folder.is_dir():
+        raise UserError(f"{folder} is no folder of a training run")
+    events = EventAccumulator(str(folder), {"scalars": 0, "images": 1})
+    try:
+        scalars = events.Reload().Tags()["scalars"]
+    except Exception as error:  # of a kind that only TensorBoard's parts know
+        raise UserError(f"the events in {folder} cannot be read: {reason(error)}") from error
+    tag = f"validation/error_{strokes}_strokes"
+    if tag not in scalars or ROUND not in scalars:
+        there = re.findall(r"validation/error_(\d+)_strokes", "\n".join(scalars))
+        raise UserError(f"{folder} holds no log of the error after {strokes} strokes, but of "
+                        f"{', '.join(sorted(there, key=int)) or 'none'}: see --strokes")
+    rounds = np.array([event.step for event in events.Scalars(ROUND)])
+    steps, errors = np.array([(event.step, event.value) for event in events.Scalars(tag)]).T
+    name = one_line(folder.resolve().name)
+    return Curve(name, frames_at(steps, rounds, frames_a_round(folder)), errors)
+
+
+def chained(curves: list[Curve]) -> Curve:
+    """One curve of runs that each started from the best actor of the one before."""
+    parts, start = [], 0
+    for number, (_, frames, errors) in enumerate(curves, 1):
+        end = len(frames) if number == len(curves) else int(errors.argmin()) + 1
+        parts.append((frames[:end] + start, errors[:end]))
+        start += frames[end - 1]
+    frames, errors = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return Curve(", ".join(curve.name for curve in curves), frames, errors)
+
+
+def read_paper(names: list[str]) -> list[Curve]:
+    """Curves of the paper.  Raises UserError where it has none of a name."""
+    try:
+        rows = list(csv.DictReader(PAPER.read_text().splitlines()))
+    except OSError as error:
+        raise UserError(f"{PAPER} cannot be read: {reason(error)}") from error
+    if unknown := [name for name in names if name not in {row["series"] for row in rows}]:
+        known = ", ".join(dict.fromkeys(row["series"] for row in rows))
+        raise UserError(f"the paper has no series {unknown[0]}; --paper can be: {known}")
+    columns = ("training_frames", "test_l2_mse")
+    return [Curve(name, *np.array([[float(row[column]) for column in columns]
+                                   for row in rows if row["series"] == name]).T)
+            for name in names]
+
+
+def draw(ours: list[Curve], paper: list[Curve], strokes: int) -> Figure:
+    """A picture of all curves, on logarithmic axes."""
+    figure = Figure(figsize=(7.5, 4.5), dpi=150, layout="constrained")
+    axes = figure.subplots()
+    for curve in paper:
+        axes.plot(curve.frames, curve.errors, ".-", markersize=5, linewidth=0.8,
+                  label=f"paper: {curve.name}")
+    for curve in ours:
+        axes.plot(curve.frames, curve.errors, "o-", markersize=5, linewidth=2,
+                  label=f"ours: {curve.name}")
+    axes.set(xscale="log", yscale="log", title=f"Test images after {strokes} strokes",
+             xlabel="training frames (updates × batch size)",
+             ylabel="mean squared error, pixels in [0, 1]")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter("")
+    axes.grid(which="major", alpha=0.3)
+    for text in axes.legend().get_texts():
+        text.set_parse_math(False)  # a folder may be called $
+    return figure
+
+
+def main(options: argparse.Namespace) -> None:
+    """Draw as the options say; see ``parse_args``."""
+    logging.getLogger("tensorboard").setLevel(logging.ERROR)  # not a word on resumed runs
+    paper = read_paper(options.paper) if options.paper else []
+    ours = [read_run(folder, options.strokes) for folder in options.runs]
+    if options.chain:
+        ours = [chained(ours)]
+    if options.csv:
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(("series", "training_frames", "test_l2_mse"))
+        for name, frames, errors in ours:
+            writer.writerows((name, int(x), f"{y:.6f}")
+                             for x, y in zip(frames, errors, strict=True))
+        write_atomically(options.csv, lambda file: file.write(text.getvalue().encode()))
+    figure, kind = draw(ours, paper, options.strokes), options.output.suffix[1:].lower()
+    write_atomically(options.output, lambda file: figure.savefig(file, format=kind))
+    for name, frames, errors in (*paper, *ours):
+        print(f"{name}: {errors[-1]:.5f} after {frames[-1]:,.0f} frames", flush=True)
+
+
+def parse_args() -> argparse.Namespace:
+    """Read the command line."""
+    parser = Parser(description=__doc__)
+    parser.add_argument("runs", nargs="+", type=path, metavar="RUN",
+                        help="a folder that train.py made, with its run.json; each is a line")
+    parser.add_argument("--chain", action="store_true",
+                        help="one line: each run was started from the one before, by --init")
+    parser.add_argument("--paper", nargs="+", default=[], metavar="SERIES",
+                        help='curves of the paper beside them, such as "CelebA 200"; an unknown '
+                        "one lists them all")
+    parser.add_argument("--strokes", type=positive_int, default=200, metavar="N",
+                        help="the error after so many strokes")
+    parser.add_argument("--output", type=new_file, default=Path("curve.svg"),
+                        help=f"the picture: {', '.join(KINDS)}")
+    parser.add_argument("--csv", type=new_file, metavar="FILE", help="our points as numbers too")
+    options = parser.parse_args()
+    if options.output.suffix.lower() not in KINDS:
+        raise UserError(f"--output {options.output} must end in {', '.join(KINDS)}")
+    if options.csv and options.csv.resolve() == options.output.resolve():
+        raise UserError(f"--csv {options.csv} would come in the place of the picture")
+    return options
+
+
+if __name__ == "__main__":
+    run(lambda: main(parse_args()))
