@@ -1,13 +1,18 @@
 """Folders of images, their cache and split, and the environment."""
 
 import errno
+import inspect
 import os
+import re
 
 import cv2
 import numpy as np
 import pytest
 import torch
+import torchvision
+from PIL import Image
 
+from conftest import ROOT
 from env import CelebA, Paint, split
 from utils.command import UserError
 
@@ -118,6 +123,39 @@ def test_a_mirrored_target_is_mirrored(tmp_path):
     targets = data.targets(torch.tensor([2, 3]))
     assert torch.equal(targets[0], data.images[1])
     assert torch.equal(targets[1], data.images[1].flip(2))
+
+
+@pytest.mark.parametrize(("name", "mode", "second"), [
+    ("MNIST", "L", "(False, True)"), ("SVHN", "RGB", '("test", "train")'),
+])
+def test_the_recipes_of_digits_and_house_numbers(tmp_path, monkeypatch, name, mode, second):
+    """The README's, on stand-ins that download nothing: white for tests, black for training."""
+    text = (ROOT / "data" / "README.md").read_text()
+    code = re.search("<<'END'\n(.*?)\nEND\n", text, re.DOTALL)[1]
+    changes = re.findall(r"`([^`]+)` in place of `([^`]+)`", " ".join(text.split()))
+    assert len(changes) == 2
+    if name != "MNIST":
+        for new, old in changes:
+            code = code.replace(old, new)
+    assert second in code
+    signature = inspect.signature(getattr(torchvision.datasets, name))
+
+    def stand_in(*args, **flags):
+        given = signature.bind(*args, **flags).arguments
+        test = list(given.values())[1] in (False, "test")
+        count, colour = (2003, "white") if test else (4, "black")
+        return [(Image.new(mode, (9, 9), colour), 7)] * count
+
+    monkeypatch.setattr(torchvision.datasets, name, stand_in)
+    monkeypatch.chdir(tmp_path)
+    exec(code, {})  # noqa: S102, as the README is ours
+    (folder,) = (tmp_path / "data").iterdir()
+    names = sorted(os.listdir(folder))
+    train, test = split(names)
+    assert (len(train), len(test)) == (4, 2001)
+    for indices, value in ((test, 255), (train, 0)):
+        for i in (indices[0], indices[-1]):
+            assert (cv2.imread(str(folder / names[i])) == value).all()
 
 
 def test_environment_paints_and_rewards(tmp_path):
