@@ -198,7 +198,7 @@ class Paint:
 
     @torch.no_grad()
     def step(self, action: torch.Tensor) -> torch.Tensor:
-        """Paint a bundle (B, 65) on every canvas.
+        """Paint a bundle (B, 13 N) on every canvas.
 
         Returns the share (B,) of the first error that it removed, for monitoring.
         """

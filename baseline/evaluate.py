@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from DRL.painter import Painter
 from env import CelebA
-from Renderer.canvas import BUNDLE, as_float, paint
+from Renderer.canvas import as_float, paint
 from Renderer.stroke_batch import draw_batch
 from utils.command import (
     ACTOR,
@@ -44,12 +44,12 @@ def evaluate(
 ) -> np.ndarray:
     """Paint images and compare two canvases with each: neural, and drawn exactly.
 
-    images: (all, 3, 128, 128) uint8; chosen: indices (N,); marks: numbers of strokes, the last
-    of them ends a painting.  The actor sees the neural canvas; the other one gets the same
-    strokes from the rasteriser.  Canvases stay floats.  Returns the squared errors
-    (2, marks, N), neural first.
+    images: (all, 3, 128, 128) uint8; chosen: indices (N,); marks: numbers of strokes, at each of
+    which a bundle ends and at the last a painting.  The actor sees the neural canvas; the other
+    one gets the same strokes from the rasteriser.  Canvases stay floats.  Returns the squared
+    errors (2, marks, N), neural first.
     """
-    max_step = marks[-1] // BUNDLE
+    max_step = marks[-1] // painter.bundle
     draw = partial(draw_batch, family=painter.family)
     errors = np.empty((2, len(marks), len(chosen)))
     steps = max_step * math.ceil(len(chosen) / batch)
@@ -60,8 +60,8 @@ def evaluate(
             blank = exact = torch.zeros_like(target)
             for step, (action, neural) in enumerate(painter.paint(blank, target, max_step), 1):
                 exact = paint(draw, exact, action)
-                if BUNDLE * step in marks:
-                    mark = marks.index(BUNDLE * step)
+                if painter.bundle * step in marks:
+                    mark = marks.index(painter.bundle * step)
                     errors[0, mark, here] = squared_errors(neural[-1], target)
                     errors[1, mark, here] = squared_errors(exact, target)
                 bar.update()
@@ -79,8 +79,8 @@ def main(options: argparse.Namespace) -> None:
         make_folder(options.json.parent)
     chosen = np.arange(len(data.names)) if options.split == "all" else data.test
     chosen = chosen[: options.limit]
-    total = BUNDLE * options.max_step
-    marks = [*(mark for mark in MARKS if mark < total), total]
+    total = painter.bundle * options.max_step
+    marks = [*(mark for mark in MARKS if mark < total and mark % painter.bundle == 0), total]
     print(f"{len(chosen)} images of {options.data} ({options.split}), {total} strokes each, "
           f"on {device} in {precision}", flush=True)
     errors = evaluate(painter, data.images, chosen, marks, options.batch_size)
@@ -111,7 +111,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--actor", type=path, default=ACTOR, help="weights of the actor")
     parser.add_argument("--renderer", type=path, default=RENDERER, help="weights of the renderer")
     parser.add_argument("--max_step", type=positive_int, default=40,
-                        help=f"steps of {BUNDLE} strokes")
+                        help="steps, each of as many strokes as the actor chooses at once")
     parser.add_argument("--batch_size", type=positive_int, default=64,
                         help="images to paint side by side")
     parser.add_argument("--json", type=new_file, metavar="FILE",

@@ -10,7 +10,6 @@ import torch
 from torchvision.utils import make_grid
 
 from DRL.evaluator import evaluate
-from Renderer.canvas import BUNDLE
 from Renderer.stroke_gen import WIDTH
 from trainer import Training
 from utils.command import ROOT, UserError
@@ -18,7 +17,7 @@ from utils.events import Events
 from utils.pictures import read_picture
 
 PHOTOS = ("test.png", "chelsea.jpg", "coffee.jpg", "rocket.jpg")
-BUNDLES_LOGGED = (1, 4, 10, 20, 40, 80, 200)
+STROKES_LOGGED = (5, 20, 50, 100, 200, 400, 1000)  # where a bundle ends there
 EXPLODED = 1e9  # no metric of a sound training comes near
 
 
@@ -161,9 +160,11 @@ def validate(training: Training, log: Log) -> float:
     tests = training.data.test[:count]
     result = evaluate(
         training.agent, training.data.images[tests], training.env_batch, training.ranks)
-    for bundle in sorted({*BUNDLES_LOGGED, options.max_step}):
-        if bundle <= options.max_step:
-            log.scalar(f"validation/error_{bundle * BUNDLE}_strokes", result.errors[bundle - 1])
+    total = options.max_step * options.bundle
+    for strokes in sorted({*STROKES_LOGGED, total}):
+        bundle, rest = divmod(strokes, options.bundle)
+        if strokes <= total and not rest:
+            log.scalar(f"validation/error_{strokes}_strokes", result.errors[bundle - 1])
             log.scalar(f"live_strokes/bundle_{bundle}", result.live[bundle - 1])
     if training.ranks.main and len(photos := free_photos()):
         painted = evaluate(training.agent, photos, len(photos)).canvas
@@ -173,6 +174,5 @@ def validate(training: Training, log: Log) -> float:
     error = result.errors[-1].item()
     live = " ".join(f"{share:.2f}" for share in result.live[:: max(1, options.max_step // 8)])
     print(f"step {training.global_step}, update {training.global_update}: error {error:.5f} on "
-          f"{len(tests)} test images after {options.max_step * BUNDLE} strokes; live strokes "
-          f"{live}", flush=True)
+          f"{len(tests)} test images after {total} strokes; live strokes {live}", flush=True)
     return error

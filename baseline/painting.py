@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from DRL.painter import Painter
 from Renderer.canvas import (
     BUNDLE,
+    STROKE_DIM,
     Stage,
     as_uint8,
     from_tiles,
@@ -63,10 +64,11 @@ class Painting:
 def stage_strokes(
     family: str, height: int, width: int, stage: Stage, action: torch.Tensor
 ) -> Strokes:
-    """The strokes of a step, action (tiles, 65): the first of every tile, then the second .."""
+    """The strokes of a step, action (tiles, 13 N): the first of every tile, then the second .."""
     ordered = (v.float().transpose(0, 1).flatten(0, 1).cpu().numpy() for v in split_action(action))
     return Strokes(family, height, width, *ordered,
-                   *(np.tile(v, (BUNDLE, 1)) for v in (stage.tiles, stage.clips)))
+                   *(np.tile(v, (action.shape[1] // STROKE_DIM, 1))
+                     for v in (stage.tiles, stage.clips)))
 
 
 def paint_tiles(
@@ -87,7 +89,7 @@ def paint_tiles(
             canvas = canvases[-1]
             joined = as_uint8(smooth_seams(from_tiles(torch.cat(canvases), *shape)))
             frames = joined.permute(0, 2, 3, 1).contiguous().cpu().numpy()
-            frames = frames.reshape(BUNDLE, len(paintings), *frames.shape[1:])
+            frames = frames.reshape(len(canvases), len(paintings), *frames.shape[1:])
             for i, painting in enumerate(paintings):
                 own = slice(i * len(stage.tiles), (i + 1) * len(stage.tiles))
                 painting.parts.append(stage_strokes(painter.family, height, width, stage,
@@ -129,16 +131,18 @@ def cut(canvas: np.ndarray, tiles: np.ndarray, device: torch.device) -> torch.Te
     return torch.from_numpy(np.stack(parts)).permute(0, 3, 1, 2).to(device)
 
 
-def show_exact(painting: Painting, stages: list[Stage], wanted: np.ndarray) -> None:
+def show_exact(
+    painting: Painting, stages: list[Stage], bundle: int, wanted: np.ndarray
+) -> None:
     """Paint all strokes anew by the exact rasteriser, in frames like those of the stages.
 
-    wanted: the numbers of those to show, from 0.  They have the size of the picture, or of the
-    canvas where that is larger.
+    bundle: strokes a step on each tile; wanted: the numbers of the frames to show, from 0.  They
+    have the size of the picture, or of the canvas where that is larger.
     """
     from Renderer.raster import paint_frames
 
     strokes = painting.strokes()
-    together = [len(stage.tiles) for stage in stages for _ in range(stage.steps * BUNDLE)]
+    together = [len(stage.tiles) for stage in stages for _ in range(stage.steps * bundle)]
     size = np.maximum(painting.picture.shape[:2], (strokes.height, strokes.width)).tolist()
     for frame in paint_frames(strokes, *size, np.cumsum(together)[wanted].tolist()):
         painting.show(frame)
@@ -152,7 +156,7 @@ def rounded(canvas: np.ndarray) -> np.ndarray:
 def scatter(
     painting: Painting, family: str, height: int, width: int, stages: list[Stage], seed: int
 ) -> None:
-    """Give a painting as many random strokes as an actor would paint, for refining.
+    """Give a painting as many random strokes as an actor of BUNDLE would paint, for refining.
 
     In each stage they become smaller along the sequence; colours are read off the picture.
     """

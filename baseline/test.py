@@ -140,7 +140,8 @@ def paint(
         raise UserError(f"--max_step {options.max_step} leaves no step for the tiles; "
                         "use --max_step 2 or more, or --divide 1")
     steps = sum(stage.steps for stage in stages)
-    files = [Files(options, painting, several, BUNDLE * steps) for painting in paintings]
+    bundle = painter.bundle if painter else BUNDLE
+    files = [Files(options, painting, several, bundle * steps) for painting in paintings]
     with ExitStack() as stack:
         if not options.refine:
             for each in files:
@@ -157,7 +158,7 @@ def paint(
             for painting, each in zip(paintings, files, strict=True):
                 refine_painting(painting, render, options.refine, options.seed)
                 each.open(stack)
-                show_exact(painting, stages, each.wanted)
+                show_exact(painting, stages, bundle, each.wanted)
     spent = time.monotonic() - start
     kept = ("max_step", "overlap", "refine", "seed", "actor", "renderer")
     settings = {name: vars(options)[name] for name in kept} | {"divide": f"{shape[0]}x{shape[1]}"}
@@ -202,7 +203,8 @@ def parse_args() -> argparse.Namespace:
                         metavar="PATH", help="images to paint, or folders of them; what is "
                         "transparent in one counts as white")
     parser.add_argument("--max_step", type=positive_int, default=40,
-                        help=f"steps of {BUNDLE} strokes; with --divide, half of them on the tiles")
+                        help="steps, each of as many strokes as the actor chooses at once; with "
+                        "--divide, half of them on the tiles")
     parser.add_argument("--divide", type=divide, default=(4, 4), metavar="D|RxC|auto",
                         help="paint the second half on D x D tiles, or on R rows and C columns; "
                         "1: no second half; auto: tiles that hardly stretch the image")

@@ -12,14 +12,17 @@ from tqdm import tqdm
 
 from env import CelebA
 from monitor import Clock, Log, validate
+from Renderer.canvas import BUNDLE, LARGEST_BUNDLE
 from trainer import Training
 from utils.command import (
     RENDERER,
     ROOT,
     TRAIN_LOG,
     Parser,
+    UserError,
     add_device_flags,
     enough_memory,
+    number,
     path,
     positive_float,
     positive_int,
@@ -123,15 +126,18 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--resume", nargs="?", const="", metavar="DIR",
         help="go on with the run in DIR, or with the newest unfinished one")
     add("--warmup", type=whole_number, default=400, help="steps of the environment before learning")
-    add("--discount", type=discount, default=0.95**5,
-        help="of a bundle; 0 is greedy and needs no critic")
+    add("--discount", type=discount,
+        help="of a bundle (0.95 a stroke); 0 is greedy and needs no critic")
     add("--batch_size", type=positive_int, default=96)
     add("--rmsize", type=positive_int, default=800, help="episodes in the replay memory")
     add("--env_batch", type=positive_int, default=96, help="paintings side by side")
     add("--tau", type=positive_float, default=0.001, help="how fast slow copies follow")
-    add("--max_step", type=positive_int, default=40, help="bundles of 5 strokes an episode")
-    add("--noise_factor", type=weight, default=0.0,
-        help="standard deviation of the noise on actions while exploring")
+    add("--bundle", default=BUNDLE, help="strokes that the actor chooses at once",
+        type=number(int, 1, LARGEST_BUNDLE + 1, f"a whole number from 1 to {LARGEST_BUNDLE}"))
+    add("--max_step", type=positive_int, default=40, help="bundles an episode")
+    add("--noise_factor", type=weight,
+        help="standard deviation of the noise while exploring: on actions (0); with --model_free "
+        "on the actor's parameters, the same in a whole episode (0.05)")
     add("--validate_interval", type=positive_int, default=50,
         help="episodes between validations and checkpoints")
     add("--validate_episodes", type=positive_int, default=5,
@@ -143,6 +149,8 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
                         help="choose the number of steps that fits, after the second round")
     add("--episode_train_times", type=positive_int, default=10, help="updates after an episode")
     add("--reward", choices=("wgan", "l2"), default="wgan")
+    add("--model_free", action="store_true", help="the paper's comparison: the critic judges "
+        "actions that it sees as numbers, and no gradient flows through the renderer")
     add("--unroll", type=positive_int, default=1,
         help="bundles in a row that the actor's gradient flows through")
     add("--opacity_pull", type=weight, default=0.0,
@@ -160,7 +168,21 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     for name in ("data", "renderer", "output", "init"):
         if getattr(options, name) is not None:
             setattr(options, name, str(Path(getattr(options, name)).absolute()))
+    if options.model_free and options.resume is None:
+        check_model_free(options)
     return options
+
+
+def check_model_free(options: argparse.Namespace) -> None:
+    """Raise UserError where options do not go with --model_free."""
+    for flag, clash, why in (
+        ("unroll", options.unroll > 1, "there are no gradients through several bundles"),
+        ("opacity_pull", options.opacity_pull > 0, "its actor learns from the critic alone"),
+        ("discount", options.discount == 0, "it needs a critic"),
+    ):
+        if clash:
+            raise UserError(f"--model_free does not go with --{flag} "
+                            f"{getattr(options, flag):g}: {why}")
 
 
 def discount(text: str) -> float:

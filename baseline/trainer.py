@@ -9,9 +9,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from DRL.actor import load_actor
 from DRL.ddpg import DDPG
+from DRL.model_free import ModelFreeDDPG
 from DRL.rpm import ReplayMemory, Transitions
 from env import CelebA, Paint
+from Renderer.canvas import STROKE_DIM
 from Renderer.model import load_render
 from Renderer.stroke_gen import WIDTH
 from utils.command import UserError
@@ -21,6 +24,8 @@ from utils.run import Run, fitting
 from utils.schedule import cosine, stepped
 from utils.weights import finite, half_state, load_file, load_weights, save_atomically
 
+DISCOUNT = 0.95  # of a stroke
+PARAMETER_NOISE = 0.05  # the paper's, in its model-free setting
 # The reference's rates for the first fifth of a training, the second, and the rest.
 RATES = {
     "actor": (1e-3, 3e-4, 1e-4), "critic": (3e-4, 1e-4, 3e-5), "wgan": (3e-4, 3e-4, 3e-4)
@@ -50,9 +55,14 @@ class Training:
         self.family = render.family  # of the strokes
         data.place(device)
         torch.manual_seed(options.seed)  # the same networks in every process
-        self.agent = DDPG(
-            render, precision, options.max_step, options.discount, options.tau, options.reward,
-            options.unroll, options.opacity_pull, ranks, options.fast,
+        discount, noise = options.discount, options.noise_factor
+        if discount is None:
+            discount = DISCOUNT**options.bundle
+        if noise is None:
+            noise = PARAMETER_NOISE if options.model_free else 0.0
+        self.agent = (ModelFreeDDPG if options.model_free else DDPG)(
+            render, precision, options.max_step, discount, options.tau, options.reward,
+            options.unroll, options.opacity_pull, ranks, options.fast, options.bundle, noise,
         )
         self.seed_anew(0)  # other paintings in every process
         self.inputs = {  # what a checkpoint does not hold but depends on
@@ -65,7 +75,8 @@ class Training:
         self.env = Paint(data, render, self.env_batch, options.max_step, device)
         transitions = options.rmsize * options.max_step // ranks.world
         self.memory = ReplayMemory(transitions, self.env_batch, options.max_step,
-                                   memory_device(transitions, device))
+                                   memory_device(transitions, options.bundle, device),
+                                   options.bundle)
         self.global_step = 0  # steps of the environment, each of --env_batch paintings
         self.global_episode = 0
         self.global_update = 0
@@ -88,16 +99,22 @@ class Training:
 
     def start_from(self, folder: Path) -> None:
         """Take the networks of another training; its actor must be there, the rest may be."""
-        for name, network in self.agent.networks.items():
-            path = folder / f"{name}.pkl"
-            if name == "actor" or path.is_file():
-                family = load_weights(
-                    network, path, f"the {name} to start from", "see --init in --help")
-                if name == "actor" and family != self.family:
-                    raise UserError(
-                        f"the actor to start from {path} paints with {family} strokes, but the "
-                        f"renderer {self.options.renderer} draws {self.family} strokes")
-                self.agent.slow[name].load_state_dict(network.state_dict())
+        path, agent = folder / "actor.pkl", self.agent
+        actor, family = load_actor(path, "the actor to start from", "see --init in --help")
+        if family != self.family:
+            raise UserError(
+                f"the actor to start from {path} paints with {family} strokes, but the "
+                f"renderer {self.options.renderer} draws {self.family} strokes")
+        if actor.bundle != agent.bundle:
+            raise UserError(f"the actor to start from {path} paints bundles of {actor.bundle} "
+                            f"strokes; --bundle says {agent.bundle}")
+        agent.actor.load_state_dict(actor.state_dict())
+        for name in agent.networks.keys() - {"actor"}:
+            if (path := folder / f"{name}.pkl").is_file():
+                load_weights(agent.networks[name], path, f"the {name} to start from",
+                             "see --init in --help")
+        for name, network in agent.networks.items():
+            agent.slow[name].load_state_dict(network.state_dict())
 
     def begin_episode(self) -> None:
         """Blank canvases before new images."""
@@ -106,11 +123,9 @@ class Training:
 
     def act(self) -> torch.Tensor:
         """One step of the environment.  Returns its monitoring reward (env_batch,)."""
-        env = self.env
-        action = self.agent.act(env.canvas, env.target, env.step_count)
-        if self.options.noise_factor:
-            noise = torch.randn_like(action) * self.options.noise_factor
-            action = (action + noise).clamp(0, 1)
+        env, options = self.env, self.options
+        action = self.agent.explore(env.canvas, env.target, env.step_count,
+                                    (options.seed, self.ranks.rank, self.global_episode))
         reward = env.step(action)
         self.memory.append(action, env.canvas)
         self.global_step += 1
@@ -221,9 +236,9 @@ class Training:
             self.best = math.inf  # deleted
 
 
-def memory_device(transitions: int, device: torch.device) -> torch.device:
+def memory_device(transitions: int, bundle: int, device: torch.device) -> torch.device:
     """The device for the replay memory: the host where a GPU has no room for it."""
-    needed = 1.1 * transitions * 3 * WIDTH**2
+    needed = 1.1 * transitions * (3 * WIDTH**2 + 4 * bundle * STROKE_DIM)
     if device.type == "cuda" and torch.cuda.mem_get_info(device)[0] < 1.5 * needed:
         return torch.device("cpu")
     return device

@@ -6,8 +6,8 @@ import torch
 
 from golden_networks import ARRAYS, assert_golden, fill, image
 from Renderer.canvas import (
-    ACTION_DIM,
     BUNDLE,
+    STROKE_DIM,
     as_float,
     as_uint8,
     fitting_grid,
@@ -35,7 +35,7 @@ def test_golden_bundle():
 
 def test_strokes_blend_in_order():
     half = lambda strokes: torch.full((len(strokes), 128, 128), 0.5)
-    action = torch.zeros(1, ACTION_DIM).view(1, 5, 13)
+    action = torch.zeros(1, BUNDLE * STROKE_DIM).view(1, 5, 13)
     action[0, :, 10:] = torch.tensor([[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 1], [0, 0, 0.0]])
     canvases = paint_strokes(half, torch.zeros(1, 3, 128, 128), action.flatten(1))
     pixels = torch.stack([canvas[0, :, 5, 7] for canvas in canvases])
@@ -45,7 +45,7 @@ def test_strokes_blend_in_order():
 
 
 def test_action_layout():
-    shapes, colours = split_action(torch.arange(ACTION_DIM).float()[None])
+    shapes, colours = split_action(torch.arange(BUNDLE * STROKE_DIM).float()[None])
     assert shapes[0, 1].tolist() == list(range(13, 23))
     assert colours[0, 4].tolist() == [62, 63, 64]
 

@@ -9,6 +9,7 @@ import torch
 
 from DRL.actor import Actor, fold_batch_norm
 from DRL.ddpg import DDPG
+from DRL.model_free import ModelFreeDDPG
 from DRL.rpm import Transitions
 from golden_networks import fill, image, u8
 from Renderer.model import Renderer
@@ -23,11 +24,12 @@ needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GP
 GPU = torch.device("cuda", 0)
 
 
-def agent_on(device: torch.device, fast: bool, **options) -> DDPG:
+def agent_on(device: torch.device, fast: bool, kind: type[DDPG] = DDPG, **options) -> DDPG:
+    torch.manual_seed(0)
     render = fill(Renderer(), "renderer", 1).requires_grad_(False).to(device)
-    agent = DDPG(render, Precision("fp32", device), fast=fast, **options)
+    agent = kind(render, Precision("fp32", device), fast=fast, **options)
     for name, seed, gain in (("actor", 2, 1.0), ("critic", 3, 0.8), ("wgan", 4, 2.0)):
-        if name in agent.networks:
+        if name in agent.networks and (name != "critic" or kind is DDPG):
             fill(agent.networks[name], name, seed, gain)
             fill(agent.slow[name], name, seed + 10, gain)
     return agent
@@ -55,10 +57,12 @@ def test_folding_batch_norm_changes_no_bundle():
     assert (actor(*planes) - folded(*planes)).abs().max() <= 1e-5
 
 
-def test_a_compiled_update_has_the_numbers_of_the_plain_one(monkeypatch):
+@pytest.mark.parametrize("kind", [
+    DDPG, pytest.param(ModelFreeDDPG, marks=pytest.mark.slow)])
+def test_a_compiled_update_has_the_numbers_of_the_plain_one(monkeypatch, kind):
     """Traced and differentiated as compiling does, without the minutes of building kernels."""
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
-    plain, fast = (agent_on(torch.device("cpu"), fast) for fast in (False, True))
+    plain, fast = (agent_on(torch.device("cpu"), fast, kind) for fast in (False, True))
     for seed in (105, 205):
         batch = batch_on(torch.device("cpu"), seed)
         numbers = [agent.learn(*batch) for agent in (plain, fast)]
@@ -134,7 +138,8 @@ def test_a_graph_does_every_call_once():
 
 
 @needs_gpu
-@pytest.mark.parametrize("options", [{}, {"reward": "l2", "discount": 0}])
+@pytest.mark.parametrize("options", [
+    {}, {"reward": "l2", "discount": 0}, {"kind": ModelFreeDDPG}])
 def test_a_graphed_update_has_the_numbers_of_the_plain_one(options):
     """To what rounding does to it; a rate that changes late reaches the graph."""
     plain, fast = (agent_on(GPU, fast, **options) for fast in (False, True))

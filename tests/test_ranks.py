@@ -112,12 +112,14 @@ def test_renderer_training_in_two_processes(checkout):
     assert len(list((checkout.root / "train_log" / "Renderer-run1").glob("events.*"))) == 1
 
 
-def test_agent_training_in_two_processes_resumes_in_one(checkout):
+@pytest.mark.parametrize("method", [
+    (), pytest.param(("--model_free", "--bundle", 2), marks=pytest.mark.slow)])
+def test_agent_training_in_two_processes_resumes_in_one(checkout, method):
     script = checkout.root / "baseline" / "train.py"
     tiny = ("--max_step", 3, "--env_batch", 4, "--batch_size", 4, "--rmsize", 8, "--warmup", 3,
             "--episode_train_times", 1, "--validate_interval", 1, "--validate_episodes", 1,
             "--device", "cpu")
-    out = torchrun(script, *tiny, "--train_times", 6, cwd=checkout.root)
+    out = torchrun(script, *tiny, *method, "--train_times", 6, cwd=checkout.root)
     assert "2 processes" in out
     assert out.count("finished") == 1
     folder = checkout.root / "train_log" / "Paint-run1"

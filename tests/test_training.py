@@ -85,7 +85,8 @@ def training_of(checkout, **changes):
         "seed": 7, "warmup": 3, "discount": 0.95**5, "tau": 0.001, "reward": "wgan", "unroll": 1,
         "opacity_pull": 0.0, "batch_size": 2, "env_batch": 2, "max_step": 3, "rmsize": 6,
         "noise_factor": 0.1, "episode_train_times": 2, "train_times": 100, "minutes": None,
-        "actor_rate": None, "critic_rate": None, "fast": False, **changes,
+        "actor_rate": None, "critic_rate": None, "fast": False, "bundle": 5, "model_free": False,
+        **changes,
     })
     data = CelebA(checkout.root / "data" / "img_align_celeba", checkout.root / "cache")
     return Training(options, data, Ranks())

@@ -1,4 +1,6 @@
-"""The actor: looks at canvas and target and chooses the next five strokes."""
+"""The actor: looks at canvas and target and chooses the next strokes."""
+
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -6,7 +8,8 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from DRL.layers import STAGES, CoordinatePlanes, progress_plane, residual_stages
-from Renderer.canvas import ACTION_DIM
+from Renderer.canvas import BUNDLE, LARGEST_BUNDLE, STROKE_DIM
+from utils.weights import load_built
 
 
 class Block(nn.Module):
@@ -30,15 +33,17 @@ class Block(nn.Module):
 
 
 class Actor(nn.Module):
-    """An 18-layer residual network with batch normalisation: nine planes to 65 numbers."""
+    """An 18-layer residual network with batch normalisation: nine planes to a bundle."""
 
-    def __init__(self) -> None:
+    def __init__(self, bundle: int = BUNDLE) -> None:
+        """bundle: how many strokes it chooses at once."""
         super().__init__()
+        self.bundle = bundle
         self.coordinates = CoordinatePlanes()
         self.conv1 = nn.Conv2d(9, STAGES[0], 3, 2, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(STAGES[0])
         self.layer1, self.layer2, self.layer3, self.layer4 = residual_stages(Block)
-        self.fc = nn.Linear(STAGES[-1], ACTION_DIM)
+        self.fc = nn.Linear(STAGES[-1], bundle * STROKE_DIM)
 
     def forward(
         self, canvas: torch.Tensor, target: torch.Tensor, progress: torch.Tensor
@@ -46,18 +51,30 @@ class Actor(nn.Module):
         """Choose a bundle.
 
         canvas, target: (B, 3, 128, 128) in [0, 1]; progress: (B,), step / max_step.
-        Returns (B, 65) in [0, 1].
+        Returns (B, 13 bundle) in [0, 1].
         """
         planes = torch.cat((canvas, target, progress_plane(progress)), 1)
         return self.choose(self.coordinates(planes))
 
     def choose(self, planes: torch.Tensor) -> torch.Tensor:
-        """All nine planes (B, 9, 128, 128) to actions (B, 65) in [0, 1]."""
+        """All nine planes (B, 9, 128, 128) to actions (B, 13 bundle) in [0, 1]."""
         x = F.relu(self.bn1(self.conv1(planes)))  # (B, 64, 64, 64)
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
             x = stage(x)
         x = F.avg_pool2d(x, 4).flatten(1)  # (B, 512)
         return torch.sigmoid(self.fc(x).float())
+
+
+def load_actor(path: Path, what: str, otherwise: str) -> tuple[Actor, str]:
+    """The actor of a weight file, and the family of its strokes; see ``load_weights``.
+
+    The file's last layer tells how many strokes it chooses at once.
+    """
+    def build(state: dict[str, torch.Tensor]) -> Actor:
+        bundle, rest = divmod(state["fc.bias"].numel() if "fc.bias" in state else 0, STROKE_DIM)
+        return Actor(BUNDLE if rest or not 1 <= bundle <= LARGEST_BUNDLE else bundle)
+
+    return load_built(build, path, what, otherwise)
 
 
 def fold_batch_norm(actor: Actor) -> None:

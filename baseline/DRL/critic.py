@@ -35,10 +35,10 @@ class Block(nn.Module):
 class Critic(nn.Module):
     """An 18-layer residual network with weight normalisation: twelve planes to one value."""
 
-    def __init__(self) -> None:
+    def __init__(self, planes: int = 12) -> None:
         super().__init__()
         self.coordinates = CoordinatePlanes()
-        self.conv1 = WeightNormConv2d(12, STAGES[0], 3, 2)
+        self.conv1 = WeightNormConv2d(planes, STAGES[0], 3, 2)
         self.layer1, self.layer2, self.layer3, self.layer4 = residual_stages(Block)
         self.fc = nn.Linear(STAGES[-1], 1)
         self.relu_1 = TReLU()
@@ -59,7 +59,7 @@ class Critic(nn.Module):
         return self.judge(self.coordinates(planes))
 
     def judge(self, planes: torch.Tensor) -> torch.Tensor:
-        """All twelve planes (B, 12, 128, 128) to values (B, 1)."""
+        """All planes, twelve here, (B, 12, 128, 128) to values (B, 1)."""
         x = self.relu_1(self.conv1(planes))  # (B, 64, 64, 64)
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
             x = stage(x)

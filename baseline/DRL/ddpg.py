@@ -15,7 +15,7 @@ from DRL.actor import Actor
 from DRL.critic import Critic
 from DRL.rpm import Transitions
 from DRL.wgan import Discriminator, gradient_penalty
-from Renderer.canvas import Render, as_float, paint, split_action
+from Renderer.canvas import BUNDLE, Render, as_float, paint, split_action
 from Renderer.stroke_gen import SHAPE_DIM
 from utils.device import Precision
 from utils.graph import Graphed
@@ -63,11 +63,14 @@ class DDPG:
         opacity_pull: float = 0.0,
         ranks: Ranks | None = None,
         fast: bool = False,
+        bundle: int = BUNDLE,
+        noise: float = 0.0,
     ) -> None:
+        """bundle: strokes an action; noise: see ``explore``."""
         self.render, self.precision, self.max_step = render, precision, max_step
         self.discount, self.tau, self.reward_kind = discount, tau, reward
         self.unroll, self.opacity_pull = unroll, opacity_pull
-        self.ranks = ranks or Ranks()
+        self.ranks, self.bundle, self.noise = ranks or Ranks(), bundle, noise
         # Exchanges between processes stay out of graphs.
         graphed = fast and precision.device.type == "cuda" and self.ranks.world == 1
 
@@ -75,8 +78,8 @@ class DDPG:
             network.requires_grad_(False)
             return network.to(precision.device, memory_format=torch.channels_last)
 
-        self.actor = place(Actor()).eval()
-        self.critic = place(Critic()) if discount > 0 else None
+        self.actor = place(Actor(bundle)).eval()
+        self.critic = place(self.new_critic()) if discount > 0 else None
         self.discriminator = place(Discriminator()) if reward == "wgan" else None
         self.networks = {
             name: network
@@ -98,12 +101,27 @@ class DDPG:
                 self.calls[name] = torch.compile(self.networks[name], dynamic=False)
         self.learn = Graphed(self._learn, graphed)
 
+    def new_critic(self) -> nn.Module:
+        """The critic before it has learnt anything."""
+        return Critic()
+
     @torch.no_grad()
-    def act(self, canvas: torch.Tensor, target: torch.Tensor, step: int) -> torch.Tensor:
-        """The actor's bundle (B, 65) for canvas and target (B, 3, 128, 128) uint8."""
+    def act(
+        self, canvas: torch.Tensor, target: torch.Tensor, step: int, actor: Actor | None = None
+    ) -> torch.Tensor:
+        """The actor's bundle (B, 13 N) for canvas and target (B, 3, 128, 128) uint8."""
         progress = torch.full((len(canvas),), step / self.max_step, device=canvas.device)
         with self.precision.autocast():
-            return self.actor(as_float(canvas), as_float(target), progress)
+            return (actor or self.actor)(as_float(canvas), as_float(target), progress)
+
+    def explore(
+        self, canvas: torch.Tensor, target: torch.Tensor, step: int, episode: tuple[int, ...]
+    ) -> torch.Tensor:
+        """``act`` with Gaussian noise on the bundle.  episode: numbers that only one has."""
+        action = self.act(canvas, target, step)
+        if self.noise:
+            action = (action + torch.randn_like(action) * self.noise).clamp(0, 1)
+        return action
 
     def reward(
         self, before: torch.Tensor, after: torch.Tensor, target: torch.Tensor

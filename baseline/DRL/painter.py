@@ -5,12 +5,11 @@ from pathlib import Path
 
 import torch
 
-from DRL.actor import Actor, fold_batch_norm
+from DRL.actor import fold_batch_norm, load_actor
 from Renderer.canvas import paint_strokes
 from Renderer.model import load_render
 from utils.command import UserError
 from utils.device import Precision
-from utils.weights import load_weights
 
 
 class Painter:
@@ -19,13 +18,14 @@ class Painter:
     def __init__(self, actor: Path, renderer: Path, precision: Precision) -> None:
         """Raises UserError where a file is missing or holds the weights of another network.
 
-        So it does where the two are for different families of strokes; ``family`` is the one.
+        So it does where the two are for different families of strokes; ``family`` is the one,
+        and ``bundle`` the number of strokes a step.
         """
         self.device, self.precision = precision.device, precision
         self.render = load_render(renderer, precision)
-        self.actor = Actor()
-        self.family = load_weights(self.actor, actor, "the actor", "train one with baseline/"
-                                   "train.py, or name another with --actor")
+        self.actor, self.family = load_actor(actor, "the actor", "train one with baseline/"
+                                             "train.py, or name another with --actor")
+        self.bundle = self.actor.bundle
         if self.family != self.render.family:
             raise UserError(f"the actor {actor} paints with {self.family} strokes and the renderer "
                             f"{renderer} draws {self.render.family} strokes; name two of one "
@@ -35,7 +35,7 @@ class Painter:
 
     @torch.inference_mode()
     def act(self, canvas: torch.Tensor, target: torch.Tensor, progress: float) -> torch.Tensor:
-        """The next bundle (B, 65) for canvas and target (B, 3, 128, 128), progress in [0, 1)."""
+        """The next bundle (B, 13 N) for canvas and target (B, 3, 128, 128), progress in [0, 1)."""
         with self.precision.autocast():
             return self.actor(canvas, target, torch.full((len(canvas),), progress,
                                                          device=self.device))
@@ -46,8 +46,8 @@ class Painter:
     ) -> Iterator[tuple[torch.Tensor, list[torch.Tensor]]]:
         """Paint ``steps`` bundles on every canvas.
 
-        canvas, target: (B, 3, 128, 128) in [0, 1].  Yields for each step the action (B, 65) and
-        the canvases (B, 3, 128, 128) after each of its five strokes.
+        canvas, target: (B, 3, 128, 128) in [0, 1].  Yields for each step the action (B, 13 N)
+        and the canvases (B, 3, 128, 128) after each of its N strokes.
         """
         for step in range(steps):
             action = self.act(canvas, target, step / steps)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from Renderer.canvas import ACTION_DIM
+from Renderer.canvas import BUNDLE, STROKE_DIM
 from Renderer.stroke_gen import WIDTH
 
 
@@ -14,7 +14,7 @@ class Transitions(NamedTuple):
     """A sampled batch."""
 
     canvas: torch.Tensor  # (B, 3, 128, 128) uint8
-    action: torch.Tensor  # (B, 65) float32 in [0, 1]
+    action: torch.Tensor  # (B, 13 N) float32 in [0, 1]
     next_canvas: torch.Tensor  # (B, 3, 128, 128) uint8
     image: torch.Tensor  # (B,) int64, names the target, its flip included
     step: torch.Tensor  # (B,) int64, 0 .. max_step - 1
@@ -29,9 +29,13 @@ class ReplayMemory:
     """
 
     def __init__(
-        self, transitions: int, env_batch: int, max_step: int, device: torch.device | str = "cpu"
+        self, transitions: int, env_batch: int, max_step: int, device: torch.device | str = "cpu",
+        bundle: int = BUNDLE,
     ) -> None:
-        """transitions: how many of the newest to keep, rounded up to whole moments."""
+        """transitions: how many of the newest to keep, rounded up to whole moments.
+
+        bundle: strokes an action.
+        """
         kept = math.ceil(transitions / env_batch)
         self.kept, self.max_step = kept, max_step
         # Room for the last moment of each episode among them, and for the newest.
@@ -39,7 +43,7 @@ class ReplayMemory:
         self.canvas = torch.zeros(
             size, env_batch, 3, WIDTH, WIDTH, dtype=torch.uint8, device=device
         )
-        self.action = torch.zeros(size, env_batch, ACTION_DIM, device=device)
+        self.action = torch.zeros(size, env_batch, bundle * STROKE_DIM, device=device)
         self.image = torch.zeros(size, env_batch, dtype=torch.int64, device=device)
         self.step = np.zeros(size, np.int64)  # max_step marks the last moment of an episode
         self.moments = 0  # ever begun
@@ -54,7 +58,7 @@ class ReplayMemory:
         self._note(canvas, image, 0)
 
     def append(self, action: torch.Tensor, canvas: torch.Tensor) -> None:
-        """Note an action (B, 65) on the newest canvases, and the canvases it led to."""
+        """Note an action (B, 13 N) on the newest canvases, and the canvases it led to."""
         here = (self.moments - 1) % len(self.step)
         self.action[here] = action
         self._note(canvas, self.image[here].clone(), self.step[here] + 1)

@@ -16,8 +16,8 @@ from Renderer.strokes import Strokes
 
 COLOUR_DIM = 3
 STROKE_DIM = SHAPE_DIM + COLOUR_DIM  # x0 y0 x1 y1 x2 y2 z0 z2 w0 w2 b g r
-BUNDLE = 5  # strokes an action
-ACTION_DIM = BUNDLE * STROKE_DIM
+BUNDLE = 5  # strokes an action where nothing else is said: N in the shapes here and elsewhere
+LARGEST_BUNDLE = 1000
 
 # Turns (n, 10) strokes into (n, 128, 128) pictures of 1 - opacity: network or rasteriser.
 Render = Callable[[torch.Tensor], torch.Tensor]
@@ -34,15 +34,15 @@ def as_uint8(picture: torch.Tensor) -> torch.Tensor:
 
 
 def split_action(action: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """(B, 65) to the strokes' shapes (B, 5, 10) and colours (B, 5, 3)."""
-    strokes = action.reshape(-1, BUNDLE, STROKE_DIM)
+    """(B, 13 N) to the strokes' shapes (B, N, 10) and colours (B, N, 3)."""
+    strokes = action.unflatten(1, (-1, STROKE_DIM))
     return strokes[..., :SHAPE_DIM], strokes[..., SHAPE_DIM:]
 
 
 def opacities(render: Render, shapes: torch.Tensor) -> torch.Tensor:
-    """The strokes' pictures of opacity: (B, 5, 10) to (B, 5, 1, 128, 128) in [0, 1]."""
+    """The strokes' pictures of opacity: (B, N, 10) to (B, N, 1, 128, 128) in [0, 1]."""
     bare = render(shapes.reshape(-1, SHAPE_DIM))
-    return 1 - bare.view(-1, BUNDLE, 1, WIDTH, WIDTH)
+    return 1 - bare.view(*shapes.shape[:2], 1, WIDTH, WIDTH)
 
 
 def paint_strokes(
@@ -50,20 +50,20 @@ def paint_strokes(
 ) -> list[torch.Tensor]:
     """Paint a bundle: canvas <- (1 - a) canvas + a colour, one stroke after the other.
 
-    canvas: (B, 3, 128, 128) in [0, 1]; action: (B, 65).  Returns the canvas after each of the
-    five strokes.
+    canvas: (B, 3, 128, 128) in [0, 1]; action: (B, 13 N).  Returns the canvas after each of the
+    N strokes.
     """
     shapes, colours = split_action(action)
-    alpha = opacities(render, shapes)  # (B, 5, 1, 128, 128)
+    alpha = opacities(render, shapes)  # (B, N, 1, 128, 128)
     canvases = []
-    for i in range(BUNDLE):
+    for i in range(shapes.shape[1]):
         canvas = torch.lerp(canvas, colours[:, i, :, None, None].to(canvas.dtype), alpha[:, i])
         canvases.append(canvas)
     return canvases
 
 
 def paint(render: Render, canvas: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
-    """The canvas (B, 3, 128, 128) after all five strokes of a bundle."""
+    """The canvas (B, 3, 128, 128) after all strokes of a bundle."""
     return paint_strokes(render, canvas, action)[-1]
 
 

@@ -6,6 +6,7 @@ import re
 import warnings
 import zipfile
 from collections import OrderedDict
+from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 from itertools import chain, repeat
@@ -104,15 +105,27 @@ def load_weights(network: nn.Module, path: Path, what: str, otherwise: str) -> s
 
     Returns the family of strokes that the weights are for: bezier where they do not say.
     """
+    return load_built(lambda state: network, path, what, otherwise)[1]
+
+
+def load_built(
+    build: Callable[[dict[str, torch.Tensor]], nn.Module], path: Path, what: str, otherwise: str
+) -> tuple[nn.Module, str]:
+    """``load_weights`` into a network that ``build`` makes by what the state dict says.
+
+    Returns the network too.
+    """
     def refuse(flaw: str) -> NoReturn:
         raise UserError(f"{what} {path} {flaw}; {otherwise}")
 
-    loaded, mine = load_file(path, what, otherwise), network.state_dict()
+    loaded = load_file(path, what, otherwise)
     if not isinstance(loaded, dict):
         refuse("holds no state dict")
     state = {key: loaded[key] for key in loaded}  # whatever attributes the file gave it
     if not all(isinstance(value, torch.Tensor) for value in state.values()):
         refuse("holds no state dict")
+    network = build(state)
+    mine = network.state_dict()
     other = "holds the weights of another network"
     if alien := next((key for key in (*mine, *state) if key not in mine or key not in state), None):
         refuse(f"{other}: {'no' if alien in mine else 'also'} {str(alien)[:100]}")
@@ -127,7 +140,7 @@ def load_weights(network: nn.Module, path: Path, what: str, otherwise: str) -> s
     metadata = getattr(loaded, "_metadata", None)
     own = dict.get(metadata, "") if isinstance(metadata, dict) else None
     family = dict.get(own, "family", "bezier") if isinstance(own, dict) else "bezier"
-    return family[:100] if isinstance(family, str) else shown(family)
+    return network, family[:100] if isinstance(family, str) else shown(family)
 
 
 def half_state(network: nn.Module, family: str = "bezier") -> OrderedDict[str, torch.Tensor]:

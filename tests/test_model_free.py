@@ -1,0 +1,198 @@
+"""The model-free agent: what its losses are, where gradients go, how it explores."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+
+from DRL.ddpg import learning
+from DRL.model_free import ActionCritic, ModelFreeDDPG
+from DRL.rpm import Transitions
+from golden_networks import image, u8
+from test_training import TINY, assert_same, everything, go_on, training_of
+from test_training import weights as weights_of
+from utils.command import UserError
+from utils.device import Precision
+from utils.ranks import Ranks
+from utils.run import Run
+from utils.schedule import set_rate
+from utils.weights import half_state, load_weights, save_atomically
+
+FP32 = Precision("fp32", torch.device("cpu"))
+TARGET = u8(image(3, 3, 106))
+MODEL_FREE = {"model_free": True, "noise_factor": None, "discount": None}
+
+
+def no_renderer(strokes: torch.Tensor) -> torch.Tensor:
+    raise AssertionError("the renderer was called")
+
+
+def agent_of(**options) -> ModelFreeDDPG:
+    torch.manual_seed(0)
+    return ModelFreeDDPG(no_renderer, FP32, bundle=2, **options)
+
+
+@pytest.fixture(scope="module")
+def batch() -> Transitions:
+    action = torch.from_numpy(np.random.default_rng(8).random((3, 26), np.float32))
+    return Transitions(u8(image(3, 3, 105)), action, u8(image(3, 3, 107)),
+                       torch.zeros(3, dtype=torch.int64), torch.tensor([0, 20, 39]))
+
+
+def test_the_critic_sees_every_number_as_a_plane(monkeypatch):
+    critic, seen = ActionCritic(2), []
+    monkeypatch.setattr(critic, "judge", seen.append)
+    canvas, target, action = image(3, 3, 1), image(3, 3, 2), torch.rand(3, 26)
+    progress = torch.tensor([0.0, 0.25, 0.5])
+    critic(canvas, target, progress, action)
+    (planes,) = seen
+    assert planes.shape == (3, 35, 128, 128)
+    assert critic.conv1.weight_v.shape == (64, 35, 3, 3)
+    assert torch.equal(planes[:, :6], torch.cat((canvas, target), 1))
+    constant = torch.cat((progress[:, None], action), 1)[..., None, None]
+    assert torch.equal(planes[:, 6:33], constant.expand(-1, -1, 128, 128))
+
+
+@pytest.mark.parametrize("reward", ["l2", "wgan"])
+def test_the_bellman_equation_by_hand(batch, reward, monkeypatch):
+    """Q_slow says 2 for every action of the slow actor, 5 for others; Q says 0.5."""
+    agent = agent_of(reward=reward, discount=0.9)
+    chosen = agent.slow["actor"](
+        batch.next_canvas / 255, TARGET / 255, torch.tensor([1.0, 21, 40]) / 40).detach()
+
+    def slow(canvas, target, progress, action):
+        assert torch.equal(canvas, batch.next_canvas / 255)
+        assert torch.equal(progress, torch.tensor([1.0, 21, 40]) / 40)
+        return torch.where((action - chosen).abs().amax(1, keepdim=True) < 1e-5, 2.0, 5.0)
+
+    def quick(canvas, target, progress, action):
+        assert torch.equal(canvas, batch.canvas / 255)
+        assert torch.equal(progress, torch.tensor([0.0, 20, 39]) / 40)
+        assert torch.equal(action, batch.action)
+        return torch.full((3, 1), 0.5)
+
+    monkeypatch.setitem(agent.slow, "critic", slow)
+    monkeypatch.setitem(agent.calls, "critic", quick)
+    before, after, target = (x.double() / 255 for x in (batch.canvas, batch.next_canvas, TARGET))
+    if reward == "l2":
+        errors = [(x - target).square().mean((1, 2, 3)) for x in (before, after)]
+        earned = 1 - errors[1] / errors[0]
+    else:
+        score = copy.deepcopy(agent.slow["wgan"]).double()
+        earned = (score(torch.cat((target, after), 1))
+                  - score(torch.cat((target, before), 1))).detach()[:, 0]
+    loss, metrics = agent.value_loss(batch, TARGET / 255)
+    goal = earned + torch.tensor([1.8, 1.8, 0])  # 0.9 * 2; the last bundle is its episode's last
+    assert metrics["goal"].item() == pytest.approx(goal.mean().item(), rel=1e-4)
+    assert loss.item() == pytest.approx((goal - 0.5).square().mean().item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("reward", ["l2", "wgan"])
+def test_learning_never_calls_the_renderer(batch, reward):
+    agent = agent_of(reward=reward)
+    actor = agent.actor
+    with learning(actor):
+        loss, metrics = agent.policy_loss(batch, TARGET / 255)
+        loss.backward()
+    assert loss.item() == pytest.approx(-metrics["q"].item())
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in actor.fc.parameters())
+    assert all(p.grad is None for p in agent.critic.parameters())
+    before = copy.deepcopy(agent.networks)
+    metrics = agent.update(batch, TARGET, dict.fromkeys(("actor", "critic", "wgan"), 1e-3))
+    assert all(torch.isfinite(value) for value in metrics.values())
+    for name, network in agent.networks.items():
+        assert not torch.equal(next(network.parameters()), next(before[name].parameters())), name
+
+
+def test_the_actor_learns_to_please_the_critic(batch):
+    """A critic that likes dark strokes makes them darker."""
+    agent = agent_of(reward="l2")
+    agent.calls["critic"] = lambda canvas, target, progress, action: -action.mean(1, keepdim=True)
+    set_rate(agent.optimizers["actor"], 1e-3)
+    before = agent.act(batch.canvas, TARGET, 0).mean()
+    for _ in range(3):
+        agent._step("actor", agent.policy_loss, batch, TARGET / 255)
+    assert agent.act(batch.canvas, TARGET, 0).mean() < before - 0.01
+
+
+def test_noise_changes_acting_and_not_learning(batch):
+    agent = agent_of(noise=0.05)
+    clean, state = (copy.deepcopy(x) for x in (agent.actor.state_dict(), agent.state_dict()))
+    plain = agent.act(batch.canvas, TARGET, 3)
+    noisy = agent.explore(batch.canvas, TARGET, 3, (7, 0, 0))
+    assert (noisy - plain).abs().max() > 0.01
+    assert torch.equal(noisy, agent.explore(batch.canvas, TARGET, 3, (7, 0, 0)))
+    others = [agent.explore(batch.canvas, TARGET, 3, e) for e in ((7, 0, 1), (7, 1, 0), (8, 0, 0))]
+    assert all((other - noisy).abs().max() > 1e-3 for other in others)
+    assert torch.equal(noisy, agent.explore(batch.canvas, TARGET, 3, (7, 0, 0)))
+    assert_same(agent.state_dict(), state)
+    own, noise = agent.explorer.state_dict(), []
+    parameters = dict(agent.actor.named_parameters())
+    for key, value in clean.items():
+        if key in parameters:
+            noise.append((own[key] - value).flatten())
+        else:
+            assert torch.equal(own[key], value), key
+    noise = torch.cat(noise)
+    assert noise.std().item() == pytest.approx(0.05, rel=0.01)
+    assert abs(noise.mean().item()) < 1e-4
+    quiet = agent_of(noise=0.0)
+    assert torch.equal(quiet.explore(batch.canvas, TARGET, 3, (7, 0, 0)), plain)
+
+
+def test_a_model_free_training_resumes_to_the_bit(checkout, tmp_path):
+    """Within an episode, after learning: the same noise on the same actor."""
+    ticks = 7
+    whole = training_of(checkout, **MODEL_FREE)
+    assert (whole.agent.noise, whole.agent.discount) == (0.05, 0.95**5)
+    go_on(whole, 2 * ticks)
+    first = training_of(checkout, **MODEL_FREE)
+    go_on(first, ticks)
+    log = Run.create(tmp_path, "Paint", {}, Ranks())
+    first.save(log)
+    second = training_of(checkout, **MODEL_FREE)
+    second.rng.random()
+    torch.rand(1)
+    second.load(log)
+    go_on(second, ticks)
+    assert second.global_update == whole.global_update > 0
+    assert_same(everything(second), everything(whole))
+    assert_same(second.agent.explorer.state_dict(), whole.agent.explorer.state_dict())
+    noise = (whole.agent.explorer.fc.weight - whole.agent.actor.fc.weight).std()
+    assert noise > 0.03
+
+
+def test_processes_explore_by_their_own_noise(checkout):
+    """Each draws from its number, so that two of them see more than one."""
+    training = training_of(checkout, **MODEL_FREE)
+    training.act()
+    alone = training.agent.episode
+    training.ranks.rank = 1
+    training.act()
+    assert alone != training.agent.episode
+
+
+def test_a_model_free_training_by_the_real_scripts(checkout):
+    flags = (*TINY, "--model_free", "--bundle", 2)
+    out = checkout.run("train.py", *flags, "--train_times", 6, "--debug")
+    assert "critic/goal" in out
+    assert "after 6 strokes" in out
+    folder = checkout.root / "train_log" / "Paint-run1"
+    assert weights_of(folder / "critic.pkl")["conv1.weight_v"].shape == (64, 35, 3, 3)
+    painted = checkout.run("test.py", "--actor", folder / "actor.pkl", "--max_step", 1,
+                           "--divide", 1)
+    assert "2 strokes" in painted
+    checkout.refuse((
+        ("train.py", ("--init", folder, "--bundle", 2), "conv1.weight_v has the shape"),
+        ("train.py", ("--model_free", "--unroll", 2), "--unroll 2"),
+        ("train.py", ("--model_free", "--opacity_pull", 0.1), "--opacity_pull 0.1"),
+        ("train.py", ("--model_free", "--discount", 0), "--discount 0"),
+        ("train.py", ("--resume", folder, "--model_free"), "leave out --model_free"),
+    ))
+
+
+def test_a_critic_of_the_other_kind_is_refused(tmp_path):
+    save_atomically(half_state(ActionCritic(5)), tmp_path / "critic.pkl")
+    with pytest.raises(UserError, match=r"\(64, 35, 3, 3\)"):
+        load_weights(ActionCritic(2), tmp_path / "critic.pkl", "the critic", "")
