@@ -148,7 +148,10 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     length.add_argument("--minutes", type=positive_float,
                         help="choose the number of steps that fits, after the second round")
     add("--episode_train_times", type=positive_int, default=10, help="updates after an episode")
-    add("--reward", choices=("wgan", "l2"), default="wgan")
+    add("--reward", choices=("wgan", "l2", "scan"), default="wgan",
+        help="scan: none; the actor imitates a painter that scans the picture, as a first lesson")
+    add("--shrink", type=int, choices=(1, 2, 4), default=1,
+        help="the actor sees pictures so many times smaller and learns faster, at first")
     add("--model_free", action="store_true", help="the paper's comparison: the critic judges "
         "actions that it sees as numbers, and no gradient flows through the renderer")
     add("--unroll", type=positive_int, default=1,
@@ -168,21 +171,28 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     for name in ("data", "renderer", "output", "init"):
         if getattr(options, name) is not None:
             setattr(options, name, str(Path(getattr(options, name)).absolute()))
-    if options.model_free and options.resume is None:
-        check_model_free(options)
+    if options.resume is None:
+        check_clashes(options)
     return options
 
 
-def check_model_free(options: argparse.Namespace) -> None:
-    """Raise UserError where options do not go with --model_free."""
-    for flag, clash, why in (
-        ("unroll", options.unroll > 1, "there are no gradients through several bundles"),
-        ("opacity_pull", options.opacity_pull > 0, "its actor learns from the critic alone"),
-        ("discount", options.discount == 0, "it needs a critic"),
-    ):
+def check_clashes(options: argparse.Namespace) -> None:
+    """Raise UserError where options do not go together."""
+    scan, clashes = options.reward == "scan", ()
+    if options.model_free or scan:
+        first = "--reward scan" if scan else "--model_free"
+        clashes = (
+            ("model_free", scan and options.model_free, "it needs a reward"),
+            ("unroll", options.unroll > 1, "there are no gradients through several bundles"),
+            ("opacity_pull", options.opacity_pull > 0,
+             f"its actor learns from the {'scanning painter' if scan else 'critic'} alone"),
+            ("discount", scan and options.discount, "there is nothing to count"),
+            ("discount", options.model_free and options.discount == 0, "it needs a critic"),
+        )
+    for flag, clash, why in clashes:
         if clash:
-            raise UserError(f"--model_free does not go with --{flag} "
-                            f"{getattr(options, flag):g}: {why}")
+            value = "" if flag == "model_free" else f" {getattr(options, flag):g}"
+            raise UserError(f"{first} does not go with --{flag}{value}: {why}")
 
 
 def discount(text: str) -> float:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from DRL.actor import load_actor
+from DRL.apprentice import Apprentice
 from DRL.ddpg import DDPG
 from DRL.model_free import ModelFreeDDPG
 from DRL.rpm import ReplayMemory, Transitions
@@ -57,12 +58,14 @@ class Training:
         torch.manual_seed(options.seed)  # the same networks in every process
         discount, noise = options.discount, options.noise_factor
         if discount is None:
-            discount = DISCOUNT**options.bundle
+            discount = 0.0 if options.reward == "scan" else DISCOUNT**options.bundle
         if noise is None:
             noise = PARAMETER_NOISE if options.model_free else 0.0
-        self.agent = (ModelFreeDDPG if options.model_free else DDPG)(
+        kind = ModelFreeDDPG if options.model_free else DDPG
+        self.agent = (Apprentice if options.reward == "scan" else kind)(
             render, precision, options.max_step, discount, options.tau, options.reward,
             options.unroll, options.opacity_pull, ranks, options.fast, options.bundle, noise,
+            options.shrink,
         )
         self.seed_anew(0)  # other paintings in every process
         self.inputs = {  # what a checkpoint does not hold but depends on

@@ -65,8 +65,9 @@ class DDPG:
         fast: bool = False,
         bundle: int = BUNDLE,
         noise: float = 0.0,
+        shrink: int = 1,
     ) -> None:
-        """bundle: strokes an action; noise: see ``explore``."""
+        """bundle, shrink: see ``Actor``; noise: see ``explore``."""
         self.render, self.precision, self.max_step = render, precision, max_step
         self.discount, self.tau, self.reward_kind = discount, tau, reward
         self.unroll, self.opacity_pull = unroll, opacity_pull
@@ -78,7 +79,7 @@ class DDPG:
             network.requires_grad_(False)
             return network.to(precision.device, memory_format=torch.channels_last)
 
-        self.actor = place(Actor(bundle)).eval()
+        self.actor = place(Actor(bundle, shrink)).eval()
         self.critic = place(self.new_critic()) if discount > 0 else None
         self.discriminator = place(Discriminator()) if reward == "wgan" else None
         self.networks = {

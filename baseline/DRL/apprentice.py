@@ -1,0 +1,78 @@
+"""An actor's first lesson: to imitate a painter that scans the picture.
+
+The scanning painter needs no learning.  It lays short opaque strokes side by side, first a coarse
+layer and then a fine one, each stroke in the target's mean colour around its place.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+
+from DRL.ddpg import DDPG
+from DRL.rpm import Transitions
+from Renderer.canvas import BUNDLE, as_float
+
+COARSE_PART = 1 / 8  # of an episode
+COARSE, FINE = (5, 5), (12, 15)  # rows and columns of the layers; rows for 40 bundles of 5
+COARSE_STROKE, FINE_STROKE = (0.05, 0.5), (0.035, 0.14)  # half a stroke's length, and its radius
+OPACITY = 0.95
+
+
+def scan(target: torch.Tensor, progress: torch.Tensor, bundle: int = BUNDLE) -> torch.Tensor:
+    """The scanning painter's bundle.
+
+    The strokes of a bundle lie side by side in a row.  Bundle by bundle the row moves down, and
+    where a layer has more columns than a bundle has strokes, up again beside them.
+
+    target: (B, 3, 128, 128) in [0, 1]; progress: (B,) in [0, 1), step / max_step.  Returns
+    (B, 13 bundle).
+    """
+    coarse, fine = (_layer(target, part, *layer, bundle) for part, *layer in (
+        (progress / COARSE_PART, COARSE, COARSE_STROKE, 0),
+        ((progress - COARSE_PART) / (1 - COARSE_PART), FINE, FINE_STROKE,
+         math.ceil(COARSE[1] / bundle)),
+    ))
+    return torch.where(progress[:, None, None] < COARSE_PART, coarse, fine).flatten(1)
+
+
+def _layer(
+    target: torch.Tensor, part: torch.Tensor, cells: tuple[int, int], size: tuple[float, float],
+    turns: int, bundle: int,
+) -> torch.Tensor:
+    """The strokes (B, bundle, 13) of a layer of which a ``part`` (B,) is painted.
+
+    turns: how often the row went down or up before this layer.
+    """
+    bands, (half, radius) = math.ceil(cells[1] / bundle), size
+    along = part.clamp(0, 1 - 1e-6) * bands  # (B,)
+    band = along.floor()
+    row = (along - band + 0.5 / cells[0]).clamp(max=1 - 0.5 / cells[0])
+    row = torch.where((band + turns) % 2 == 0, row, 1 - row)[:, None].expand(-1, bundle)
+    beside = (torch.arange(bundle, device=target.device) + 0.5) / bundle  # (bundle,)
+    column = (band[:, None] + beside) / bands  # (B, bundle)
+    means = F.interpolate(target, (cells[0], bands * bundle), mode="area")
+    places = 2 * torch.stack((column, row), -1)[:, None] - 1  # (B, 1, bundle, 2)
+    colours = F.grid_sample(means, places, padding_mode="border", align_corners=False)
+    top, bottom = (row - half).clamp(min=0), (row + half).clamp(max=1)
+    middle, radius, opacity = (torch.full_like(row, v) for v in (0.5, radius, OPACITY))
+    shape = (top, column, middle, middle, bottom, column, radius, radius, opacity, opacity)
+    return torch.cat((torch.stack(shape, -1), colours[:, :, 0].mT), -1)
+
+
+class Apprentice(DDPG):
+    """The agent while it imitates the scanning painter; it needs no reward."""
+
+    def policy_loss(
+        self, batch: Transitions, target: torch.Tensor
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Cross entropy of the actor's numbers against the scanning painter's, less the least.
+
+        The canvases are the actor's own, so that it learns what to do on them.
+        """
+        progress = batch.step / self.max_step
+        action = self.calls["actor"](as_float(batch.canvas), target, progress)  # (B, 13 N)
+        with torch.autocast(self.precision.device.type, enabled=False):
+            wanted = scan(target, progress, self.bundle)
+            loss = F.binary_cross_entropy(action, wanted) - F.binary_cross_entropy(wanted, wanted)
+        return loss, {"difference": (action.detach() - wanted).square().mean()}
