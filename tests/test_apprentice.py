@@ -58,9 +58,9 @@ def test_the_actor_learns_from_what_the_scanning_painter_would_do():
     torch.manual_seed(0)
     agent = Apprentice(no_renderer, FP32, discount=0.0, reward="scan", shrink=4)
     assert set(agent.networks) == {"actor"}
-    target = u8(image(3, 3, 106))
-    batch = Transitions(u8(image(3, 3, 105)), torch.rand(3, 65), u8(image(3, 3, 107)),
-                        torch.zeros(3, dtype=torch.int64), torch.tensor([0, 20, 39]))
+    target = u8(image(5, 3, 106))
+    batch = Transitions(u8(image(5, 3, 105)), torch.rand(5, 65), u8(image(5, 3, 107)),
+                        torch.zeros(5, dtype=torch.int64), torch.tensor([0, 4, 20, 39, 5]))
     losses = [agent.update(batch, target, {"actor": 1e-3})["actor/loss"].item() for _ in range(15)]
     assert losses[-1] < 0.3 * losses[0]
 
@@ -68,9 +68,13 @@ def test_the_actor_learns_from_what_the_scanning_painter_would_do():
     agent.calls["actor"] = lambda *inputs: wanted
     loss, metrics = agent.policy_loss(batch, as_float(target))
     assert loss == metrics["difference"] == 0
-    agent.calls["actor"] = lambda *inputs: torch.full_like(wanted, 0.5)
+    seen = []
+    agent.calls["actor"] = lambda *inputs: seen.append(inputs) or torch.full_like(wanted, 0.5)
     loss, metrics = agent.policy_loss(batch, as_float(target))
     assert metrics["difference"] == F.mse_loss(wanted, torch.full_like(wanted, 0.5))
+    canvas, _, progress = seen[0]
+    assert torch.equal(canvas, as_float(batch.canvas)[[4, 1, 2, 3, 0]])  # every fourth another's
+    assert torch.equal(progress, batch.step / 40)
     entropy = torch.special.entr(wanted) + torch.special.entr(1 - wanted)
     assert loss.item() == pytest.approx((0.6931472 - entropy).mean().item(), abs=1e-5)
 

@@ -131,7 +131,7 @@ def test_a_mirrored_target_is_mirrored(tmp_path):
 def test_the_recipes_of_digits_and_house_numbers(tmp_path, monkeypatch, name, mode, second):
     """The README's, on stand-ins that download nothing: white for tests, black for training."""
     text = (ROOT / "data" / "README.md").read_text()
-    code = re.search("<<'END'\n(.*?)\nEND\n", text, re.DOTALL)[1]
+    code = re.findall("<<'END'\n(.*?)\nEND\n", text, re.DOTALL)[1]
     changes = re.findall(r"`([^`]+)` in place of `([^`]+)`", " ".join(text.split()))
     assert len(changes) == 2
     if name != "MNIST":
@@ -156,6 +156,31 @@ def test_the_recipes_of_digits_and_house_numbers(tmp_path, monkeypatch, name, mo
     for indices, value in ((test, 255), (train, 0)):
         for i in (indices[0], indices[-1]):
             assert (cv2.imread(str(folder / names[i])) == value).all()
+
+
+def test_the_recipe_of_faces_and_crops(tmp_path, monkeypatch):
+    code = re.search("<<'END'\n(.*?)\nEND\n", (ROOT / "data" / "README.md").read_text(),
+                     re.DOTALL)[1]
+    monkeypatch.chdir(tmp_path)
+    faces = tmp_path / "data" / "img_align_celeba"
+    faces.mkdir(parents=True)
+    ramp = np.zeros((218, 178, 3), np.uint8)
+    ramp[..., 0], ramp[..., 1] = np.arange(218)[:, None], np.arange(178)
+    for number in (7, 2001, 2002, 2004, 2005, 2009):
+        cv2.imwrite(str(faces / f"{number:06}.jpg"), ramp, [cv2.IMWRITE_JPEG_QUALITY, 100])
+    exec(code, {})  # noqa: S102, as the README is ours
+    made = {file.name: cv2.imread(str(file)).astype(int)
+            for file in (tmp_path / "data" / "faces_and_crops").iterdir()}
+    assert sorted(made) == ["crop002004.png", "crop002009.png", "full002002.png", "full002005.png"]
+    for name, picture in made.items():
+        assert picture.shape == (128, 128, 3)
+        down, across = np.ptp(picture[..., 0]), np.ptp(picture[..., 1])
+        if name.startswith("full"):
+            assert down > 205
+            assert across > 165
+        else:
+            assert abs(down - across) < 12  # a square
+            assert 30 < down < 125
 
 
 def test_environment_paints_and_rewards(tmp_path):

@@ -68,10 +68,12 @@ class Apprentice(DDPG):
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Cross entropy of the actor's numbers against the scanning painter's, less the least.
 
-        The canvases are the actor's own, so that it learns what to do on them.
+        The canvases are the actor's own, every fourth that of another painting, so that it learns
+        to paint over anything, as on tiles.
         """
-        progress = batch.step / self.max_step
-        action = self.calls["actor"](as_float(batch.canvas), target, progress)  # (B, 13 N)
+        progress, canvas = batch.step / self.max_step, as_float(batch.canvas)
+        canvas[::4] = canvas[::4].roll(1, 0)
+        action = self.calls["actor"](canvas, target, progress)  # (B, 13 N)
         with torch.autocast(self.precision.device.type, enabled=False):
             wanted = scan(target, progress, self.bundle)
             loss = F.binary_cross_entropy(action, wanted) - F.binary_cross_entropy(wanted, wanted)
