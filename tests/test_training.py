@@ -86,6 +86,7 @@ def training_of(checkout, **changes):
         "opacity_pull": 0.0, "batch_size": 2, "env_batch": 2, "max_step": 3, "rmsize": 6,
         "noise_factor": 0.1, "episode_train_times": 2, "train_times": 100, "minutes": None,
         "actor_rate": None, "critic_rate": None, "fast": False, "bundle": 5, "model_free": False,
+        "shrink": 1,
         **changes,
     })
     data = CelebA(checkout.root / "data" / "img_align_celeba", checkout.root / "cache")
