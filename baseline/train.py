@@ -152,6 +152,8 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         help="scan: none; the actor imitates a painter that scans the picture, as a first lesson")
     add("--shrink", type=int, choices=(1, 2, 4), default=1,
         help="the actor sees pictures so many times smaller and learns faster, at first")
+    add("--freeze_norm", action="store_true", help="the actor's batch normalisation keeps the "
+        "statistics of --init: less noise where exact numbers are learnt")
     add("--model_free", action="store_true", help="the paper's comparison: the critic judges "
         "actions that it sees as numbers, and no gradient flows through the renderer")
     add("--unroll", type=positive_int, default=1,
@@ -179,6 +181,8 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
 def check_clashes(options: argparse.Namespace) -> None:
     """Raise UserError where options do not go together."""
     scan, clashes = options.reward == "scan", ()
+    if options.freeze_norm and not options.init:
+        raise UserError("--freeze_norm needs --init: a new actor has no statistics to keep")
     if options.model_free or scan:
         first = "--reward scan" if scan else "--model_free"
         clashes = (

@@ -65,7 +65,7 @@ class Training:
         self.agent = (Apprentice if options.reward == "scan" else kind)(
             render, precision, options.max_step, discount, options.tau, options.reward,
             options.unroll, options.opacity_pull, ranks, options.fast, options.bundle, noise,
-            options.shrink,
+            options.shrink, options.freeze_norm,
         )
         self.seed_anew(0)  # other paintings in every process
         self.inputs = {  # what a checkpoint does not hold but depends on

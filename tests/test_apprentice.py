@@ -106,8 +106,8 @@ def test_a_lesson_and_what_comes_after_it(checkout):
     assert "actor/difference" in out
     folder = checkout.root / "train_log" / "Paint-run1"
     assert not {"critic.pkl", "wgan.pkl"} & {path.name for path in folder.iterdir()}
-    out = checkout.run("train.py", *TINY, "--init", folder, "--reward", "l2", "--discount", 0,
-                       "--train_times", 6, "--debug")
+    out = checkout.run("train.py", *TINY, "--init", folder, "--freeze_norm", "--reward", "l2",
+                       "--discount", 0, "--train_times", 6, "--debug")
     assert "actor/reward" in out
 
 
@@ -116,4 +116,5 @@ def test_what_does_not_go_with_a_lesson_is_refused(checkout):
         ("train.py", ("--reward", "scan", *flags), f"--reward scan does not go with {flags[0]}")
         for flags in (("--model_free",), ("--unroll", 2), ("--opacity_pull", 0.1),
                       ("--discount", 0.5))
-    ) + (("train.py", ("--shrink", 3), "--shrink"),))
+    ) + (("train.py", ("--shrink", 3), "--shrink"),
+         ("train.py", ("--freeze_norm",), "--freeze_norm needs --init")))

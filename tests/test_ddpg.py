@@ -1,5 +1,6 @@
 """The learning step against golden numbers, and where its gradients go."""
 
+import copy
 import math
 
 import pytest
@@ -117,6 +118,18 @@ def test_update_moves_networks_and_slow_copies(golden_agent, batch):
                                   strict=True):
             assert torch.allclose(mine, old + 0.001 * (its - old), atol=1e-6)
     assert not golden_agent.actor.training
+
+
+@pytest.mark.parametrize("freeze_norm", [False, True])
+def test_batch_norm_keeps_its_statistics_where_it_is_to(renderer, batch, freeze_norm):
+    torch.manual_seed(0)
+    agent = DDPG(renderer, FP32, discount=0, reward="l2", freeze_norm=freeze_norm)
+    before = copy.deepcopy(agent.actor)
+    agent.update(batch, TARGET, RATES)
+    assert not torch.equal(agent.actor.bn1.weight, before.bn1.weight)
+    for name, buffer in agent.actor.named_buffers():
+        if "running" in name:
+            assert torch.equal(buffer, before.get_buffer(name)) == freeze_norm
 
 
 def test_follow_copies_buffers():

@@ -86,7 +86,7 @@ def training_of(checkout, **changes):
         "opacity_pull": 0.0, "batch_size": 2, "env_batch": 2, "max_step": 3, "rmsize": 6,
         "noise_factor": 0.1, "episode_train_times": 2, "train_times": 100, "minutes": None,
         "actor_rate": None, "critic_rate": None, "fast": False, "bundle": 5, "model_free": False,
-        "shrink": 1, **changes,
+        "shrink": 1, "freeze_norm": False, **changes,
     })
     data = CelebA(checkout.root / "data" / "img_align_celeba", checkout.root / "cache")
     return Training(options, data, Ranks())
@@ -114,6 +114,7 @@ def everything(training) -> dict:
     (4, {}),  # within a round of learning
     (7, {"reward": "l2", "discount": 0.0, "unroll": 2}),  # within an episode
     (7, {"reward": "scan", "discount": None, "shrink": 4}),
+    (4, {"freeze_norm": True}),
 ])
 def test_agent_training_resumes_to_the_bit(checkout, tmp_path, ticks, method):
     whole = training_of(checkout, **method)

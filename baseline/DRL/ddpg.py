@@ -66,12 +66,17 @@ class DDPG:
         bundle: int = BUNDLE,
         noise: float = 0.0,
         shrink: int = 1,
+        freeze_norm: bool = False,
     ) -> None:
-        """bundle, shrink: see ``Actor``; noise: see ``explore``."""
+        """bundle, shrink: see ``Actor``; noise: see ``explore``.
+
+        freeze_norm: the actor's batch normalisation keeps the statistics it has.
+        """
         self.render, self.precision, self.max_step = render, precision, max_step
         self.discount, self.tau, self.reward_kind = discount, tau, reward
         self.unroll, self.opacity_pull = unroll, opacity_pull
         self.ranks, self.bundle, self.noise = ranks or Ranks(), bundle, noise
+        self.freeze_norm = freeze_norm
         # Exchanges between processes stay out of graphs.
         graphed = fast and precision.device.type == "cuda" and self.ranks.world == 1
 
@@ -219,7 +224,7 @@ class DDPG:
             metrics |= self._step("wgan", self.wgan_loss, batch, target, alpha)
         if self.critic is not None:
             metrics |= self._step("critic", self.value_loss, batch, target)
-        self.actor.train()
+        self.actor.train(not self.freeze_norm)
         metrics |= self._step("actor", self.policy_loss, batch, target)
         self.actor.eval()
         for name, network in self.networks.items():
