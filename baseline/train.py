@@ -13,7 +13,7 @@ from tqdm import tqdm
 from env import CelebA
 from monitor import Clock, Log, validate
 from Renderer.canvas import BUNDLE, LARGEST_BUNDLE
-from trainer import Training
+from trainer import LESSONS, Training
 from utils.command import (
     RENDERER,
     ROOT,
@@ -148,8 +148,9 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     length.add_argument("--minutes", type=positive_float,
                         help="choose the number of steps that fits, after the second round")
     add("--episode_train_times", type=positive_int, default=10, help="updates after an episode")
-    add("--reward", choices=("wgan", "l2", "scan"), default="wgan",
-        help="scan: none; the actor imitates a painter that scans the picture, as a first lesson")
+    add("--reward", choices=("wgan", "l2", *LESSONS), default="wgan",
+        help="scan: none; the actor imitates a painter that scans the picture, as a first lesson; "
+        "patch, a second one: the squared error where that painter would paint now")
     add("--shrink", type=int, choices=(1, 2, 4), default=1,
         help="the actor sees pictures so many times smaller and learns faster, at first")
     add("--freeze_norm", action="store_true", help="the actor's batch normalisation keeps the "
@@ -180,17 +181,17 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def check_clashes(options: argparse.Namespace) -> None:
     """Raise UserError where options do not go together."""
-    scan, clashes = options.reward == "scan", ()
+    lesson, clashes = options.reward in LESSONS, ()
     if options.freeze_norm and not options.init:
         raise UserError("--freeze_norm needs --init: a new actor has no statistics to keep")
-    if options.model_free or scan:
-        first = "--reward scan" if scan else "--model_free"
+    if options.model_free or lesson:
+        first = f"--reward {options.reward}" if lesson else "--model_free"
         clashes = (
-            ("model_free", scan and options.model_free, "it needs a reward"),
+            ("model_free", lesson and options.model_free, "it needs a reward"),
             ("unroll", options.unroll > 1, "there are no gradients through several bundles"),
             ("opacity_pull", options.opacity_pull > 0,
-             f"its actor learns from the {'scanning painter' if scan else 'critic'} alone"),
-            ("discount", scan and options.discount, "there is nothing to count"),
+             f"its actor learns from the {'scanning painter' if lesson else 'critic'} alone"),
+            ("discount", lesson and options.discount, "there is nothing to count"),
             ("discount", options.model_free and options.discount == 0, "it needs a critic"),
         )
     for flag, clash, why in clashes:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from DRL.actor import load_actor
-from DRL.apprentice import Apprentice
+from DRL.apprentice import Apprentice, Journeyman
 from DRL.ddpg import DDPG
 from DRL.model_free import ModelFreeDDPG
 from DRL.rpm import ReplayMemory, Transitions
@@ -27,6 +27,7 @@ from utils.weights import finite, half_state, load_file, load_weights, save_atom
 
 DISCOUNT = 0.95  # of a stroke
 PARAMETER_NOISE = 0.05  # the paper's, in its model-free setting
+LESSONS = {"scan": Apprentice, "patch": Journeyman}  # what --reward says: their agents
 # The reference's rates for the first fifth of a training, the second, and the rest.
 RATES = {
     "actor": (1e-3, 3e-4, 1e-4), "critic": (3e-4, 1e-4, 3e-5), "wgan": (3e-4, 3e-4, 3e-4)
@@ -58,11 +59,11 @@ class Training:
         torch.manual_seed(options.seed)  # the same networks in every process
         discount, noise = options.discount, options.noise_factor
         if discount is None:
-            discount = 0.0 if options.reward == "scan" else DISCOUNT**options.bundle
+            discount = 0.0 if options.reward in LESSONS else DISCOUNT**options.bundle
         if noise is None:
             noise = PARAMETER_NOISE if options.model_free else 0.0
-        kind = ModelFreeDDPG if options.model_free else DDPG
-        self.agent = (Apprentice if options.reward == "scan" else kind)(
+        kind = ModelFreeDDPG if options.model_free else LESSONS.get(options.reward, DDPG)
+        self.agent = kind(
             render, precision, options.max_step, discount, options.tau, options.reward,
             options.unroll, options.opacity_pull, ranks, options.fast, options.bundle, noise,
             options.shrink, options.freeze_norm,

@@ -6,12 +6,12 @@ import torch.nn.functional as F
 
 from conftest import ROOT
 from DRL.actor import Actor
-from DRL.apprentice import OPACITY, Apprentice, scan
+from DRL.apprentice import OPACITY, Apprentice, Journeyman, scan
 from DRL.ddpg import learning
 from DRL.rpm import Transitions
 from golden_networks import image, u8
 from monitor import free_photos
-from Renderer.canvas import as_float, paint
+from Renderer.canvas import as_float, as_uint8, paint
 from Renderer.model import load_render
 from test_training import TINY
 from utils.device import Precision
@@ -79,6 +79,43 @@ def test_the_actor_learns_from_what_the_scanning_painter_would_do():
     assert loss.item() == pytest.approx((0.6931472 - entropy).mean().item(), abs=1e-5)
 
 
+def test_a_patch_counts_where_the_scanning_painter_would_paint():
+    """Its own strokes spoil nothing; others count outside the patch only where they spoil."""
+    render = load_render(ROOT / "renderer.pkl", FP32)
+    agent = Journeyman(render, FP32, discount=0.0, reward="patch")
+    assert set(agent.networks) == {"actor"}
+    target = as_float(free_photos())
+    canvas = torch.full_like(target, 0.5)
+    step = torch.tensor([0, 7, 20, 39])
+    batch = Transitions(as_uint8(canvas), torch.rand(4, 65), as_uint8(canvas),
+                        torch.zeros(4, dtype=torch.int64), step)
+    canvas = as_float(batch.canvas)
+
+    def losses(action):
+        agent.calls["actor"] = lambda *inputs: action
+        loss, metrics = agent.policy_loss(batch, target)
+        assert loss.item() == pytest.approx(sum(metrics.values()).item(), rel=1e-5)
+        return loss.item(), metrics["spoilt"].item()
+
+    wanted = scan(target, step / 40)
+    patch = paint(render, torch.zeros_like(target), scan(torch.ones_like(target), step / 40))
+    after = (paint(render, canvas, wanted) - target).square()
+    by_hand = (patch * after).sum((1, 2, 3)) / patch.sum((1, 2, 3))
+    here, spoilt_here = losses(wanted)
+    assert here - spoilt_here == pytest.approx(by_hand.mean().item(), rel=1e-5)
+    elsewhere, spoilt = losses(scan(target, (step + 3) % 40 / 40))
+    assert here < elsewhere
+    _, white = losses(scan(torch.ones_like(target), (step + 3) % 40 / 40))
+    assert spoilt_here < spoilt < white
+    _, nothing = losses(torch.zeros(4, 65))  # strokes of no opacity
+    assert nothing < 1e-3
+
+    with learning(agent.actor):
+        agent.calls["actor"] = agent.actor
+        agent.policy_loss(batch, target)[0].backward()
+    assert agent.actor.fc.weight.grad.abs().sum() > 0
+
+
 @pytest.mark.parametrize("shrink", [2, 4])
 def test_an_actor_that_shrinks_sees_means(shrink):
     torch.manual_seed(0)
@@ -106,6 +143,9 @@ def test_a_lesson_and_what_comes_after_it(checkout):
     assert "actor/difference" in out
     folder = checkout.root / "train_log" / "Paint-run1"
     assert not {"critic.pkl", "wgan.pkl"} & {path.name for path in folder.iterdir()}
+    out = checkout.run("train.py", *TINY, "--init", folder, "--reward", "patch",
+                       "--train_times", 6, "--debug")
+    assert "actor/spoilt" in out
     out = checkout.run("train.py", *TINY, "--init", folder, "--freeze_norm", "--reward", "l2",
                        "--discount", 0, "--train_times", 6, "--debug")
     assert "actor/reward" in out
@@ -113,7 +153,9 @@ def test_a_lesson_and_what_comes_after_it(checkout):
 
 def test_what_does_not_go_with_a_lesson_is_refused(checkout):
     checkout.refuse(tuple(
-        ("train.py", ("--reward", "scan", *flags), f"--reward scan does not go with {flags[0]}")
+        ("train.py", ("--reward", lesson, *flags),
+         f"--reward {lesson} does not go with {flags[0]}")
+        for lesson in ("scan", "patch")
         for flags in (("--model_free",), ("--unroll", 2), ("--opacity_pull", 0.1),
                       ("--discount", 0.5))
     ) + (("train.py", ("--shrink", 3), "--shrink"),

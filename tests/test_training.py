@@ -114,7 +114,7 @@ def everything(training) -> dict:
     (4, {}),  # within a round of learning
     (7, {"reward": "l2", "discount": 0.0, "unroll": 2}),  # within an episode
     (7, {"reward": "scan", "discount": None, "shrink": 4}),
-    (4, {"freeze_norm": True}),
+    (4, {"reward": "patch", "discount": None, "freeze_norm": True}),
 ])
 def test_agent_training_resumes_to_the_bit(checkout, tmp_path, ticks, method):
     whole = training_of(checkout, **method)

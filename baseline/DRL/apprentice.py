@@ -1,4 +1,4 @@
-"""An actor's first lesson: to imitate a painter that scans the picture.
+"""An actor's first lessons: to imitate a painter that scans the picture, then to surpass it.
 
 The scanning painter needs no learning.  It lays short opaque strokes side by side, first a coarse
 layer and then a fine one, each stroke in the target's mean colour around its place.
@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from DRL.ddpg import DDPG
 from DRL.rpm import Transitions
-from Renderer.canvas import BUNDLE, as_float
+from Renderer.canvas import BUNDLE, as_float, paint
 
 COARSE_PART = 1 / 8  # of an episode
 COARSE, FINE = (5, 5), (12, 15)  # rows and columns of the layers; rows for 40 bundles of 5
@@ -60,21 +60,52 @@ def _layer(
     return torch.cat((torch.stack(shape, -1), colours[:, :, 0].mT), -1)
 
 
+def own_and_others(batch: Transitions) -> torch.Tensor:
+    """The actor's own canvases (B, 3, 128, 128), every fourth that of another painting.
+
+    So it learns to paint over anything, as on tiles.
+    """
+    canvas = as_float(batch.canvas)
+    canvas[::4] = canvas[::4].roll(1, 0)
+    return canvas
+
+
 class Apprentice(DDPG):
     """The agent while it imitates the scanning painter; it needs no reward."""
 
     def policy_loss(
         self, batch: Transitions, target: torch.Tensor
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Cross entropy of the actor's numbers against the scanning painter's, less the least.
-
-        The canvases are the actor's own, every fourth that of another painting, so that it learns
-        to paint over anything, as on tiles.
-        """
-        progress, canvas = batch.step / self.max_step, as_float(batch.canvas)
-        canvas[::4] = canvas[::4].roll(1, 0)
-        action = self.calls["actor"](canvas, target, progress)  # (B, 13 N)
+        """Cross entropy of the actor's numbers against the scanning painter's, less the least."""
+        progress = batch.step / self.max_step
+        action = self.calls["actor"](own_and_others(batch), target, progress)  # (B, 13 N)
         with torch.autocast(self.precision.device.type, enabled=False):
             wanted = scan(target, progress, self.bundle)
             loss = F.binary_cross_entropy(action, wanted) - F.binary_cross_entropy(wanted, wanted)
         return loss, {"difference": (action.detach() - wanted).square().mean()}
+
+
+class Journeyman(DDPG):
+    """The agent while it learns to do better where the scanning painter would paint."""
+
+    def policy_loss(
+        self, batch: Transitions, target: torch.Tensor
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """The squared error within the patch of now, and what the bundle spoils around it.
+
+        The patch is what the scanning painter's bundle covers.  Nothing is to be gained outside,
+        so the actor leaves the rest of the picture to later bundles.
+        """
+        canvas, progress = own_and_others(batch), batch.step / self.max_step
+        with torch.no_grad():
+            white = scan(torch.ones_like(target), progress, self.bundle)
+            patch = paint(self.render, torch.zeros_like(target), white)
+        action = self.calls["actor"](canvas, target, progress)  # (B, 13 N)
+        painted = paint(self.render, canvas, action)
+        before, after = (canvas - target).square(), (painted - target).square()
+        area = patch.sum((1, 2, 3))
+        error = (patch * after).sum((1, 2, 3)) / area
+        spoilt = ((1 - patch) * F.relu(after - before)).sum((1, 2, 3)) / area
+        return (error + spoilt).mean(), {
+            "patch": error.detach().mean(), "spoilt": spoilt.detach().mean(),
+        }
