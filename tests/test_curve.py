@@ -65,10 +65,12 @@ def test_a_chain_goes_on_from_the_best_of_each_run():
 
 
 def test_the_shipped_logs_are_what_the_readme_says():
-    runs = [read_run(ROOT / "train_log" / name, 200) for name in ("actor-1", "actor-2")]
-    assert [run.frames[-1] for run in runs] == [960 * 16, 1080 * 16]
-    assert [round(float(run.errors[-1]), 4) for run in runs] == [0.0435, 0.0321]
-    assert chained(runs).frames[-1] == 32_640
+    runs = [read_run(ROOT / "train_log" / f"actor-{number}", 200) for number in range(1, 7)]
+    assert [run.frames[-1] for run in runs] == [
+        4800 * 32, 4800 * 32, 960 * 32, 2880 * 48, 1320 * 32, 1200 * 32]
+    errors = [round(float(run.errors[-1]), 4) for run in runs]
+    assert errors == [0.0167, 0.0137, 0.0152, 0.0086, 0.0078, 0.0064]
+    assert chained(runs).frames[-1] == 556_800
 
 
 def test_the_papers_points():
