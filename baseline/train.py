@@ -37,6 +37,8 @@ from utils.run import Run, StopSignals, resumed
 
 def train(options: argparse.Namespace) -> None:
     """Train as the options say; see ``parse_args``."""
+    if options.freeze_norm and not options.init and options.resume is None:
+        raise UserError("--freeze_norm needs --init: a new actor has no statistics to keep")
     with (Ranks(options.device or "auto") as ranks,
           enough_memory("--batch_size, --env_batch or --rmsize")):
         parent, run_folder = Path(options.output or TRAIN_LOG), None
@@ -127,7 +129,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         help="go on with the run in DIR, or with the newest unfinished one")
     add("--warmup", type=whole_number, default=400, help="steps of the environment before learning")
     add("--discount", type=discount,
-        help="of a bundle (0.95 a stroke); 0 is greedy and needs no critic")
+        help="of a bundle (0.95 a stroke; lessons have none); 0 is greedy and needs no critic")
     add("--batch_size", type=positive_int, default=96)
     add("--rmsize", type=positive_int, default=800, help="episodes in the replay memory")
     add("--env_batch", type=positive_int, default=96, help="paintings side by side")
@@ -182,15 +184,13 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
 def check_clashes(options: argparse.Namespace) -> None:
     """Raise UserError where options do not go together."""
     lesson, clashes = options.reward in LESSONS, ()
-    if options.freeze_norm and not options.init:
-        raise UserError("--freeze_norm needs --init: a new actor has no statistics to keep")
     if options.model_free or lesson:
         first = f"--reward {options.reward}" if lesson else "--model_free"
         clashes = (
             ("model_free", lesson and options.model_free, "it needs a reward"),
             ("unroll", options.unroll > 1, "there are no gradients through several bundles"),
             ("opacity_pull", options.opacity_pull > 0,
-             f"its actor learns from the {'scanning painter' if lesson else 'critic'} alone"),
+             f"its actor learns from the {'lesson' if lesson else 'critic'} alone"),
             ("discount", lesson and options.discount, "there is nothing to count"),
             ("discount", options.model_free and options.discount == 0, "it needs a critic"),
         )

@@ -55,6 +55,9 @@ class Training:
         precision = Precision(options.precision, device)
         render = load_render(Path(options.renderer), precision)
         self.family = render.family  # of the strokes
+        if options.reward in LESSONS and not self.family.startswith("bezier"):
+            raise UserError(f"--reward {options.reward} needs bezier strokes; the renderer "
+                            f"{options.renderer} draws {self.family} strokes")
         data.place(device)
         torch.manual_seed(options.seed)  # the same networks in every process
         discount, noise = options.discount, options.noise_factor

@@ -12,9 +12,10 @@ from DRL.rpm import Transitions
 from golden_networks import image, u8
 from monitor import free_photos
 from Renderer.canvas import as_float, as_uint8, paint
-from Renderer.model import load_render
+from Renderer.model import Renderer, load_render
 from test_training import TINY
 from utils.device import Precision
+from utils.weights import half_state, save_atomically
 
 FP32 = Precision("fp32", torch.device("cpu"))
 
@@ -84,15 +85,17 @@ def test_a_patch_counts_where_the_scanning_painter_would_paint():
     render = load_render(ROOT / "renderer.pkl", FP32)
     agent = Journeyman(render, FP32, discount=0.0, reward="patch")
     assert set(agent.networks) == {"actor"}
-    target = as_float(free_photos())
-    canvas = torch.full_like(target, 0.5)
-    step = torch.tensor([0, 7, 20, 39])
-    batch = Transitions(as_uint8(canvas), torch.rand(4, 65), as_uint8(canvas),
-                        torch.zeros(4, dtype=torch.int64), step)
-    canvas = as_float(batch.canvas)
+    target = as_float(free_photos())[[0, 1, 2, 3, 0]]
+    step = torch.tensor([0, 7, 20, 39, 30])
+    shades = as_uint8(torch.linspace(0.3, 0.7, 5)[:, None, None, None].expand_as(target))
+    batch = Transitions(shades, torch.rand(5, 65), shades, torch.zeros(5, dtype=torch.int64), step)
+    canvas = as_float(shades)[[4, 1, 2, 3, 0]]  # every fourth another's
 
     def losses(action):
-        agent.calls["actor"] = lambda *inputs: action
+        def actor(seen, *inputs):
+            assert torch.equal(seen, canvas)
+            return action
+        agent.calls["actor"] = actor
         loss, metrics = agent.policy_loss(batch, target)
         assert loss.item() == pytest.approx(sum(metrics.values()).item(), rel=1e-5)
         return loss.item(), metrics["spoilt"].item()
@@ -106,8 +109,8 @@ def test_a_patch_counts_where_the_scanning_painter_would_paint():
     elsewhere, spoilt = losses(scan(target, (step + 3) % 40 / 40))
     assert here < elsewhere
     _, white = losses(scan(torch.ones_like(target), (step + 3) % 40 / 40))
-    assert spoilt_here < spoilt < white
-    _, nothing = losses(torch.zeros(4, 65))  # strokes of no opacity
+    assert spoilt_here < 1e-3 < spoilt < white
+    _, nothing = losses(torch.zeros(5, 65))  # strokes of no opacity
     assert nothing < 1e-3
 
     with learning(agent.actor):
@@ -149,6 +152,26 @@ def test_a_lesson_and_what_comes_after_it(checkout):
     out = checkout.run("train.py", *TINY, "--init", folder, "--freeze_norm", "--reward", "l2",
                        "--discount", 0, "--train_times", 6, "--debug")
     assert "actor/reward" in out
+
+
+def test_a_run_with_frozen_statistics_is_resumed(checkout):
+    flags = (*TINY, "--reward", "scan", "--shrink", 4, "--train_times", 3)
+    checkout.run("train.py", *flags)
+    folder = checkout.root / "train_log"
+    checkout.run("train.py", *flags, "--init", folder / "Paint-run1", "--freeze_norm")
+    options = folder / "Paint-run2" / "run.json"
+    text = options.read_text()
+    assert '"finished": true' in text
+    options.write_text(text.replace('"finished": true', '"finished": false'))
+    assert "finished" in checkout.run("train.py", "--resume", options.parent)
+
+
+def test_a_lesson_needs_bezier_strokes(checkout):
+    save_atomically(half_state(Renderer(), "round"), checkout.root / "round.pkl")
+    checkout.refuse(tuple(
+        ("train.py", ("--reward", lesson, "--renderer", checkout.root / "round.pkl"),
+         f"--reward {lesson} needs bezier strokes") for lesson in ("scan", "patch")
+    ))
 
 
 def test_what_does_not_go_with_a_lesson_is_refused(checkout):

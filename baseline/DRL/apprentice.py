@@ -61,7 +61,7 @@ def _layer(
 
 
 def own_and_others(batch: Transitions) -> torch.Tensor:
-    """The actor's own canvases (B, 3, 128, 128), every fourth that of another painting.
+    """The actor's own canvases (B, 3, 128, 128) in [0, 1], but every fourth that of another fourth.
 
     So it learns to paint over anything, as on tiles.
     """
@@ -103,7 +103,7 @@ class Journeyman(DDPG):
         action = self.calls["actor"](canvas, target, progress)  # (B, 13 N)
         painted = paint(self.render, canvas, action)
         before, after = (canvas - target).square(), (painted - target).square()
-        area = patch.sum((1, 2, 3))
+        area = patch.sum((1, 2, 3)).clamp(min=1)
         error = (patch * after).sum((1, 2, 3)) / area
         spoilt = ((1 - patch) * F.relu(after - before)).sum((1, 2, 3)) / area
         return (error + spoilt).mean(), {
