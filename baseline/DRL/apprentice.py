@@ -11,7 +11,9 @@ import torch.nn.functional as F
 
 from DRL.ddpg import DDPG
 from DRL.rpm import Transitions
-from Renderer.canvas import BUNDLE, as_float, paint
+from Renderer.canvas import BUNDLE, Render, as_float, paint
+from Renderer.stroke_gen import WIDTH
+from utils.device import Precision
 
 COARSE_PART = 1 / 8  # of an episode
 COARSE, FINE = (5, 5), (12, 15)  # rows and columns of the layers; rows for 40 bundles of 5
@@ -88,6 +90,16 @@ class Apprentice(DDPG):
 class Journeyman(DDPG):
     """The agent while it learns to do better where the scanning painter would paint."""
 
+    def __init__(self, render: Render, precision: Precision, *arguments, **options) -> None:
+        """See ``DDPG``."""
+        super().__init__(render, precision, *arguments, **options)
+        white = torch.ones(1, 3, WIDTH, WIDTH, device=precision.device)
+        starts = torch.arange(self.max_step, device=precision.device) / self.max_step
+        with torch.no_grad():  # what the scanning painter covers in each step, (max_step, 1, W, W)
+            self.patches = torch.cat([
+                paint(render, 0 * white, scan(white, start[None], self.bundle))[:, :1]
+                for start in starts])
+
     def policy_loss(
         self, batch: Transitions, target: torch.Tensor
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
@@ -97,13 +109,11 @@ class Journeyman(DDPG):
         so the actor leaves the rest of the picture to later bundles.
         """
         canvas, progress = own_and_others(batch), batch.step / self.max_step
-        with torch.no_grad():
-            white = scan(torch.ones_like(target), progress, self.bundle)
-            patch = paint(self.render, torch.zeros_like(target), white)
+        patch = self.patches[batch.step]
         action = self.calls["actor"](canvas, target, progress)  # (B, 13 N)
         painted = paint(self.render, canvas, action)
         before, after = (canvas - target).square(), (painted - target).square()
-        area = patch.sum((1, 2, 3)).clamp(min=1)
+        area = 3 * patch.sum((1, 2, 3)).clamp(min=1)  # of all channels
         error = (patch * after).sum((1, 2, 3)) / area
         spoilt = ((1 - patch) * F.relu(after - before)).sum((1, 2, 3)) / area
         return (error + spoilt).mean(), {
