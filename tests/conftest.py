@@ -1,9 +1,11 @@
 """Puts baseline/ on the path, as it is for the scripts in it, and lays out a small checkout."""
 
+import io
 import os
 import shutil
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import cv2
@@ -19,16 +21,26 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "baseline"))
 
 
+@cache
+def small_weights() -> dict[str, bytes]:
+    """Weight files of networks that have learnt nothing."""
+    import torch
+
+    from DRL.actor import Actor
+    from Renderer.model import Renderer
+    from utils.weights import half_state
+
+    torch.manual_seed(0)
+    files = {"renderer.pkl": io.BytesIO(), "actor.pkl": io.BytesIO()}
+    for network, file in zip((Renderer(), Actor()), files.values(), strict=True):
+        torch.save(half_state(network), file)
+    return {name: file.getvalue() for name, file in files.items()}
+
+
 class Checkout:
     """A copy of the scripts with small weights and images, so that default paths stay in it."""
 
     def __init__(self, root: Path) -> None:
-        import torch
-
-        from DRL.actor import Actor
-        from Renderer.model import Renderer
-        from utils.weights import half_state, save_atomically
-
         self.root = root
         shutil.copytree(ROOT / "baseline", root / "baseline",
                         ignore=shutil.ignore_patterns("*.pyc"))  # compiled kernels stay
@@ -36,9 +48,8 @@ class Checkout:
         few = script.read_text().replace("VALIDATION_STROKES = 2048", "VALIDATION_STROKES = 64")
         assert few != script.read_text()
         script.write_text(few)  # or most of the time would go into validation
-        torch.manual_seed(0)
-        save_atomically(half_state(Renderer()), root / "renderer.pkl")
-        save_atomically(half_state(Actor()), root / "actor.pkl")
+        for name, content in small_weights().items():
+            (root / name).write_bytes(content)
         rng = np.random.default_rng(0)
         faces = root / "data" / "img_align_celeba"
         for folder in (faces, root / "image"):

@@ -143,23 +143,22 @@ def test_noise_changes_acting_and_not_learning(batch):
 
 def test_a_model_free_training_resumes_to_the_bit(checkout, tmp_path):
     """Within an episode, after learning: the same noise on the same actor."""
-    ticks = 7
-    whole = training_of(checkout, **MODEL_FREE)
-    assert (whole.agent.noise, whole.agent.discount) == (0.05, 0.95**5)
-    go_on(whole, 2 * ticks)
     first = training_of(checkout, **MODEL_FREE)
-    go_on(first, ticks)
+    assert (first.agent.noise, first.agent.discount) == (0.05, 0.95**5)
+    go_on(first, 6)
     log = Run.create(tmp_path, "Paint", {}, Ranks())
     first.save(log)
+    saved_at = first.global_update
+    go_on(first, 4)
     second = training_of(checkout, **MODEL_FREE)
     second.rng.random()
     torch.rand(1)
     second.load(log)
-    go_on(second, ticks)
-    assert second.global_update == whole.global_update > 0
-    assert_same(everything(second), everything(whole))
-    assert_same(second.agent.explorer.state_dict(), whole.agent.explorer.state_dict())
-    noise = (whole.agent.explorer.fc.weight - whole.agent.actor.fc.weight).std()
+    go_on(second, 4)
+    assert second.global_update == first.global_update > saved_at > 0
+    assert_same(everything(second), everything(first))
+    assert_same(second.agent.explorer.state_dict(), first.agent.explorer.state_dict())
+    noise = (first.agent.explorer.fc.weight - first.agent.actor.fc.weight).std()
     assert noise > 0.03
 
 
