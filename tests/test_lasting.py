@@ -234,7 +234,7 @@ def stopped(tmp_path: Path, job: Job, stops: int) -> None:
 
 @pytest.mark.parametrize("job", [GREEDY, RENDER], ids=["agent", "renderer"])
 def test_stopped_trainings_lose_nothing(tmp_path, job):
-    stopped(tmp_path, job, 2)  # as long as the killed ones, so that one is known of both
+    stopped(tmp_path, job, 3)
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """Both trainings: the real scripts on tiny numbers, resume, and what goes wrong."""
 
 import argparse
+import copy
 import json
 import shutil
 import signal
@@ -120,7 +121,9 @@ def test_agent_training_resumes_to_the_bit(checkout, tmp_path, ticks, method):
     first = training_of(checkout, **method)
     go_on(first, ticks)
     log = Run.create(tmp_path, "Paint", {}, Ranks())
+    before = copy.deepcopy(everything(first)), torch.get_rng_state()
     first.save(log)
+    assert_same((everything(first), torch.get_rng_state()), before)
     saved_at = first.global_update
     go_on(first, 4)
     second = training_of(checkout, seed=99, **method)

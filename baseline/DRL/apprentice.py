@@ -94,11 +94,12 @@ class Journeyman(DDPG):
         """See ``DDPG``."""
         super().__init__(render, precision, *arguments, **options)
         white = torch.ones(1, 3, WIDTH, WIDTH, device=precision.device)
+        # What the scanning painter covers in each step.
+        self.patches = torch.empty(self.max_step, 1, WIDTH, WIDTH, device=precision.device)
         starts = torch.arange(self.max_step, device=precision.device) / self.max_step
-        with torch.no_grad():  # what the scanning painter covers in each step, (max_step, 1, W, W)
-            self.patches = torch.cat([
-                paint(render, 0 * white, scan(white, start[None], self.bundle))[:, :1]
-                for start in starts])
+        with torch.no_grad():
+            for patch, start in zip(self.patches, starts, strict=True):
+                patch[:] = paint(render, 0 * white, scan(white, start[None], self.bundle))[0, :1]
 
     def policy_loss(
         self, batch: Transitions, target: torch.Tensor
