@@ -4,8 +4,6 @@
 import argparse
 import csv
 import io
-import json
-import logging
 import re
 from pathlib import Path
 from typing import NamedTuple
@@ -13,14 +11,23 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from utils.command import TRAIN_LOG, Parser, UserError, new_file, one_line, path, positive_int, run
+from utils.command import (
+    TRAIN_LOG,
+    Parser,
+    UserError,
+    new_file,
+    one_line,
+    path,
+    positive_int,
+    run,
+    weight,
+)
 from utils.files import reason, write_atomically
 
 PAPER = TRAIN_LOG / "paper_curves.csv"
 KINDS = (".svg", ".png", ".pdf")
-ROUND = "seconds/update"  # logged once in each round of learning, of whatever kind
+LOG = "log.csv"  # in the folder of a run, a line a validation
 
 
 class Curve(NamedTuple):
@@ -31,47 +38,31 @@ class Curve(NamedTuple):
     errors: np.ndarray  # (N,) mean squared error over pixels in [0, 1]
 
 
-def frames_at(steps: np.ndarray, rounds: np.ndarray, frames_a_round: int) -> np.ndarray:
-    """Training frames up to each step of the environment.
+def read_run(source: Path, strokes: int) -> Curve:
+    """The curve of a run, from its folder or a log like the one in there.
 
-    rounds: the steps after which there was a round of learning, in order.  A validation of the
-    same step comes after the round.
+    Raises UserError where there is none for so many strokes.
     """
-    return np.searchsorted(rounds, steps, side="right") * frames_a_round
-
-
-def frames_a_round(folder: Path) -> int:
-    """Updates in a round of learning times the batch size, from a run's options."""
-    file = folder / "run.json"
+    if not source.is_dir() and source.suffix.lower() != ".csv":
+        raise UserError(f"{source} is no folder of a training run, and no .csv file")
+    file = source / LOG if source.is_dir() else source
+    tag = f"error_{strokes}"
     try:
-        options = json.loads(file.read_text())["options"]
-        updates, batch = (positive_int(str(options[name]))
-                          for name in ("episode_train_times", "batch_size"))
-        return updates * batch
+        rows = list(csv.DictReader(file.read_text().splitlines()))
+        # A line without the error is let be: a resumed run may log other lengths than before.
+        points = [(weight(row.get("frames") or "nothing"), weight(row[tag]))
+                  for row in rows if row.get(tag)]
     except OSError as error:
         raise UserError(f"{file} cannot be read: {reason(error)}") from error
-    except (argparse.ArgumentTypeError, KeyError, RecursionError, TypeError, ValueError) as error:
-        raise UserError(f"{file} holds no options of a training of the agent") from error
-
-
-def read_run(folder: Path, strokes: int) -> Curve:
-    """The curve of a run.  Raises UserError where there is none for so many strokes."""
-    if not folder.is_dir():
-        raise UserError(f"{folder} is no folder of a training run")
-    events = EventAccumulator(str(folder), {"scalars": 0, "images": 1})
-    try:
-        scalars = events.Reload().Tags()["scalars"]
-    except Exception as error:  # of a kind that only TensorBoard's parts know
-        raise UserError(f"the events in {folder} cannot be read: {reason(error)}") from error
-    tag = f"validation/error_{strokes}_strokes"
-    if tag not in scalars or ROUND not in scalars:
-        there = re.findall(r"validation/error_(\d+)_strokes", "\n".join(scalars))
-        raise UserError(f"{folder} holds no log of the error after {strokes} strokes, but of "
-                        f"{', '.join(sorted(there, key=int)) or 'none'}: see --strokes")
-    rounds = np.array([event.step for event in events.Scalars(ROUND)])
-    steps, errors = np.array([(event.step, event.value) for event in events.Scalars(tag)]).T
-    name = one_line(folder.resolve().name)
-    return Curve(name, frames_at(steps, rounds, frames_a_round(folder)), errors)
+    except (argparse.ArgumentTypeError, ValueError, csv.Error) as error:
+        raise UserError(f"{file} is no log of a training of the agent: {error}") from error
+    if not points:
+        names = "\n".join({name for row in rows for name, cell in row.items() if name and cell})
+        there = sorted(re.findall(r"^error_(\d{1,9})$", names, re.MULTILINE), key=int)
+        raise UserError(f"{file} holds no error after {strokes} strokes, but of "
+                        f"{', '.join(there) or 'none'}: see --strokes")
+    name = file.parent.resolve().name if file.name == LOG else file.stem
+    return Curve(one_line(name), *np.array(points, float).T)
 
 
 def chained(curves: list[Curve]) -> Curve:
@@ -124,7 +115,6 @@ def draw(ours: list[Curve], paper: list[Curve], strokes: int) -> Figure:
 
 def main(options: argparse.Namespace) -> None:
     """Draw as the options say; see ``parse_args``."""
-    logging.getLogger("tensorboard").setLevel(logging.ERROR)  # not a word on resumed runs
     paper = read_paper(options.paper) if options.paper else []
     ours = [read_run(folder, options.strokes) for folder in options.runs]
     if options.chain:
@@ -147,7 +137,7 @@ def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = Parser(description=__doc__)
     parser.add_argument("runs", nargs="+", type=path, metavar="RUN",
-                        help="a folder that train.py made, with its run.json; each is a line")
+                        help=f"a folder that train.py made, or a {LOG} of one; each is a line")
     parser.add_argument("--chain", action="store_true",
                         help="one line: each run was started from the one before, by --init")
     parser.add_argument("--paper", nargs="+", default=[], metavar="SERIES",

@@ -13,6 +13,7 @@ import torch
 import torchvision.transforms.functional as TF
 from tqdm import tqdm
 
+from DRL.rpm import Transitions
 from Renderer.canvas import Render, as_float, as_uint8, paint
 from Renderer.stroke_gen import WIDTH
 from utils.command import ROOT, UserError
@@ -80,6 +81,11 @@ class CelebA:
         self._file.madvise(mmap.MADV_DONTNEED)  # what was read stays in the system's cache alone
         mirrored = (code % 2 == 1).view(-1, 1, 1, 1)
         return torch.where(mirrored, TF.hflip(picked), picked)
+
+    def draw(self, count: int, rng: np.random.Generator) -> torch.Tensor:
+        """Codes (count,) of random training images, mirrored or not."""
+        index = rng.choice(self.train, count)
+        return torch.from_numpy(2 * index + rng.integers(2, size=count))
 
 
 def split(names: list[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -187,11 +193,6 @@ class Paint:
         self.step_count = 0
         self.initial = self.error()  # (B,)
 
-    def draw_images(self, batch: int, rng: np.random.Generator) -> torch.Tensor:
-        """Codes (batch,) of random training images, mirrored or not."""
-        index = rng.choice(self.data.train, batch)
-        return torch.from_numpy(2 * index + rng.integers(2, size=batch))
-
     def error(self) -> torch.Tensor:
         """Mean squared error (B,) of each canvas, pixels in [0, 1]."""
         return (as_float(self.canvas) - as_float(self.target)).square().mean((1, 2, 3))
@@ -221,3 +222,51 @@ class Paint:
         self.reset(state["image"])
         self.canvas = state["canvas"].to(self.device)
         self.step_count = state["step_count"]
+
+
+class Pool:
+    """Many paintings, each at a step of its own, which learning itself paints on.
+
+    The first ones end early, one after the other, so that all steps are always there.
+    """
+
+    def __init__(
+        self, data: CelebA, paintings: int, max_step: int, device: torch.device,
+        rng: np.random.Generator,
+    ) -> None:
+        self.data, self.max_step, self.device = data, max_step, device
+        self.image = data.draw(paintings, rng)  # (P,) int64 on the host, as the next two
+        self.step = torch.zeros(paintings, dtype=torch.int64)
+        self.length = 1 + torch.arange(paintings) % max_step  # where each painting ends
+        self.canvas = torch.zeros(paintings, 3, WIDTH, WIDTH, dtype=torch.uint8, device=device)
+
+    def sample(
+        self, batch_size: int, rng: np.random.Generator
+    ) -> tuple[torch.Tensor, Transitions]:
+        """Draw paintings (B,) without replacement: their rows, and their states."""
+        rows = torch.from_numpy(rng.choice(len(self.step), batch_size, replace=False))
+        image, step = (part[rows].to(self.device) for part in (self.image, self.step))
+        return rows, Transitions(self.canvas[rows.to(self.device)], None, None, image, step)
+
+    def advance(
+        self, rows: torch.Tensor, canvas: torch.Tensor, rng: np.random.Generator
+    ) -> None:
+        """Put what a bundle made of the paintings (B,) in their place, (B, 3, 128, 128) uint8.
+
+        Those that are finished give way to new images on blank canvases.
+        """
+        self.canvas[rows.to(self.device)] = canvas
+        self.step[rows] += 1
+        finished = rows[self.step[rows] >= self.length[rows]]
+        self.image[finished] = self.data.draw(len(finished), rng)
+        self.step[finished], self.length[finished] = 0, self.max_step
+        self.canvas[finished.to(self.device)] = 0
+
+    def state_dict(self) -> dict:
+        """Where every painting stands, for a checkpoint."""
+        return {name: getattr(self, name) for name in ("image", "step", "length", "canvas")}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Take up what ``state_dict`` gave of as many paintings."""
+        for name, value in state.items():
+            getattr(self, name).copy_(value)

@@ -73,7 +73,7 @@ def main(options: argparse.Namespace) -> None:
     """Evaluate as the options say; see ``parse_args``."""
     device = pick_device(options.device)
     precision = Precision(options.precision, device)
-    painter = Painter(options.actor, options.renderer, precision)
+    painter = Painter.load(options.actor, options.renderer, precision)
     data = CelebA(options.data)
     if options.json:
         make_folder(options.json.parent)

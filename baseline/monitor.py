@@ -1,89 +1,47 @@
-"""What a training of the agent tells: times, scalars, pictures, lines."""
+"""What a training tells: log.csv, TensorBoard events, pictures, lines."""
 
-import argparse
-import time
+import csv
+import io
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 import torch
 from torchvision.utils import make_grid
 
-from DRL.evaluator import evaluate
+from DRL.painter import Measured
 from Renderer.stroke_gen import WIDTH
-from trainer import Training
 from utils.command import ROOT, UserError
 from utils.events import Events
+from utils.files import write_atomically
+from utils.loop import say
 from utils.pictures import read_picture
+from utils.ranks import Ranks
+from utils.weights import finite
+
+if TYPE_CHECKING:
+    from trainer import Training
 
 PHOTOS = ("test.png", "chelsea.jpg", "coffee.jpg", "rocket.jpg")
 STROKES_LOGGED = (5, 20, 50, 100, 200, 400, 1000)  # where a bundle ends there
 EXPLODED = 1e9  # no metric of a sound training comes near
+LOG = "log.csv"
 
 
-class Clock:
-    """Seconds spent on each kind of work."""
+class Gathered:
+    """Sums of metrics, gathered without waiting for the device.
+
+    ``bad`` is the first update that went wrong, from 1, or 0; ``worst`` are its metrics.
+    """
 
     def __init__(self) -> None:
-        self.start = time.monotonic()
-        self.rounds = 0
-        self.forget()
-
-    def forget(self) -> None:
-        """Begin to count anew."""
-        self.seconds = {"act": 0.0, "learn": 0.0}
-        self.count = {"act": 0, "learn": 0}
-
-    def add(self, kind: str, seconds: float) -> None:
-        """Note one piece of work."""
-        self.seconds[kind] += seconds
-        self.count[kind] += 1
-
-    def end_round(self) -> None:
-        """Count a round; the first one's times hold compiling and other beginnings."""
-        self.rounds += 1
-        if self.rounds == 1:
-            self.forget()
-
-    def mean(self, kind: str) -> float:
-        """Mean seconds of a piece of work."""
-        return self.seconds[kind] / max(1, self.count[kind])
-
-    def steps_left(self, options: argparse.Namespace) -> int:
-        """How many steps of whole episodes still fit into --minutes."""
-        episode = (options.max_step * self.mean("act")
-                   + options.episode_train_times * self.mean("learn"))
-        validation = options.validate_episodes * options.max_step * self.mean("act")
-        episode += validation / options.validate_interval
-        left = 60 * options.minutes - (time.monotonic() - self.start)
-        return max(0, int(left / episode)) * options.max_step
-
-
-class Log:
-    """What a training writes to TensorBoard and to the terminal; its main process does."""
-
-    def __init__(self, training: Training, folder: Path, debug: bool) -> None:
-        self.training, self.folder, self.debug = training, folder, debug
-        self.events = Events(folder, training.global_step + 1, training.ranks.main)
-        self.forget()
-        self.rewards = torch.zeros((), device=training.device)
-
-    def scalar(self, name: str, value: float) -> None:
-        """Log a number at the training's step."""
-        self.events.scalar(name, value, self.training.global_step)
-
-    def forget(self) -> None:
-        """Begin to gather metrics anew."""
         self.names: list[str] = []
         self.sums = self.worst = self.bad = torch.zeros(())
         self.updates = 0
 
-    def update(self, metrics: dict[str, torch.Tensor]) -> None:
-        """Gather the metrics of an update without waiting for the device.
-
-        ``bad`` is the first update that went wrong since the last round, from 1, or 0; ``worst``
-        are its metrics.
-        """
+    def add(self, metrics: dict[str, torch.Tensor]) -> None:
+        """Note those of an update."""
         values = torch.stack(list(metrics.values()))
         self.updates += 1
         if not self.names:
@@ -95,54 +53,136 @@ class Log:
         self.worst = torch.where(here, values, self.worst)
         self.bad = torch.where(here, self.updates, self.bad)
 
-    def check(self) -> None:
+    def text(self, values: list[float]) -> str:
+        """Metrics as text."""
+        return " ".join(f"{name} {value:.4g}"
+                        for name, value in zip(self.names, values, strict=True))
+
+
+class Monitor:
+    """What the main process writes and prints of a training; silent until it is opened."""
+
+    def __init__(self, ranks: Ranks, debug: bool) -> None:
+        """debug: print every episode and every round of learning."""
+        self.ranks, self.debug = ranks, debug
+        self.folder: Path | None = None
+        self.events: Events | None = None
+        self.rows: list[dict[str, str]] = []  # of log.csv
+        self.since = {"updates": 0, "seconds": 0.0}  # the last round
+        self.round_metrics = Gathered()
+        self.means: list[dict[str, float]] = []  # of the rounds since the last validation
+
+    def open(self, folder: Path, training: "Training") -> None:
+        """Write into a run's folder; lines of log.csv from beyond the checkpoint go."""
+        self.folder = folder
+        self.events = Events(folder, training.global_step + 1, self.ranks.main)
+        self.since = {"updates": training.global_update, "seconds": training.seconds}
+        file = folder / LOG
+        if file.is_file():
+            rows = csv.DictReader(io.StringIO(file.read_text()))
+            self.rows = [row for row in rows if int(row["update"]) <= training.global_update]
+
+    def scalar(self, name: str, value: float, step: int) -> None:
+        """Log a number for TensorBoard."""
+        if self.events:
+            self.events.scalar(name, value, step)
+
+    def gather(self, metrics: dict[str, torch.Tensor]) -> None:
+        """Note the metrics of an update."""
+        self.round_metrics.add(metrics)
+
+    def check(self, training: "Training") -> None:
         """Raises UserError where an update since the last round, or the networks, went wrong."""
-        training = self.training
-        first = training.global_update - self.updates + int(self.bad)
-        if bad := bool(self.bad):
-            says = f"in update {first}: {self.text(self.worst.tolist())}"
-        elif bad := not training.finite():
+        gathered = self.round_metrics
+        if bad := int(gathered.bad):
+            first = training.global_update - gathered.updates + bad
+            says = f"in update {first}: {gathered.text(gathered.worst.tolist())}"
+        elif bad := not all(finite(network) for network in training.method.networks.values()):
             says = f"by update {training.global_update}: weights are no finite numbers"
         if bad:
             raise UserError(
                 f"the training diverged {says}; {self.folder} keeps the last good checkpoint, if "
                 "there is one yet; lower rates may help (--actor_rate, --critic_rate)")
 
-    def text(self, values: list[float]) -> str:
-        """Metrics as text."""
-        return " ".join(f"{name} {value:.4g}"
-                        for name, value in zip(self.names, values, strict=True))
-
-    def round(self, clock: Clock) -> None:
+    def round(self, training: "Training") -> None:
         """Log a round of learning, by its metrics' means over updates and processes.
 
         Raises UserError where it went wrong.
         """
-        self.check()
-        ranks = self.training.ranks
-        means = (ranks.total(self.sums) / (ranks.world * self.updates)).tolist()
-        for name, value in zip(self.names, means, strict=True):
-            self.scalar(f"train/{name}", value)
-        for name, rate in self.training.rates().items():
-            self.scalar(f"rate/{name}", rate)
-        self.scalar("seconds/update", clock.mean("learn"))
-        self.events.flush()
+        gathered = self.round_metrics
+        if not gathered.updates:
+            return
+        self.check(training)
+        means = (self.ranks.total(gathered.sums) / (self.ranks.world * gathered.updates)).tolist()
+        self.means.append(dict(zip(gathered.names, means, strict=True)))
+        for name, value in self.means[-1].items():
+            self.scalar(f"train/{name}", value, training.global_step)
+        for name, rate in training.method.rates(training.progress).items():
+            self.scalar(f"rate/{name}", rate, training.global_step)
+        frames = (training.global_update - self.since["updates"]) * training.options.batch_size
+        rate = frames / max(1e-9, training.seconds - self.since["seconds"])
+        self.since = {"updates": training.global_update, "seconds": training.seconds}
+        self.scalar("frames_a_second", rate, training.global_step)
         if self.debug:
-            print(f"  {self.text(means)}; {clock.mean('learn'):.3f} s an update", flush=True)
-        self.forget()
+            say(f"  {gathered.text(means)}; {rate:.1f} frames a second")
+        if self.events:
+            self.events.flush()
+        self.round_metrics = Gathered()
 
-    def episode(self, clock: Clock) -> None:
-        """Log an episode of the training paintings, before it is cleared away."""
-        training = self.training
-        both = torch.stack((training.env.error().mean(), self.rewards))
-        error, reward = (training.ranks.total(both) / training.ranks.world).tolist()
-        self.rewards = torch.zeros_like(self.rewards)
-        self.scalar("episode/error", error)
-        self.scalar("episode/reward", reward)
-        self.scalar("seconds/step", clock.mean("act"))
+    def episode(self, training: "Training", error: torch.Tensor, reward: torch.Tensor) -> None:
+        """Log the error and the removed share of it of an episode of the training paintings."""
+        both = torch.stack((error, reward))
+        error, reward = (self.ranks.total(both) / self.ranks.world).tolist()
+        self.scalar("episode/error", error, training.global_step)
+        self.scalar("episode/reward", reward, training.global_step)
         if self.debug:
-            print(f"episode {training.global_episode + 1}, step {training.global_step}: error "
-                  f"{error:.5f}, reward {reward:.4f}, {clock.mean('act'):.3f} s a step", flush=True)
+            say(f"episode {training.global_episode + 1}, step {training.global_step}: error "
+                f"{error:.5f}, reward {reward:.4f}")
+
+    def validation(
+        self, training: "Training", measured: Measured, images: int, more: dict[str, float]
+    ) -> None:
+        """Log a validation, in log.csv too.  more: what else is to stand there."""
+        step, bundle, steps = training.global_step, training.options.bundle, len(measured.errors)
+        total = steps * bundle
+        row: dict[str, float] = {
+            "update": training.global_update,
+            "frames": training.global_update * training.options.batch_size,
+            "seconds": round(training.seconds),
+        }
+        for strokes in sorted({*STROKES_LOGGED, total}):
+            last, rest = divmod(strokes, bundle)
+            if strokes <= total and not rest:
+                row[f"error_{strokes}"] = error = measured.errors[last - 1].item()
+                self.scalar(f"validation/error_{strokes}_strokes", error, step)
+                self.scalar(f"live_strokes/bundle_{last}", measured.live[last - 1], step)
+                self.scalar(f"opacity/bundle_{last}", measured.opacity[last - 1], step)
+        row |= {"live": measured.live.mean().item(), "opacity": measured.opacity.mean().item()}
+        for name in dict.fromkeys(name for means in self.means for name in means):
+            more[name] = float(np.mean([means[name] for means in self.means]))
+        self.means = []
+        self.rows.append({name: f"{value:.6g}" if isinstance(value, float) else str(value)
+                          for name, value in (row | more).items()})
+        if self.ranks.main and self.folder:
+            self.write_log()
+            if len(photos := free_photos()):
+                painter = training.method.painter(training.best_averaged)
+                painted = painter.measure(photos, steps, len(photos)).canvas
+                grid = make_grid(torch.cat((photos, painted)).flip(1), nrow=len(photos))  # RGB
+                self.events.image("validation/photos_and_paintings", grid, step)
+            self.events.flush()
+        live = " ".join(f"{share:.2f}" for share in measured.live[:: max(1, steps // 8)])
+        say(f"step {step}, update {training.global_update}: error {measured.errors[-1]:.5f} on "
+            f"{images} test images after {total} strokes; live strokes {live}")
+
+    def write_log(self) -> None:
+        """Write log.csv anew, with a cell for every name that a line has."""
+        text = io.StringIO()
+        names = list(dict.fromkeys(name for row in self.rows for name in row))
+        writer = csv.DictWriter(text, names, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.rows)
+        write_atomically(self.folder / LOG, lambda file: file.write(text.getvalue().encode()))
 
 
 def free_photos() -> torch.Tensor:
@@ -151,28 +191,3 @@ def free_photos() -> torch.Tensor:
     small = [cv2.resize(read_picture(path), (WIDTH, WIDTH)) for path in files]
     pictures = np.array(small, np.uint8).reshape(-1, WIDTH, WIDTH, 3)
     return torch.from_numpy(pictures).permute(0, 3, 1, 2)
-
-
-def validate(training: Training, log: Log) -> float:
-    """Paint test images and log how it went.  Returns the mean error at the end."""
-    options = training.options
-    count = options.validate_episodes * options.env_batch
-    tests = training.data.test[:count]
-    result = evaluate(
-        training.agent, training.data.images[tests], training.env_batch, training.ranks)
-    total = options.max_step * options.bundle
-    for strokes in sorted({*STROKES_LOGGED, total}):
-        bundle, rest = divmod(strokes, options.bundle)
-        if strokes <= total and not rest:
-            log.scalar(f"validation/error_{strokes}_strokes", result.errors[bundle - 1])
-            log.scalar(f"live_strokes/bundle_{bundle}", result.live[bundle - 1])
-    if training.ranks.main and len(photos := free_photos()):
-        painted = evaluate(training.agent, photos, len(photos)).canvas
-        grid = make_grid(torch.cat((photos, painted)).flip(1), nrow=len(photos))  # RGB
-        log.events.image("validation/photos_and_paintings", grid, training.global_step)
-    log.events.flush()
-    error = result.errors[-1].item()
-    live = " ".join(f"{share:.2f}" for share in result.live[:: max(1, options.max_step // 8)])
-    print(f"step {training.global_step}, update {training.global_update}: error {error:.5f} on "
-          f"{len(tests)} test images after {total} strokes; live strokes {live}", flush=True)
-    return error

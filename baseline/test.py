@@ -187,7 +187,7 @@ def main(options: argparse.Namespace) -> None:
     if options.actor == Path("none"):
         painter, render = None, load_render(options.renderer, precision)
     else:
-        painter = Painter(options.actor, options.renderer, precision)
+        painter = Painter.load(options.actor, options.renderer, precision)
         render = painter.render
     all_errors = [error for shape, paintings in chain([first], groups) for error in
                   paint(options, painter, render, shape, paintings, len(paths) > 1)]

@@ -159,7 +159,7 @@ def environment_step(precision: Precision, kind: str, paintings: int) -> Callabl
 
 def painting(precision: Precision, kind: str, size: int) -> Callable[[], object]:
     """Six bundles on 16 tiles, 30 frames of size x size, written."""
-    painter = Painter(ACTOR, RENDERER, precision)
+    painter = Painter.load(ACTOR, RENDERER, precision)
     if kind == "plain":
         painter.actor = Actor().eval().to(precision.device)
         load_weights(painter.actor, ACTOR, "the actor", "")

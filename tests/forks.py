@@ -17,8 +17,7 @@ from functools import cache
 from pathlib import Path
 
 SLOW_IMPORTS = ("av", "cv2", "matplotlib.figure", "numba", "PIL.Image",
-                "tensorboard.backend.event_processing.event_accumulator", "tensorboardX", "torch",
-                "torchvision", "tqdm")
+                "tensorboardX", "torch", "torchvision", "tqdm")
 
 
 class Script:

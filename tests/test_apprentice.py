@@ -1,17 +1,17 @@
-"""The scanning painter, the actor that imitates it, and pictures that are smaller at first."""
+"""The scanning painter, the actor that imitates it, and the one that surpasses it."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 
 from conftest import ROOT
-from DRL.actor import Actor
+from DRL.actor import load_actor
 from DRL.apprentice import OPACITY, Apprentice, Journeyman, scan
-from DRL.ddpg import learning
+from DRL.learner import Setup, learning
 from DRL.rpm import Transitions
 from golden_networks import image, u8
 from monitor import free_photos
-from Renderer.canvas import as_float, as_uint8, paint
+from Renderer.canvas import as_float, paint
 from Renderer.model import Renderer, load_render
 from test_training import TINY
 from utils.device import Precision
@@ -57,46 +57,70 @@ def test_the_actor_learns_from_what_the_scanning_painter_would_do():
         raise AssertionError("the renderer was called")
 
     torch.manual_seed(0)
-    agent = Apprentice(no_renderer, FP32, discount=0.0, reward="scan", shrink=4)
+    agent = Apprentice(Setup(render=no_renderer, precision=FP32, sizes=((32, 1.0),)))
     assert set(agent.networks) == {"actor"}
+    assert not agent.slow
     target = u8(image(5, 3, 106))
     batch = Transitions(u8(image(5, 3, 105)), torch.rand(5, 65), u8(image(5, 3, 107)),
                         torch.zeros(5, dtype=torch.int64), torch.tensor([0, 4, 20, 39, 5]))
-    losses = [agent.update(batch, target, {"actor": 1e-3})["actor/loss"].item() for _ in range(15)]
+    losses = [agent.update(batch, target, 0.0)[0]["actor/loss"].item() for _ in range(15)]
     assert losses[-1] < 0.3 * losses[0]
 
-    wanted = scan(as_float(target), batch.step / 40)
+    wanted, seen = scan(as_float(target), batch.step / 40), []
+    canvas, whole = agent.look(as_float(batch.canvas)), agent.look(as_float(target))
     agent.calls["actor"] = lambda *inputs: wanted
-    loss, metrics = agent.policy_loss(batch, as_float(target))
+    loss, metrics = agent.policy_loss(canvas, whole, batch.step)
     assert loss == metrics["difference"] == 0
-    seen = []
     agent.calls["actor"] = lambda *inputs: seen.append(inputs) or torch.full_like(wanted, 0.5)
-    loss, metrics = agent.policy_loss(batch, as_float(target))
+    loss, metrics = agent.policy_loss(canvas, whole, batch.step)
     assert metrics["difference"] == F.mse_loss(wanted, torch.full_like(wanted, 0.5))
-    canvas, _, progress = seen[0]
-    assert torch.equal(canvas, as_float(batch.canvas)[[4, 1, 2, 3, 0]])  # every fourth another's
-    assert torch.equal(progress, batch.step / 40)
+    for mine, its in zip(seen[0], (canvas.small, whole.small, batch.step / 40), strict=True):
+        assert torch.equal(mine, its)
     entropy = torch.special.entr(wanted) + torch.special.entr(1 - wanted)
     assert loss.item() == pytest.approx((0.6931472 - entropy).mean().item(), abs=1e-5)
+
+
+@pytest.mark.parametrize("kind", [Apprentice, Journeyman])
+@pytest.mark.parametrize("size", [128, 64])
+def test_every_fourth_canvas_is_another_ones(kind, size, monkeypatch):
+    """Before it is shrunk; the loss is told of the same canvases."""
+    render = load_render(ROOT / "renderer.pkl", FP32)
+    agent = kind(Setup(render=render, precision=FP32, max_step=3, sizes=((size, 1.0),)))
+    target, canvas, told = u8(image(5, 3, 106)), u8(image(5, 3, 105)), []
+    batch = Transitions(canvas, torch.rand(5, 65), canvas, torch.zeros(5, dtype=torch.int64),
+                        torch.tensor([0, 1, 2, 1, 0]))
+
+    def descend(name, loss_of, *inputs):
+        told.extend(inputs)
+        return {}
+
+    monkeypatch.setattr(agent, "descend", descend)
+    _, later = agent.update(batch, target, 0.0)
+    assert later is batch.next_canvas
+    others = agent.look(as_float(canvas)[[4, 1, 2, 3, 0]])
+    seen, wanted, step = told
+    assert seen.small.shape == (5, 3, size, size)
+    for mine, its in ((seen, others), (wanted, agent.look(as_float(target)))):
+        assert torch.equal(mine.whole, its.whole)
+        assert torch.equal(mine.small, its.small)
+    assert torch.equal(step, batch.step)
 
 
 def test_a_patch_counts_where_the_scanning_painter_would_paint():
     """Its own strokes spoil nothing; others count outside the patch only where they spoil."""
     render = load_render(ROOT / "renderer.pkl", FP32)
-    agent = Journeyman(render, FP32, discount=0.0, reward="patch")
+    agent = Journeyman(Setup(render=render, precision=FP32))
     assert set(agent.networks) == {"actor"}
     target = as_float(free_photos())[[0, 1, 2, 3, 0]]
     step = torch.tensor([0, 7, 20, 39, 30])
-    shades = as_uint8(torch.linspace(0.3, 0.7, 5)[:, None, None, None].expand_as(target))
-    batch = Transitions(shades, torch.rand(5, 65), shades, torch.zeros(5, dtype=torch.int64), step)
-    canvas = as_float(shades)[[4, 1, 2, 3, 0]]  # every fourth another's
+    canvas = torch.linspace(0.3, 0.7, 5)[:, None, None, None].expand_as(target)
 
     def losses(action):
         def actor(seen, *inputs):
             assert torch.equal(seen, canvas)
             return action
         agent.calls["actor"] = actor
-        loss, metrics = agent.policy_loss(batch, target)
+        loss, metrics = agent.policy_loss(agent.look(canvas), agent.look(target), step)
         assert loss.item() == pytest.approx(sum(metrics.values()).item(), rel=1e-5)
         return loss.item(), metrics["spoilt"].item()
 
@@ -115,50 +139,38 @@ def test_a_patch_counts_where_the_scanning_painter_would_paint():
 
     with learning(agent.actor):
         agent.calls["actor"] = agent.actor
-        agent.policy_loss(batch, target)[0].backward()
+        agent.policy_loss(agent.look(canvas), agent.look(target), step)[0].backward()
     assert agent.actor.fc.weight.grad.abs().sum() > 0
 
 
-@pytest.mark.parametrize("shrink", [2, 4])
-def test_an_actor_that_shrinks_sees_means(shrink):
-    torch.manual_seed(0)
-    actor, planes = Actor(shrink=shrink).eval(), torch.rand(2, 9, 128, 128)
-    small = F.interpolate(planes, scale_factor=1 / shrink, mode="area")
-    seen = []
-    actor.conv1.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
-    with torch.no_grad():
-        action = actor.choose(planes)
-    assert torch.allclose(seen[0], small, atol=1e-6)
-    assert action.shape == (2, 65)
-    whole = Actor().eval()
-    whole.load_state_dict(actor.state_dict())  # of the same keys
-    with torch.no_grad():
-        other = whole.choose(planes)
-    assert not torch.allclose(action, other)
-    with learning(actor):
-        actor.choose(planes).sum().backward()
-    assert actor.conv1.weight.grad.abs().sum() > 0
-
-
 def test_a_lesson_and_what_comes_after_it(checkout):
-    out = checkout.run("train.py", *TINY, "--reward", "scan", "--shrink", 4, "--train_times", 6,
+    """Smaller pictures at first, and statistics that are kept in the end."""
+    out = checkout.run("train.py", *TINY, "--method", "scan", "--sizes", 32, "--train_times", 6,
                        "--debug")
     assert "actor/difference" in out
     folder = checkout.root / "train_log" / "Paint-run1"
     assert not {"critic.pkl", "wgan.pkl"} & {path.name for path in folder.iterdir()}
-    out = checkout.run("train.py", *TINY, "--init", folder, "--reward", "patch",
+    actor, _ = load_actor(folder / "actor.pkl", "the actor", "")
+    assert actor.size == 32
+    assert "20 strokes" in checkout.run("test.py", "--actor", folder / "actor.pkl", "--max_step", 4,
+                                        "--divide", 1)  # as it has learnt to
+    out = checkout.run("train.py", *TINY, "--init", folder, "--method", "patch", "--norm_until", 0,
                        "--train_times", 6, "--debug")
     assert "actor/spoilt" in out
-    out = checkout.run("train.py", *TINY, "--init", folder, "--freeze_norm", "--reward", "l2",
-                       "--discount", 0, "--train_times", 6, "--debug")
-    assert "actor/reward" in out
+    later, _ = load_actor(folder.with_name("Paint-run2") / "actor.pkl", "the actor", "")
+    assert later.size == 128
+    assert torch.equal(later.bn1.running_mean, actor.bn1.running_mean)
+    memory = TINY.index("--rmsize")
+    out = checkout.run("train.py", *TINY[:memory], *TINY[memory + 6 :], "--init", folder,
+                       "--method", "direct", "--train_times", 6, "--debug")
+    assert "actor/gradient" in out
 
 
 def test_a_run_with_frozen_statistics_is_resumed(checkout):
-    flags = (*TINY, "--reward", "scan", "--shrink", 4, "--train_times", 3)
+    flags = (*TINY, "--method", "scan", "--sizes", 32, "--train_times", 3)
     checkout.run("train.py", *flags)
     folder = checkout.root / "train_log"
-    checkout.run("train.py", *flags, "--init", folder / "Paint-run1", "--freeze_norm")
+    checkout.run("train.py", *flags, "--init", folder / "Paint-run1", "--norm_until", 0)
     options = folder / "Paint-run2" / "run.json"
     text = options.read_text()
     assert '"finished": true' in text
@@ -169,17 +181,16 @@ def test_a_run_with_frozen_statistics_is_resumed(checkout):
 def test_a_lesson_needs_bezier_strokes(checkout):
     save_atomically(half_state(Renderer(), "round"), checkout.root / "round.pkl")
     checkout.refuse(tuple(
-        ("train.py", ("--reward", lesson, "--renderer", checkout.root / "round.pkl"),
-         f"--reward {lesson} needs bezier strokes") for lesson in ("scan", "patch")
+        ("train.py", ("--method", lesson, "--renderer", checkout.root / "round.pkl"),
+         f"--method {lesson} needs bezier strokes") for lesson in ("scan", "patch")
     ))
 
 
 def test_what_does_not_go_with_a_lesson_is_refused(checkout):
     checkout.refuse(tuple(
-        ("train.py", ("--reward", lesson, *flags),
-         f"--reward {lesson} does not go with {flags[0]}")
+        ("train.py", ("--method", lesson, *flags),
+         f"--method {lesson} does not know {flags[0]}")
         for lesson in ("scan", "patch")
-        for flags in (("--model_free",), ("--unroll", 2), ("--opacity_pull", 0.1),
-                      ("--discount", 0.5))
-    ) + (("train.py", ("--shrink", 3), "--shrink"),
-         ("train.py", ("--freeze_norm",), "--freeze_norm needs --init")))
+        for flags in (("--joint",), ("--discount", 0.5), ("--reward", "l2"), ("--tau", 0.1),
+                      ("--penalty_every", 2), ("--critic_rate", 0.1), ("--early", 0))
+    ) + (("train.py", ("--sizes", 43), "--sizes"),))

@@ -66,16 +66,13 @@ def test_the_memory_keeps_bundles_of_any_length():
     assert memory.nbytes > ReplayMemory(6, 2, 3).nbytes
 
 
-def logged(monkeypatch, checkout, **options) -> tuple[object, dict[str, float]]:
+def logged(monkeypatch, checkout, *flags) -> tuple[object, dict[str, float]]:
     """A training, and what one validation of it logs."""
-    import monitor
-
-    training = training_of(checkout, validate_episodes=1, validate_interval=1, **options)
-    log = monitor.Log(training, checkout.root, False)
+    training = training_of(checkout, "--validate_episodes", 1, "--validate_interval", 1, *flags)
     numbers = {}
-    monkeypatch.setattr(monitor, "free_photos", lambda: torch.zeros(0))
-    monkeypatch.setattr(log, "scalar", numbers.__setitem__)
-    monitor.validate(training, log)
+    monkeypatch.setattr(
+        training.monitor, "scalar", lambda name, value, step: numbers.setdefault(name, value))
+    training.validate()
     return training, numbers
 
 
@@ -85,19 +82,22 @@ def logged(monkeypatch, checkout, **options) -> tuple[object, dict[str, float]]:
 ])
 def test_errors_are_logged_where_bundles_end(
         monkeypatch, checkout, bundle, max_step, expected):
-    training, numbers = logged(monkeypatch, checkout, bundle=bundle, max_step=max_step,
-                               discount=None, noise_factor=None)
-    assert training.agent.discount == 0.95**bundle
-    assert training.agent.noise == 0
+    training, numbers = logged(monkeypatch, checkout, "--bundle", bundle, "--max_step", max_step)
+    assert training.method.discount == 0.95**bundle
+    assert training.method.noise == 0
     assert set(numbers) == {
         *(f"validation/error_{strokes}_strokes" for strokes in expected),
-        *(f"live_strokes/bundle_{last}" for last in expected.values())}
+        *(f"{what}/bundle_{last}" for last in expected.values()
+          for what in ("live_strokes", "opacity"))}
+    (row,) = training.monitor.rows
+    assert [name for name in row if name.startswith("error_") and name[6:].isdigit()] == [
+        f"error_{strokes}" for strokes in expected]
 
 
 @pytest.mark.parametrize("bundle", [1, 2, 8])
 def test_from_a_training_to_paintings(checkout, compiled, bundle):
     """The real scripts; the actor's file alone tells its bundle."""
-    method = () if bundle == 2 else ("--reward", "l2", "--discount", 0)
+    method = () if bundle == 2 else ("--method", "scan")
     out = checkout.run("train.py", *TINY, "--bundle", bundle, "--train_times", 3, *method)
     assert f"after {3 * bundle} strokes" in out
     actor = checkout.root / "train_log" / "Paint-run1" / "actor.pkl"
@@ -126,6 +126,8 @@ def test_from_a_training_to_paintings(checkout, compiled, bundle):
 
 def test_a_checkpoint_of_another_bundle_is_refused(checkout, tmp_path):
     log = Run.create(tmp_path, "Paint", {}, Ranks())
-    training_of(checkout, bundle=2).save(log)
+    training = training_of(checkout, "--bundle", 2)
+    training.attach(log)
+    training.save()
     with pytest.raises(UserError, match="of other options"):
         training_of(checkout).load(log)

@@ -1,7 +1,6 @@
 """The learning curve: its arithmetic, the paper's points, the picture, bad input."""
 
 import csv
-import json
 import re
 import shutil
 from pathlib import Path
@@ -10,8 +9,7 @@ import numpy as np
 import pytest
 
 from conftest import ROOT
-from curve import PAPER, Curve, chained, frames_at, read_paper, read_run
-from utils.events import Events
+from curve import LOG, PAPER, Curve, chained, read_paper, read_run
 
 # The ends of the paper's curves, as read off its figures.
 ENDS = {
@@ -23,36 +21,40 @@ ENDS = {
 
 
 def write_run(folder: Path, errors: tuple[float, ...] = (0.05, 0.03, 0.04)) -> Path:
-    """A training's folder: steps of 10, from 30 rounds of 2 updates of 4, validated after each.
-
-    After the first validation it was stopped and resumed, and lost what it had logged since.
-    """
+    """A training's folder: a validation after each 2 updates of 4 transitions."""
     folder.mkdir()
-    options = {"batch_size": 4, "episode_train_times": 2}
-    (folder / "run.json").write_text(json.dumps({"finished": True, "options": options}))
-    for first, steps in ((1, (30, 40)), (31, (40, 50))):
-        events = Events(folder, first)
-        for step in steps:
-            events.scalar("seconds/update", 0.1, step)
-            for strokes, share in ((5, 2), (200, 1)):
-                events.scalar(f"validation/error_{strokes}_strokes",
-                              share * errors[(step - 30) // 10], step)
-        events.flush()
-        next(folder.glob("*.*.*.*.*")).rename(folder / f"tfevents.{first}")  # one name a second
+    with (folder / LOG).open("w") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(("update", "frames", "seconds", "error_5", "error_200", "live", "opacity",
+                         "actor/loss"))
+        writer.writerows((2 * n, 8 * n, 60 * n, 2 * error, error, 0.5, "", -1.5)
+                         for n, error in enumerate(errors, 1))
     return folder
 
 
-def test_frames_are_updates_times_batch_size():
-    assert frames_at(np.array([1, 39, 40, 41, 120]), np.array([40, 80, 120]), 960).tolist() == [
-        0, 0, 960, 960, 2880]
-
-
-def test_a_run_is_read_from_its_log_and_options(tmp_path):
+def test_a_run_is_read_from_its_log(tmp_path):
     name, frames, errors = read_run(write_run(tmp_path / "run"), 200)
     assert name == "run"
     assert frames.tolist() == [8, 16, 24]
-    assert errors == pytest.approx([0.05, 0.03, 0.04])
-    assert read_run(tmp_path / "run", 5).errors == pytest.approx([0.1, 0.06, 0.08])
+    assert errors.tolist() == [0.05, 0.03, 0.04]
+    assert read_run(tmp_path / "run", 5).errors.tolist() == [0.1, 0.06, 0.08]
+
+
+def test_a_log_may_lie_anywhere(tmp_path):
+    folder = write_run(tmp_path / "run.csv")
+    assert read_run(folder / LOG, 200).name == read_run(folder, 200).name == "run.csv"
+    shutil.copy(folder / LOG, tmp_path / "kept.csv")
+    name, frames, errors = read_run(tmp_path / "kept.csv", 200)
+    assert name == "kept"
+    assert frames.tolist() == [8, 16, 24]
+    assert errors.tolist() == [0.05, 0.03, 0.04]
+
+
+def test_lines_without_the_error_are_let_be(tmp_path):
+    """Where a run was resumed with episodes of another length."""
+    (tmp_path / "a.csv").write_text("frames,error_5,error_9\n8,0.2,\n16,0.1,0.05\n24\n32,,0.04\n")
+    assert read_run(tmp_path / "a.csv", 5).frames.tolist() == [8, 16]
+    assert read_run(tmp_path / "a.csv", 9).frames.tolist() == [16, 32]
 
 
 def test_a_chain_goes_on_from_the_best_of_each_run():
@@ -116,19 +118,30 @@ def test_the_script_draws_lines_of_these_names(drawing):
 
 
 def test_bad_input_is_one_line_and_writes_nothing(drawing):
-    for name in ("empty", "lost", "odd", "folder.svg"):
+    for name in ("empty", "folder.svg"):
         (drawing.root / name).mkdir()
-    for name in ("lost", "odd"):
-        write_run(drawing.root / name / "run")
-    (drawing.root / "lost" / "run" / "run.json").unlink()
-    (drawing.root / "odd" / "run" / "run.json").write_text('{"options": {"batch_size": 1e999}}')
+    for name, text in (("nothing", ""), ("head", "update,frames,error_200\n"),
+                       ("word", "frames,error_200\n8,0.1\n16,much\n"),
+                       ("nan", "frames,error_200\n8,nan\n"), ("uncounted", "error_200\n0.1\n"),
+                       ("gap", "frames,error_200\n,0.1\n"), ("zero", "frames,error_200\n\0,1\n"),
+                       ("many", "frames,error_200\n8,0.1,0.2\n16," + "9" * 200_000)):
+        (drawing.root / f"{name}.csv").write_text(text)
+    (drawing.root / "bytes.csv").write_bytes(b"\xff\xfe\0")
     drawing.refuse((
         ("curve.py", (), "RUN"),
-        ("curve.py", ("none",), "none is no folder of a training run"),
-        ("curve.py", ("empty",), "empty holds no log of the error after 200 strokes, but of none"),
+        ("curve.py", ("none",), "none is no folder of a training run, and no .csv file"),
+        ("curve.py", ("none.csv",), "none.csv cannot be read: No such file"),
+        ("curve.py", ("empty",), "empty/log.csv cannot be read: No such file"),
+        ("curve.py", ("nothing.csv",), "holds no error after 200 strokes, but of none"),
+        ("curve.py", ("head.csv",), "holds no error after 200 strokes, but of none"),
         ("curve.py", ("$x_", "--strokes", 7), "after 7 strokes, but of 5, 200: see --strokes"),
-        ("curve.py", ("lost/run",), "run.json cannot be read: No such file"),
-        ("curve.py", ("odd/run",), "holds no options of a training"),
+        ("curve.py", ("word.csv",), "word.csv is no log of a training of the agent: much is not"),
+        ("curve.py", ("nan.csv",), "nan.csv is no log of a training of the agent: nan is not"),
+        ("curve.py", ("uncounted.csv",), "is no log of a training of the agent: nothing is not a"),
+        ("curve.py", ("gap.csv",), "gap.csv is no log of a training of the agent: nothing is"),
+        ("curve.py", ("zero.csv",), "zero.csv is no log of a training of the agent"),
+        ("curve.py", ("many.csv",), "many.csv is no log of a training of the agent"),
+        ("curve.py", ("bytes.csv",), "bytes.csv is no log of a training of the agent"),
         ("curve.py", ("$x_", "--paper", "CelebA"), "no series CelebA; --paper can be: DDPG, "),
         ("curve.py", ("$x_", "--output", "a.txt"), "must end in .svg, .png, .pdf"),
         ("curve.py", ("$x_", "--output", "folder.svg"), "cannot write folder.svg: Is a directory"),

@@ -27,7 +27,7 @@ def test_a_family_of_strokes_from_its_renderer_to_a_painting(checkout):
              "--train_times", 6)
     assert "finished" in checkout.run("train.py", *flags)
     actor = checkout.root / "train_log" / "Paint-run1" / "actor.pkl"
-    assert Painter(actor, file, PRECISION).family == "triangle"
+    assert Painter.load(actor, file, PRECISION).family == "triangle"
     result = json.loads(checkout.run(
         "evaluate.py", "--actor", actor, "--renderer", file, "--max_step", 1, "--limit", 2,
     ).splitlines()[-1])

@@ -1,6 +1,7 @@
 """Every fast path against the plain one on the same inputs."""
 
 import copy
+from collections.abc import Callable
 from functools import partial
 
 import numpy as np
@@ -9,10 +10,11 @@ import torch
 
 from DRL.actor import Actor, fold_batch_norm
 from DRL.ddpg import DDPG
+from DRL.learner import Setup
 from DRL.model_free import ModelFreeDDPG
 from DRL.rpm import Transitions
 from golden_networks import fill, image, u8
-from Renderer.model import Renderer
+from Renderer.model import Renderer, TrainedRender
 from Renderer.stroke_batch import draw_batch, draw_tensor
 from Renderer.stroke_data import StrokeBatches, drawn_ahead, drawn_on
 from Renderer.stroke_gen import bezier_discs
@@ -24,10 +26,14 @@ needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GP
 GPU = torch.device("cuda", 0)
 
 
-def agent_on(device: torch.device, fast: bool, kind: type[DDPG] = DDPG, **options) -> DDPG:
+def agent_on(
+    device: torch.device, fast: bool, kind: type[DDPG] = DDPG,
+    sizes: tuple[tuple[int, float], ...] = ((128, 1.0),), **options,
+) -> DDPG:
     torch.manual_seed(0)
-    render = fill(Renderer(), "renderer", 1).requires_grad_(False).to(device)
-    agent = kind(render, Precision("fp32", device), fast=fast, **options)
+    precision = Precision("fp32", device)
+    render = TrainedRender(fill(Renderer(), "renderer", 1), "bezier", precision)
+    agent = kind(Setup(render=render, precision=precision, fast=fast, sizes=sizes), **options)
     for name, seed, gain in (("actor", 2, 1.0), ("critic", 3, 0.8), ("wgan", 4, 2.0)):
         if name in agent.networks and (name != "critic" or kind is DDPG):
             fill(agent.networks[name], name, seed, gain)
@@ -35,16 +41,24 @@ def agent_on(device: torch.device, fast: bool, kind: type[DDPG] = DDPG, **option
     return agent
 
 
-def batch_on(device: torch.device, seed: int) -> tuple[torch.Tensor, ...]:
-    """The tensors of a batch, its targets and alpha."""
+def batch_on(device: torch.device, seed: int, own: bool) -> tuple[Transitions, torch.Tensor]:
+    """A batch and its targets; own: states alone, as a pool has them."""
     rng = np.random.default_rng(seed)
     batch = Transitions(
         u8(image(4, 3, seed)), torch.from_numpy(rng.random((4, 65), np.float32)),
         u8(image(4, 3, seed + 1)), torch.zeros(4, dtype=torch.int64),
         torch.from_numpy(rng.integers(40, size=4)),
     )
-    alpha = torch.from_numpy(rng.random(4, np.float32))
-    return tuple(each.to(device) for each in (*batch, u8(image(4, 3, seed + 2)), alpha))
+    batch = Transitions(*(each.to(device) for each in batch))
+    if own:
+        batch = batch._replace(action=None, next_canvas=None)
+    return batch, u8(image(4, 3, seed + 2)).to(device)
+
+
+def seeded(call: Callable, seed: int, *inputs: object) -> tuple[dict, torch.Tensor]:
+    """What learning gives with random numbers that are known."""
+    torch.manual_seed(seed)
+    return call(*inputs)
 
 
 @torch.no_grad()
@@ -57,19 +71,23 @@ def test_folding_batch_norm_changes_no_bundle():
     assert (actor(*planes) - folded(*planes)).abs().max() <= 1e-5
 
 
-@pytest.mark.parametrize("kind", [
-    DDPG, pytest.param(ModelFreeDDPG, marks=pytest.mark.slow)])
-def test_a_compiled_update_has_the_numbers_of_the_plain_one(monkeypatch, kind):
+@pytest.mark.parametrize("options", [
+    {}, {"joint": True, "sizes": ((64, 0.5), (128, 1.0))},
+    pytest.param({"kind": ModelFreeDDPG}, marks=pytest.mark.slow)])
+def test_a_compiled_update_has_the_numbers_of_the_plain_one(monkeypatch, options):
     """Traced and differentiated as compiling does, without the minutes of building kernels."""
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
-    plain, fast = (agent_on(torch.device("cpu"), fast, kind) for fast in (False, True))
+    plain, fast = (agent_on(torch.device("cpu"), fast, **options) for fast in (False, True))
     for seed in (105, 205):
-        batch = batch_on(torch.device("cpu"), seed)
-        numbers = [agent.learn(*batch) for agent in (plain, fast)]
-        assert numbers[0].keys() == numbers[1].keys()
-        for name, expected in numbers[0].items():
+        batch = batch_on(torch.device("cpu"), seed, "joint" in options)
+        for agent in (plain, fast):
+            agent.enter(0.0 if seed == 105 else 0.5)
+        one, two = (seeded(agent.learn, seed, *batch) for agent in (plain, fast))
+        assert one[0].keys() == two[0].keys()
+        for name, expected in one[0].items():
             near = pytest.approx(expected.item(), rel=2e-3, abs=1e-4)
-            assert numbers[1][name].item() == near, name
+            assert two[0][name].item() == near, name
+        assert (one[1].int() - two[1].int()).abs().max() <= 1  # the canvases, in 8 bits
     for name, network in plain.networks.items():
         for (key, one), other in zip(network.named_parameters(), fast.networks[name].parameters(),
                                      strict=True):
@@ -139,19 +157,23 @@ def test_a_graph_does_every_call_once():
 
 @needs_gpu
 @pytest.mark.parametrize("options", [
-    {}, {"reward": "l2", "discount": 0}, {"kind": ModelFreeDDPG}])
-def test_a_graphed_update_has_the_numbers_of_the_plain_one(options):
+    {}, {"reward": "l2"}, {"kind": ModelFreeDDPG}, {"joint": True, "penalty_every": 2},
+    {"joint": True, "sizes": ((64, 0.5), (128, 1.0))}])
+def test_a_graphed_update_has_the_numbers_of_the_plain_one(monkeypatch, options):
     """To what rounding does to it; a rate that changes late reaches the graph."""
     plain, fast = (agent_on(GPU, fast, **options) for fast in (False, True))
-    for k in range(WARM_CALLS + 4):
-        rates = dict.fromkeys(("actor", "critic", "wgan"), 1e-5 if k < WARM_CALLS + 2 else 0.0)
-        *batch, target, _ = batch_on(GPU, 105 + 10 * k)
-        numbers, before = [], [p.clone() for p in fast.actor.parameters()]
+    assert fast.graphed
+    calls = 2 * (WARM_CALLS + 4)  # at most every other one goes without the penalty
+    for k in range(calls):
+        rates = dict.fromkeys(plain.networks, 1e-5 if k < calls - 2 else 0.0)
+        batch = batch_on(GPU, 105 + 10 * k, "joint" in options)
+        before = [p.clone() for p in fast.actor.parameters()]
         for agent in (plain, fast):
-            torch.manual_seed(k)
-            numbers.append(agent.update(Transitions(*batch), target, rates))
-        for name, expected in numbers[0].items():
-            assert numbers[1][name].item() == pytest.approx(expected.item(), rel=0.02, abs=1e-3)
-        if k == WARM_CALLS + 2:
+            monkeypatch.setattr(agent, "rates", lambda progress, rates=rates: rates)
+        one, two = (seeded(agent.update, k, *batch, k / calls) for agent in (plain, fast))
+        for name, expected in one[0].items():
+            assert two[0][name].item() == pytest.approx(expected.item(), rel=0.02, abs=1e-3), name
+        assert (one[1].int() - two[1].int()).abs().float().mean() <= 1
+        if k == calls - 2:
             frozen = before
     assert all(torch.equal(p, q) for p, q in zip(frozen, fast.actor.parameters(), strict=True))

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from DRL.ddpg import learning
+from DRL.learner import Seen, Setup, learning
 from DRL.model_free import ActionCritic, ModelFreeDDPG
 from DRL.rpm import Transitions
 from golden_networks import image, u8
+from Renderer.canvas import as_float
 from test_training import TINY, assert_same, everything, go_on, training_of
 from test_training import weights as weights_of
 from utils.command import UserError
@@ -21,16 +22,27 @@ from utils.weights import half_state, load_weights, save_atomically
 
 FP32 = Precision("fp32", torch.device("cpu"))
 TARGET = u8(image(3, 3, 106))
-MODEL_FREE = {"model_free": True, "noise_factor": None, "discount": None}
+MODEL_FREE = ("--method", "model_free")
 
 
-def no_renderer(strokes: torch.Tensor) -> torch.Tensor:
-    raise AssertionError("the renderer was called")
+class NoRenderer:
+    """One that is never called."""
+
+    family = "bezier"
+
+    def __call__(self, strokes: torch.Tensor) -> torch.Tensor:
+        raise AssertionError("the renderer was called")
 
 
-def agent_of(**options) -> ModelFreeDDPG:
+def agent_of(size: int = 128, **options) -> ModelFreeDDPG:
     torch.manual_seed(0)
-    return ModelFreeDDPG(no_renderer, FP32, bundle=2, **options)
+    setup = Setup(render=NoRenderer(), precision=FP32, bundle=2, sizes=((size, 1.0),))
+    return ModelFreeDDPG(setup, **options)
+
+
+def seen(agent: ModelFreeDDPG, *pictures: torch.Tensor) -> list[Seen]:
+    """Pictures (B, 3, 128, 128) uint8 as the losses take them."""
+    return [agent.look(as_float(picture)) for picture in pictures]
 
 
 @pytest.fixture(scope="module")
@@ -41,12 +53,12 @@ def batch() -> Transitions:
 
 
 def test_the_critic_sees_every_number_as_a_plane(monkeypatch):
-    critic, seen = ActionCritic(2), []
-    monkeypatch.setattr(critic, "judge", seen.append)
+    critic, judged = ActionCritic(2), []
+    monkeypatch.setattr(critic, "judge", judged.append)
     canvas, target, action = image(3, 3, 1), image(3, 3, 2), torch.rand(3, 26)
     progress = torch.tensor([0.0, 0.25, 0.5])
     critic(canvas, target, progress, action)
-    (planes,) = seen
+    (planes,) = judged
     assert planes.shape == (3, 35, 128, 128)
     assert critic.conv1.weight_v.shape == (64, 35, 3, 3)
     assert torch.equal(planes[:, :6], torch.cat((canvas, target), 1))
@@ -82,24 +94,26 @@ def test_the_bellman_equation_by_hand(batch, reward, monkeypatch):
         score = copy.deepcopy(agent.slow["wgan"]).double()
         earned = (score(torch.cat((target, after), 1))
                   - score(torch.cat((target, before), 1))).detach()[:, 0]
-    loss, metrics = agent.value_loss(batch, TARGET / 255)
+    canvas, now, wanted = seen(agent, batch.canvas, batch.next_canvas, TARGET)
+    loss, metrics = agent.value_loss(canvas, batch.action, now, wanted, batch.step)
     goal = earned + torch.tensor([1.8, 1.8, 0])  # 0.9 * 2; the last bundle is its episode's last
     assert metrics["goal"].item() == pytest.approx(goal.mean().item(), rel=1e-4)
     assert loss.item() == pytest.approx((goal - 0.5).square().mean().item(), rel=1e-4)
 
 
-@pytest.mark.parametrize("reward", ["l2", "wgan"])
-def test_learning_never_calls_the_renderer(batch, reward):
-    agent = agent_of(reward=reward)
+@pytest.mark.parametrize(("reward", "size"), [("l2", 128), ("wgan", 128), ("wgan", 32)])
+def test_learning_never_calls_the_renderer(batch, reward, size):
+    agent = agent_of(size, reward=reward)
     actor = agent.actor
     with learning(actor):
-        loss, metrics = agent.policy_loss(batch, TARGET / 255)
+        loss, metrics = agent.policy_loss(*seen(agent, batch.canvas, TARGET), batch.step)
         loss.backward()
     assert loss.item() == pytest.approx(-metrics["q"].item())
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in actor.fc.parameters())
     assert all(p.grad is None for p in agent.critic.parameters())
     before = copy.deepcopy(agent.networks)
-    metrics = agent.update(batch, TARGET, dict.fromkeys(("actor", "critic", "wgan"), 1e-3))
+    metrics, painted = agent.update(batch, TARGET, 0.0)
+    assert torch.equal(painted, batch.next_canvas)
     assert all(torch.isfinite(value) for value in metrics.values())
     for name, network in agent.networks.items():
         assert not torch.equal(next(network.parameters()), next(before[name].parameters())), name
@@ -110,22 +124,25 @@ def test_the_actor_learns_to_please_the_critic(batch):
     agent = agent_of(reward="l2")
     agent.calls["critic"] = lambda canvas, target, progress, action: -action.mean(1, keepdim=True)
     set_rate(agent.optimizers["actor"], 1e-3)
-    before = agent.act(batch.canvas, TARGET, 0).mean()
+    canvas, target = seen(agent, batch.canvas, TARGET)
+    before = agent.painter().act(canvas.whole, target.whole, 0.0).mean()
     for _ in range(3):
-        agent._step("actor", agent.policy_loss, batch, TARGET / 255)
-    assert agent.act(batch.canvas, TARGET, 0).mean() < before - 0.01
+        agent.descend("actor", agent.policy_loss, canvas, target, batch.step)
+    assert agent.painter().act(canvas.whole, target.whole, 0.0).mean() < before - 0.01
 
 
 def test_noise_changes_acting_and_not_learning(batch):
-    agent = agent_of(noise=0.05)
+    agent, progress = agent_of(noise_factor=0.05), torch.full((3,), 3 / 40)
+    canvas, target = as_float(batch.canvas), as_float(TARGET)
     clean, state = (copy.deepcopy(x) for x in (agent.actor.state_dict(), agent.state_dict()))
-    plain = agent.act(batch.canvas, TARGET, 3)
-    noisy = agent.explore(batch.canvas, TARGET, 3, (7, 0, 0))
+    plain = agent.painter().act(canvas, target, progress)
+    noisy = agent.explore(canvas, target, progress, (7, 0, 0))
     assert (noisy - plain).abs().max() > 0.01
-    assert torch.equal(noisy, agent.explore(batch.canvas, TARGET, 3, (7, 0, 0)))
-    others = [agent.explore(batch.canvas, TARGET, 3, e) for e in ((7, 0, 1), (7, 1, 0), (8, 0, 0))]
+    assert torch.equal(noisy, agent.explore(canvas, target, progress, (7, 0, 0)))
+    others = [agent.explore(canvas, target, progress, e)
+              for e in ((7, 0, 1), (7, 1, 0), (8, 0, 0))]
     assert all((other - noisy).abs().max() > 1e-3 for other in others)
-    assert torch.equal(noisy, agent.explore(batch.canvas, TARGET, 3, (7, 0, 0)))
+    assert torch.equal(noisy, agent.explore(canvas, target, progress, (7, 0, 0)))
     assert_same(agent.state_dict(), state)
     own, noise = agent.explorer.state_dict(), []
     parameters = dict(agent.actor.named_parameters())
@@ -137,41 +154,43 @@ def test_noise_changes_acting_and_not_learning(batch):
     noise = torch.cat(noise)
     assert noise.std().item() == pytest.approx(0.05, rel=0.01)
     assert abs(noise.mean().item()) < 1e-4
-    quiet = agent_of(noise=0.0)
-    assert torch.equal(quiet.explore(batch.canvas, TARGET, 3, (7, 0, 0)), plain)
+    quiet = agent_of(noise_factor=0.0)
+    assert torch.equal(quiet.explore(canvas, target, progress, (7, 0, 0)), plain)
 
 
-def test_a_model_free_training_resumes_to_the_bit(checkout, tmp_path):
+@pytest.mark.parametrize(("ticks", "memory", "states"), [
+    (6, True, ()), (5, False, ("--states", "pool", "--pool", 6))])
+def test_a_model_free_training_resumes_to_the_bit(checkout, tmp_path, ticks, memory, states):
     """Within an episode, after learning: the same noise on the same actor."""
-    first = training_of(checkout, **MODEL_FREE)
-    assert (first.agent.noise, first.agent.discount) == (0.05, 0.95**5)
-    go_on(first, 6)
-    log = Run.create(tmp_path, "Paint", {}, Ranks())
-    first.save(log)
+    first = training_of(checkout, *MODEL_FREE, *states, memory=memory)
+    assert (first.method.noise, first.method.discount) == (0.05, 0.95**5)
+    go_on(first, ticks)
+    first.attach(Run.create(tmp_path, "Paint", {}, Ranks()))
+    first.save()
     saved_at = first.global_update
     go_on(first, 4)
-    second = training_of(checkout, **MODEL_FREE)
-    second.load(log)
+    second = training_of(checkout, *MODEL_FREE, *states, memory=memory)
+    second.load(first.run)
     go_on(second, 4)
     assert second.global_update == first.global_update > saved_at > 0
     assert_same(everything(second), everything(first))
-    assert_same(second.agent.explorer.state_dict(), first.agent.explorer.state_dict())
-    noise = (first.agent.explorer.fc.weight - first.agent.actor.fc.weight).std()
+    assert_same(second.method.explorer.state_dict(), first.method.explorer.state_dict())
+    noise = (first.method.explorer.fc.weight - first.method.actor.fc.weight).std()
     assert noise > 0.03
 
 
 def test_processes_explore_by_their_own_noise(checkout):
     """Each draws from its number, so that two of them see more than one."""
-    training = training_of(checkout, **MODEL_FREE)
-    training.act()
-    alone = training.agent.episode
+    training = training_of(checkout, *MODEL_FREE)
+    training.tick()
+    alone = training.method.explorer.fc.weight.clone()
     training.ranks.rank = 1
-    training.act()
-    assert alone != training.agent.episode
+    training.tick()
+    assert not torch.allclose(alone, training.method.explorer.fc.weight)
 
 
 def test_a_model_free_training_by_the_real_scripts(checkout):
-    flags = (*TINY, "--model_free", "--bundle", 2)
+    flags = (*TINY, *MODEL_FREE, "--bundle", 2)
     out = checkout.run("train.py", *flags, "--train_times", 6, "--debug")
     assert "critic/goal" in out
     assert "after 6 strokes" in out
@@ -182,10 +201,9 @@ def test_a_model_free_training_by_the_real_scripts(checkout):
     assert "2 strokes" in painted
     checkout.refuse((
         ("train.py", ("--init", folder, "--bundle", 2), "conv1.weight_v has the shape"),
-        ("train.py", ("--model_free", "--unroll", 2), "--unroll 2"),
-        ("train.py", ("--model_free", "--opacity_pull", 0.1), "--opacity_pull 0.1"),
-        ("train.py", ("--model_free", "--discount", 0), "--discount 0"),
-        ("train.py", ("--resume", folder, "--model_free"), "leave out --model_free"),
+        ("train.py", (*MODEL_FREE, "--joint"), "--method model_free does not know --joint"),
+        ("train.py", (*MODEL_FREE, "--early", 1), "--method model_free does not know --early"),
+        ("train.py", ("--resume", folder, *MODEL_FREE), "leave out --method"),
     ))
 
 

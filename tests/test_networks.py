@@ -6,9 +6,11 @@ import warnings
 import pytest
 import torch
 
-from DRL.actor import Actor
+from DRL.actor import Actor, load_actor
 from DRL.critic import Critic
-from DRL.layers import CoordinatePlanes, WeightNormConv2d
+from DRL.layers import Planes, WeightNormConv2d, shrunk
+from DRL.model_free import ActionCritic
+from DRL.painter import Painter
 from DRL.wgan import Discriminator
 from golden_networks import ARRAYS, assert_golden, fill, image, key_list
 from Renderer.model import Renderer, load_render
@@ -16,6 +18,7 @@ from utils.command import UserError
 from utils.device import Precision
 from utils.weights import half_state, load_weights, save_atomically
 
+FP32 = Precision("fp32", torch.device("cpu"))
 NETWORKS = {"renderer": Renderer, "actor": Actor, "critic": Critic, "wgan": Discriminator}
 
 
@@ -37,10 +40,64 @@ def test_golden_outputs():
     assert_golden(discriminator(image(2, 6, 103)), ARRAYS["wgan_out"])
 
 
-def test_coordinates_are_row_then_column():
-    planes = CoordinatePlanes()(torch.zeros(1, 1, 128, 128))[0, 1:]
-    assert planes[:, 127, 0].tolist() == [1, 0]
-    assert torch.allclose(planes[0, 3], torch.tensor(3 / 127))
+def published_planes(pictures: list[torch.Tensor], numbers: torch.Tensor) -> torch.Tensor:
+    """What published weights look at: pictures, numbers, row i/127 and column j/127."""
+    line = torch.arange(128) / 127
+    own = torch.stack((line[:, None].expand(128, 128), line.expand(128, 128)))
+    constant = numbers[:, :, None, None].expand(-1, -1, 128, 128)
+    return torch.cat((*pictures, constant, own.expand(len(numbers), -1, -1, -1)), 1)
+
+
+@torch.no_grad()
+def test_networks_look_at_the_published_planes():
+    pictures, progress = [image(2, 3, 101 + i) for i in range(3)], torch.tensor([0.0, 0.25])
+    expected = published_planes(pictures, progress[:, None])
+    planes = Planes()(tuple(pictures), progress)
+    assert torch.allclose(planes, expected, rtol=0, atol=1e-7)
+    assert planes[0, -2:, 127, 0].tolist() == [1, 0]  # row, then column
+    critic = fill(Critic(), "critic", 3, 0.8)
+    assert torch.allclose(critic(*pictures, progress), critic.judge(expected), rtol=1e-5)
+    actor = fill(Actor(), "actor", 2)
+    two = published_planes(pictures[:2], progress[:, None])
+    assert torch.allclose(actor(*pictures[:2], progress), actor.choose(two), atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [64, 32])
+def test_networks_look_at_smaller_pictures(size):
+    """All planes are means of those of whole pictures; weights and outputs are the same."""
+    pictures, numbers = [image(2, 3, 101 + i) for i in range(3)], torch.rand(2, 27)
+    small = [shrunk(picture, size) for picture in pictures]
+    assert {picture.shape for picture in small} == {(2, 3, size, size)}
+    planes = Planes()(tuple(small), numbers)
+    whole = published_planes(pictures, numbers)
+    means = whole.unflatten(3, (size, -1)).unflatten(2, (size, -1)).mean((3, 5))
+    assert planes.shape == (2, 38, size, size)
+    assert torch.allclose(planes, means, atol=1e-6)
+    progress, (canvas, after, target) = numbers[:, 0], small
+    actor = Actor(2).eval()
+    assert actor(canvas, target, progress).shape == (2, 26)
+    assert Critic()(canvas, after, target, progress).shape == (2, 1)
+    value = ActionCritic(2)(canvas, target, progress, numbers[:, 1:])
+    assert value.shape == (2, 1)
+    (actor(canvas, target, progress).sum() + value.sum()).backward()
+    assert actor.conv1.weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("size", [128, 64, 32])
+def test_an_actors_file_tells_what_it_has_learnt_to_look_at(size, tmp_path):
+    """Beside the keys; it then paints whole pictures of which it sees the means."""
+    file = tmp_path / "actor.pkl"
+    save_atomically(half_state(fill(Actor(), "actor", 2), size=size), file)
+    actor, _ = load_actor(file, "the actor", "")
+    assert actor.size == size
+    save_atomically(half_state(Renderer()), tmp_path / "renderer.pkl")
+    painter = Painter.load(file, tmp_path / "renderer.pkl", FP32)
+    canvas, target = image(2, 3, 101), image(2, 3, 102)
+    with torch.no_grad():
+        expected = actor.eval()(shrunk(canvas, size), shrunk(target, size), torch.full((2,), 0.3))
+    assert torch.allclose(painter.act(canvas, target, 0.3), expected, atol=1e-5)
+    (_, canvases), = painter.paint(canvas, target, 1)
+    assert canvases[-1].shape == (2, 3, 128, 128)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -87,11 +144,20 @@ def test_weights_that_say_something_else_of_themselves_are_bezier(tmp_path):
         assert load_weights(Renderer(), tmp_path / "weights.pkl", "the weights", "") == "bezier"
 
 
+@pytest.mark.parametrize("size", [0, 100, 64.0, True, None, "64", [64], torch.tensor(64),
+                                  torch.tensor([64, 64])])
+def test_weights_for_pictures_of_another_size_are_refused(size, tmp_path):
+    state = half_state(Actor())
+    state._metadata[""]["size"] = size
+    torch.save(state, tmp_path / "actor.pkl")
+    with pytest.raises(UserError, match=r"is for pictures of .* pixels a side; train one"):
+        load_actor(tmp_path / "actor.pkl", "the actor", "train one")
+
+
 def test_a_loaded_renderer_knows_its_family(tmp_path):
-    precision = Precision("fp32", torch.device("cpu"))
     network = fill(Renderer(), "renderer", 1)
     save_atomically(half_state(network, "round"), tmp_path / "round.pkl")
-    render = load_render(tmp_path / "round.pkl", precision)
+    render = load_render(tmp_path / "round.pkl", FP32)
     assert render.family == "round"
     strokes = torch.rand(2, 10, requires_grad=True)
     assert (render(strokes) - network(strokes)).abs().max() <= 1e-2  # half precision
@@ -100,7 +166,7 @@ def test_a_loaded_renderer_knows_its_family(tmp_path):
     for unknown in ("square", 7, ["bezier"]):
         save_atomically(half_state(network, unknown), tmp_path / "other.pkl")
         with pytest.raises(UserError, match=re.escape(str(unknown))):
-            load_render(tmp_path / "other.pkl", precision)
+            load_render(tmp_path / "other.pkl", FP32)
 
 
 def test_legacy_weight_norm_keys_load_and_mean_the_same():

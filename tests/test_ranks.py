@@ -13,37 +13,47 @@ from conftest import ROOT
 from golden_networks import fill, image, u8
 
 WORKER = Path(__file__)
+MEMORY = ("--rmsize", 8, "--warmup", 3, "--episode_train_times", 1)
 
 
 def update_once(rank: int, world: int) -> dict[str, torch.Tensor]:
-    """One update of this process's part of a fixed batch.  Returns gradients and statistics."""
+    """An update of this process's part of a fixed batch, of a memory's and of a pool's.
+
+    Returns gradients and statistics.
+    """
     from DRL.ddpg import DDPG
+    from DRL.learner import Setup
     from DRL.rpm import Transitions
-    from Renderer.model import Renderer
+    from Renderer.model import Renderer, TrainedRender
     from utils.device import Precision
     from utils.ranks import Ranks
 
+    found, precision = {}, Precision("fp32", torch.device("cpu"))
     with Ranks() as ranks:
         assert (ranks.rank, ranks.world) == (rank, world)
-        render = fill(Renderer(), "renderer", 1).requires_grad_(False)
-        agent = DDPG(render, Precision("fp32", torch.device("cpu")), ranks=ranks)
-        for name, seed, gain in (("actor", 2, 1.0), ("critic", 3, 0.8), ("wgan", 4, 2.0)):
-            fill(agent.networks[name], name, seed, gain)
-            fill(agent.slow[name], name, seed + 10, gain)
+        render = TrainedRender(fill(Renderer(), "renderer", 1), "bezier", precision)
         torch.manual_seed(0)
         part = slice(rank, None, world)
         batch = Transitions(
             u8(image(4, 3, 105)), torch.rand(4, 65), u8(image(4, 3, 107)),
             torch.zeros(4, dtype=torch.int64), torch.tensor([0, 13, 26, 39]),
         )
-        alpha = torch.rand(4)
-        agent.learn(*(each[part] for each in (*batch, u8(image(4, 3, 106)), alpha)))
-        return {
-            f"{name}.{key}": value
-            for name, network in agent.networks.items()
-            for key, value in (*((k, p.grad) for k, p in network.named_parameters()),
-                               *network.named_buffers())
-        }
+        target, alpha = u8(image(4, 3, 106)), torch.rand(4)
+        for joint in (False, True):
+            agent = DDPG(Setup(render=render, precision=precision, ranks=ranks), joint=joint)
+            for name, seed, gain in (("actor", 2, 1.0), ("critic", 3, 0.8), ("wgan", 4, 2.0)):
+                fill(agent.networks[name], name, seed, gain)
+                fill(agent.slow[name], name, seed + 10, gain)
+            kept = batch._replace(action=None, next_canvas=None) if joint else batch
+            tensors = [target, alpha, *(each for each in kept if each is not None)]
+            agent._learn(1, *(each[part] for each in tensors))
+            found |= {
+                f"{name} {joint} {key}": value
+                for name, network in agent.networks.items()
+                for key, value in (*((k, p.grad) for k, p in network.named_parameters()),
+                                   *network.named_buffers())
+            }
+    return found
 
 
 def torchrun(*command: object, cwd: Path, good: bool = True) -> str:
@@ -113,12 +123,12 @@ def test_renderer_training_in_two_processes(checkout):
 
 
 @pytest.mark.parametrize("method", [
-    (), pytest.param(("--model_free", "--bundle", 2), marks=pytest.mark.slow)])
+    MEMORY, ("--cheap", "--pool", 8),
+    pytest.param((*MEMORY, "--method", "model_free", "--bundle", 2), marks=pytest.mark.slow)])
 def test_agent_training_in_two_processes_resumes_in_one(checkout, method):
     script = checkout.root / "baseline" / "train.py"
-    tiny = ("--max_step", 3, "--env_batch", 4, "--batch_size", 4, "--rmsize", 8, "--warmup", 3,
-            "--episode_train_times", 1, "--validate_interval", 1, "--validate_episodes", 1,
-            "--device", "cpu")
+    tiny = ("--max_step", 3, "--env_batch", 4, "--batch_size", 4, "--validate_interval", 1,
+            "--validate_episodes", 1, "--device", "cpu")
     out = torchrun(script, *tiny, *method, "--train_times", 6, cwd=checkout.root)
     assert "2 processes" in out
     assert out.count("finished") == 1

@@ -1,18 +1,23 @@
 """Both trainings: the real scripts on tiny numbers, resume, and what goes wrong."""
 
-import argparse
 import copy
+import csv
 import json
 import shutil
 import signal
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from conftest import ROOT, Checkout
 from curve import read_run
+from DRL.actor import load_actor
+from DRL.painter import Measured
 from env import CelebA
-from monitor import Log
+from monitor import Gathered
+from Renderer.canvas import as_float, paint
+from train import parse_args
 from trainer import Training
 from utils.command import UserError, enough_memory
 from utils.ranks import Ranks
@@ -78,75 +83,111 @@ def test_renderer_training_learns_from_inside_baseline(checkout):
     assert list((checkout.root / "train_log" / "Renderer-run1").glob("events.*"))
 
 
-def training_of(checkout, **changes):
+SMALL = ("--max_step", 3, "--env_batch", 2, "--batch_size", 2, "--device", "cpu",
+         "--precision", "fp32", "--train_times", 100, "--seed", 7)
+MEMORY = ("--rmsize", 6, "--warmup", 3, "--episode_train_times", 2)
+
+
+def training_of(checkout, *flags, memory=True):
     """A tiny Training object in this process."""
-    options = argparse.Namespace(**{
-        "data": str(checkout.root / "data" / "img_align_celeba"), "init": None,
-        "renderer": str(checkout.root / "renderer.pkl"), "device": "cpu", "precision": "fp32",
-        "seed": 7, "warmup": 3, "discount": 0.95**5, "tau": 0.001, "reward": "wgan", "unroll": 1,
-        "opacity_pull": 0.0, "batch_size": 2, "env_batch": 2, "max_step": 3, "rmsize": 6,
-        "noise_factor": 0.1, "episode_train_times": 2, "train_times": 100, "minutes": None,
-        "actor_rate": None, "critic_rate": None, "fast": False, "bundle": 5, "model_free": False,
-        "shrink": 1, "freeze_norm": False, **changes,
-    })
-    data = CelebA(checkout.root / "data" / "img_align_celeba", checkout.root / "cache")
-    return Training(options, data, Ranks())
+    folder = checkout.root / "data" / "img_align_celeba"
+    options = parse_args([*map(str, (
+        *SMALL, *(MEMORY if memory else ()), "--data", folder, "--renderer",
+        checkout.root / "renderer.pkl", *flags))])
+    return Training(options, CelebA(folder, checkout.root / "cache"), Ranks())
 
 
 def go_on(training, ticks: int) -> None:
-    """Steps and updates in their order."""
+    """Pieces of work, as the loop asks for them."""
     for _ in range(ticks):
-        if training.updates_due:
-            training.learn()
-        else:
-            training.act()
-            if training.env.done:
-                training.end_episode()
+        training.tick()
 
 
 def everything(training) -> dict:
     return {
-        "agent": training.agent.state_dict(), "memory": training.memory.state_dict(),
-        "env": training.env.state_dict(), "numpy": training.rng.bit_generator.state,
+        "method": training.method.state_dict(), "source": training.source.state_dict(),
+        "numpy": training.rng.bit_generator.state,
     }
 
 
-@pytest.mark.parametrize(("ticks", "method"), [
-    (4, {}),  # within a round of learning
-    (6, {"reward": "l2", "discount": 0.0, "unroll": 2}),  # within an episode
-    (6, {"reward": "scan", "discount": None, "shrink": 4}),
-    (4, {"reward": "patch", "discount": None, "freeze_norm": True}),
-])
-def test_agent_training_resumes_to_the_bit(checkout, tmp_path, ticks, method):
-    first = training_of(checkout, **method)
+METHODS = [
+    (4, True, ("--noise_factor", 0.1)),  # within a round of learning
+    (6, True, ("--reward", "l2")),  # within an episode
+    (6, True, ("--method", "scan", "--sizes", "32")),
+    (4, True, ("--method", "patch", "--norm_until", 0)),
+    (4, False, ("--cheap", "--pool", 6, "--sizes", "64:0.05,128")),
+    (4, False, ("--states", "pool", "--pool", 6, "--method", "model_free")),
+    (2, False, ("--method", "direct")),  # within the painting,
+    (4, False, ("--method", "direct")),  # within carrying back,
+    (7, False, ("--method", "direct")),  # within the learning of a round
+]
+
+
+@pytest.mark.parametrize(("ticks", "memory", "method"), METHODS)
+def test_agent_training_resumes_to_the_bit(checkout, tmp_path, ticks, memory, method):
+    first = training_of(checkout, *method, memory=memory)
     go_on(first, ticks)
     log = Run.create(tmp_path, "Paint", {}, Ranks())
     before = copy.deepcopy(everything(first)), torch.get_rng_state()
-    first.save(log)
+    first.attach(log)
+    first.save()
     assert_same((everything(first), torch.get_rng_state()), before)
     saved_at = first.global_update
-    go_on(first, 4)
-    second = training_of(checkout, seed=99, **method)
+    go_on(first, 6)
+    second = training_of(checkout, *method, "--seed", 99, memory=memory)
+    second.options.seed = first.options.seed  # of the noise of an episode
     second.load(log)
-    go_on(second, 4)
-    assert second.global_update == first.global_update > saved_at > 0
+    go_on(second, 6)
+    assert second.global_update == first.global_update > saved_at
     assert_same(everything(second), everything(first))
 
 
-def test_agent_training_without_its_memory_fills_it_anew(checkout, tmp_path, capsys):
-    first = training_of(checkout)
+def test_all_of_a_direct_rounds_bundles_are_learnt_from_once(checkout, monkeypatch):
+    """And with the gradients that autograd finds for whole paintings."""
+    training = training_of(checkout, "--method", "direct", "--early", 0.5, memory=False)
+    source, method = training.source, training.method
+    go_on(training, 6)  # 3 bundles painted and carried back through
+    canvas = torch.zeros(2, 3, 128, 128)
+    target, loss, actions = as_float(source.env.target), 0, []
+    for step in range(3):
+        seen = as_float(source.canvases[step])
+        assert (canvas.detach() - seen).abs().max() < 0.01  # 8 bits
+        with torch.no_grad():
+            action = method.actor(seen, target, torch.full((2,), step / 3))
+        actions.append(action.requires_grad_())
+        canvas = canvas + (seen - canvas).detach()
+        canvas = paint(method.render, canvas, action)
+        loss = loss + (0.5 if step < 2 else 1) * (canvas - target).square().mean((1, 2, 3)).sum()
+    for mine, its in zip(source.actions, torch.autograd.grad(loss, actions), strict=True):
+        assert torch.allclose(mine, its, rtol=0.05, atol=0.02 * its.abs().max().item())
+    learnt = []
+    monkeypatch.setattr(training, "update", lambda batch, target: learnt.extend(
+        zip(batch.step.tolist(), batch.image.tolist(), strict=True)))
+    images = source.env.image.tolist()
+    go_on(training, 3)
+    assert sorted(learnt) == sorted((step, image) for step in range(3) for image in images)
+    assert source.between_rounds
+
+
+@pytest.mark.parametrize("flags", [(), ("--states", "pool", "--pool", 6)])
+def test_agent_training_without_its_memory_fills_it_anew(checkout, tmp_path, capsys, flags):
+    first = training_of(checkout, *flags, memory=not flags)
     go_on(first, 5)
     log = Run.create(tmp_path, "Paint", {}, Ranks())
-    first.save(log)
+    first.attach(log)
+    first.save()
     (memory_file,) = log.folder.glob("memory-*.pt")
     memory_file.unlink()
-    second = training_of(checkout)
+    second = training_of(checkout, *flags, memory=not flags)
     second.load(log)
     assert "is gone" in capsys.readouterr().out
-    assert len(second.memory) == 0
-    go_on(second, 3)
-    assert second.updates_due == 2
-    assert_same(second.agent.state_dict(), first.agent.state_dict())
+    assert_same(second.method.state_dict(), first.method.state_dict())
+    if flags:
+        assert not second.source.pool.canvas.any()
+    else:
+        assert len(second.source.memory) == 0
+        go_on(second, 3)
+        assert second.source.updates_due == 2
 
 
 def test_train_script_logs_saves_stops_and_resumes(checkout):
@@ -171,21 +212,78 @@ def test_train_script_logs_saves_stops_and_resumes(checkout):
     assert "5 strokes" in painted
 
 
-def test_train_script_greedy_minutes_from_init(checkout):
-    """From inside baseline/, with the actor of another folder, any images, no critic."""
+def test_train_script_minutes_from_init(checkout):
+    """From inside baseline/, with the actor of another folder, any images, a pool, smaller ones."""
+    flags = [*TINY[: TINY.index("--rmsize")], *TINY[TINY.index("--validate_interval"):]]
     out = checkout.run(
-        "train.py", *TINY, "--reward", "l2", "--discount", 0, "--unroll", 2, "--opacity_pull", 0.1,
+        "train.py", *flags, "--cheap", "--pool", 6, "--sizes", 64,
         "--actor_rate", 1e-4, "--init", "..", "--minutes", 0.02, cwd=checkout.root / "baseline",
     )
     folder = checkout.root / "train_log" / "Paint-run1"
     assert "finished" in out
-    assert (folder / "actor.pkl").is_file()
-    assert not (folder / "critic.pkl").exists()
-    assert torch.load(folder / "checkpoint.pt", weights_only=True)["total_steps"] >= 3
+    assert load_actor(folder / "actor.pkl", "", "")[0].size == 64
+    assert torch.load(folder / "checkpoint.pt", weights_only=True)["total_steps"] >= 20
+
+
+def test_a_resumed_log_goes_on_where_the_checkpoint_is(checkout, tmp_path):
+    """Lines that were written after it are of updates that are done again."""
+    training = training_of(checkout)
+    log = Run.create(tmp_path, "Paint", {}, Ranks())
+    training.attach(log)
+    for _ in range(2):
+        go_on(training, 5)
+        training.validate()
+    training.save()
+    whole = (log.folder / "log.csv").read_text()
+    go_on(training, 5)
+    training.validate()
+    assert (log.folder / "log.csv").read_text().startswith(whole)
+    again = training_of(checkout)
+    again.load(log)
+    again.attach(log)
+    again.monitor.write_log()
+    assert (log.folder / "log.csv").read_text() == whole
+    rows = list(csv.DictReader(whole.splitlines()))
+    assert [(row["update"], row["frames"]) for row in rows] == [("2", "4"), ("4", "8")]
+    assert list(rows[0])[:7] == ["update", "frames", "seconds", "error_5", "error_15", "live",
+                                 "opacity"]
+    best = [float(row["error_15"]) for row in rows]
+    assert best == pytest.approx([min(float(row["error_live"]), float(row["error_average"]))
+                                  for row in rows])
+    assert float(rows[1]["critic/loss"]) > 0
+
+
+def test_the_better_of_actor_and_average_is_kept(checkout, tmp_path, monkeypatch):
+    training = training_of(checkout)
+    log = Run.create(tmp_path, "Paint", {}, Ranks())
+    training.attach(log)
+    go_on(training, 5)
+    training.method.average.fc.bias.data.fill_(3.0)
+    errors = {False: 0.2, True: 0.1}
+
+    def painter(averaged=False):
+        measured = Measured(*torch.full((3, 3), errors[averaged]),
+                            torch.zeros(4, 3, 128, 128, dtype=torch.uint8))
+        return SimpleNamespace(measure=lambda *inputs: measured)
+
+    monkeypatch.setattr(training.method, "painter", painter)
+    for better, kept in ((True, True), (False, False), (None, False)):
+        if better is not None:
+            errors[better], errors[not better] = training_errors(errors)
+        training.validate()
+        training.save()
+        bias = load_actor(log.folder / "actor.pkl", "", "")[0].fc.bias
+        assert bool((bias == 3).all()) == kept
+    assert training.best == pytest.approx(0.025)
+
+
+def training_errors(errors: dict) -> tuple[float, float]:
+    """Half the lowest error so far, and the highest."""
+    return min(errors.values()) / 2, max(errors.values())
 
 
 def test_the_last_episode_is_finished_and_kept(checkout):
-    out = checkout.run("train.py", *TINY, "--reward", "l2", "--discount", 0, "--train_times", 4,
+    out = checkout.run("train.py", *TINY, "--reward", "l2", "--train_times", 4,
                        "--validate_interval", 50)
     assert "step 6, update 4" in out
     assert (checkout.root / "train_log" / "Paint-run1" / "actor.pkl").is_file()
@@ -213,6 +311,22 @@ BAD_INPUT = (
     ("train.py", ("--discount", "1.5"), "1.5"),
     ("train.py", ("--discount", "0**-1"), "0**-1"),
     ("train.py", ("--seed", "-1"), "--seed"),
+    ("train.py", ("--sizes", "64:0.7"), "64:0.7 is not like 64:0.7,128"),
+    ("train.py", ("--sizes", "64:0.7,100"), "64:0.7,100 is not like"),
+    ("train.py", ("--norm_until", "2"), "2 is not a share from 0 to 1"),
+    ("train.py", ("--norm_until", "0"), "--norm_until 0 needs --init"),
+    ("train.py", ("--method", "direct"), "--method direct needs --init"),
+    ("train.py", ("--method", "direct", "--tau", "0.1"), "--method direct does not know --tau"),
+    ("train.py", ("--method", "direct", "--states", "pool"), "does not know --states"),
+    ("train.py", ("--method", "scan", "--reward", "l2"), "--method scan does not know --reward"),
+    ("train.py", ("--early", "1"), "--method ddpg does not know --early"),
+    ("train.py", ("--pool", "200"), "--pool needs --states pool"),
+    ("train.py", ("--states", "pool", "--rmsize", "9"), "--rmsize needs --states memory"),
+    ("train.py", ("--states", "pool", "--pool", "9"), "--batch_size 96 does not go with --pool 9"),
+    ("train.py", ("--joint",), "--joint needs --states pool"),
+    ("train.py", ("--reward", "l2", "--penalty_every", "4"), "does not go with --reward l2"),
+    ("train.py", ("--minutes", "1", "--train_times", "9"), "does not go with --minutes"),
+    ("train.py", ("--model_free",), "unrecognized arguments: --model_free"),
     ("train.py", ("--batch_size", "many"), "many is not a whole number from 1"),
     ("train.py", ("--init", "image"), "actor.pkl"),
     ("train_renderer.py", ("--steps", "0"), "--steps"),
@@ -256,21 +370,23 @@ def assert_finite(value) -> None:
 
 
 def test_the_first_update_that_goes_wrong_is_named(checkout, tmp_path):
-    log = Log(training_of(checkout), tmp_path, False)
+    training = training_of(checkout)
+    monitor = training.monitor
+    monitor.folder = tmp_path
     for loss in (1.0, float("nan"), 3e9):
-        log.training.global_update += 1
-        log.update({"loss": torch.tensor(loss), "reward": torch.tensor(0.5)})
+        training.method.updates += 1
+        monitor.gather({"loss": torch.tensor(loss), "reward": torch.tensor(0.5)})
     with pytest.raises(UserError, match=r"diverged in update 2: loss nan reward 0\.5;"):
-        log.check()
-    log.forget()
-    log.update({"loss": torch.tensor(-2e9)})
+        training.check()
+    monitor.round_metrics = Gathered()
+    monitor.gather({"loss": torch.tensor(-2e9)})
     with pytest.raises(UserError, match=r"diverged in update 3: loss -2e\+09;"):
-        log.check()
-    log.forget()
-    log.check()
-    log.training.agent.actor.fc.bias.data[3] = float("inf")
+        training.check()
+    monitor.round_metrics = Gathered()
+    training.check()
+    training.method.actor.fc.bias.data[3] = float("inf")
     with pytest.raises(UserError, match="weights are no finite numbers"):
-        log.check()
+        training.check()
 
 
 @pytest.mark.parametrize(("script", "flags", "says"), [
@@ -311,9 +427,9 @@ def test_a_devices_memory_too(error):
 def test_a_broken_run_is_refused_in_a_line(checkout, name, content, says):
     first = training_of(checkout)
     go_on(first, 3)
-    log = Run.create(checkout.root / "train_log", "Paint", vars(first.options), Ranks())
-    first.save(log)
-    del log
+    first.attach(Run.create(checkout.root / "train_log", "Paint", vars(first.options), Ranks()))
+    first.save()
+    first.run = None  # it holds the lock
     file = checkout.root / "train_log" / "Paint-run1" / name
     assert file.exists()
     if isinstance(content, bytes):

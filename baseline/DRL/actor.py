@@ -7,8 +7,9 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from DRL.layers import STAGES, CoordinatePlanes, progress_plane, residual_stages
+from DRL.layers import STAGES, Planes, residual_stages
 from Renderer.canvas import BUNDLE, LARGEST_BUNDLE, STROKE_DIM
+from Renderer.stroke_gen import WIDTH
 from utils.weights import load_built
 
 
@@ -35,11 +36,15 @@ class Block(nn.Module):
 class Actor(nn.Module):
     """An 18-layer residual network with batch normalisation: nine planes to a bundle."""
 
-    def __init__(self, bundle: int = BUNDLE, shrink: int = 1) -> None:
-        """bundle: how many strokes it chooses at once; shrink: see ``choose``."""
+    def __init__(self, bundle: int = BUNDLE) -> None:
+        """bundle: how many strokes it chooses at once.
+
+        ``size``, which its file tells, is what it has learnt to look at: pictures of so many
+        pixels a side.
+        """
         super().__init__()
-        self.bundle, self.shrink = bundle, shrink
-        self.coordinates = CoordinatePlanes()
+        self.bundle, self.size = bundle, WIDTH
+        self.planes = Planes()
         self.conv1 = nn.Conv2d(9, STAGES[0], 3, 2, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(STAGES[0])
         self.layer1, self.layer2, self.layer3, self.layer4 = residual_stages(Block)
@@ -50,24 +55,18 @@ class Actor(nn.Module):
     ) -> torch.Tensor:
         """Choose a bundle.
 
-        canvas, target: (B, 3, 128, 128) in [0, 1]; progress: (B,), step / max_step.
+        canvas, target: (B, 3, 128, 128) in [0, 1], or shrunk; progress: (B,), step /
+        max_step.
         Returns (B, 13 bundle) in [0, 1].
         """
-        planes = torch.cat((canvas, target, progress_plane(progress)), 1)
-        return self.choose(self.coordinates(planes))
+        return self.choose(self.planes((canvas, target), progress))
 
     def choose(self, planes: torch.Tensor) -> torch.Tensor:
-        """All nine planes (B, 9, 128, 128) to actions (B, 13 bundle) in [0, 1].
-
-        With shrink 2 or 4 the planes are so many times smaller, which takes a fourth or a
-        sixteenth of the work; an actor learns faster so at first.
-        """
-        if self.shrink > 1:
-            planes = F.avg_pool2d(planes, self.shrink)
+        """All nine planes (B, 9, 128, 128), or shrunk, to actions (B, 13 bundle) in [0, 1]."""
         x = F.relu(self.bn1(self.conv1(planes)))  # (B, 64, 64, 64)
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
             x = stage(x)
-        x = F.avg_pool2d(x, 4 // self.shrink).flatten(1)  # (B, 512)
+        x = x.mean((2, 3))  # (B, 512), over the 4x4 map
         return torch.sigmoid(self.fc(x).float())
 
 
@@ -80,7 +79,8 @@ def load_actor(path: Path, what: str, otherwise: str) -> tuple[Actor, str]:
         bundle, rest = divmod(state["fc.bias"].numel() if "fc.bias" in state else 0, STROKE_DIM)
         return Actor(BUNDLE if rest or not 1 <= bundle <= LARGEST_BUNDLE else bundle)
 
-    return load_built(build, path, what, otherwise)
+    actor, family, actor.size = load_built(build, path, what, otherwise)
+    return actor, family
 
 
 def fold_batch_norm(actor: Actor) -> None:

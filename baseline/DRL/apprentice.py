@@ -9,12 +9,13 @@ import math
 import torch
 import torch.nn.functional as F
 
-from DRL.ddpg import DDPG
+from DRL.learner import Learner, Metrics, Seen, Setup
 from DRL.rpm import Transitions
-from Renderer.canvas import BUNDLE, Render, as_float, paint
+from Renderer.canvas import BUNDLE, as_float, paint
 from Renderer.stroke_gen import WIDTH
-from utils.device import Precision
+from utils.schedule import cosine, stepped
 
+RATES = (1e-3, 3e-4, 1e-4)  # for the first fifth of a training, the second, and the rest
 COARSE_PART = 1 / 8  # of an episode
 COARSE, FINE = (5, 5), (12, 15)  # rows and columns of the layers; rows for 40 bundles of 5
 COARSE_STROKE, FINE_STROKE = (0.05, 0.5), (0.035, 0.14)  # half a stroke's length, and its radius
@@ -62,61 +63,83 @@ def _layer(
     return torch.cat((torch.stack(shape, -1), colours[:, :, 0].mT), -1)
 
 
-def own_and_others(batch: Transitions) -> torch.Tensor:
+def own_and_others(canvas: torch.Tensor) -> torch.Tensor:
     """The actor's own canvases (B, 3, 128, 128) in [0, 1], but every fourth that of another fourth.
 
     So it learns to paint over anything, as on tiles.
     """
-    canvas = as_float(batch.canvas)
+    canvas = canvas.clone()
     canvas[::4] = canvas[::4].roll(1, 0)
     return canvas
 
 
-class Apprentice(DDPG):
+class Apprentice(Learner):
     """The agent while it imitates the scanning painter; it needs no reward."""
 
+    def __init__(self, setup: Setup, *, actor_rate: float | None = None) -> None:
+        """actor_rate: highest rate of a cosine, in place of the three steps."""
+        super().__init__(setup, {})
+        self.peak = actor_rate
+
+    def rates(self, progress: float) -> dict[str, float]:
+        """Three steps, or half a cosine."""
+        rate = cosine(progress, self.peak) if self.peak else stepped(progress, RATES, (0.2, 0.4))
+        return {"actor": rate}
+
+    def learn(self, batch: Transitions, target: torch.Tensor) -> tuple[Metrics, torch.Tensor]:
+        """One step of the actor."""
+        tensors = batch.canvas, target, batch.step
+        return self.replay(self._learn)(*tensors), batch.next_canvas
+
+    def _learn(self, canvas: torch.Tensor, target: torch.Tensor, step: torch.Tensor) -> Metrics:
+        canvas = self.look(own_and_others(as_float(canvas)))
+        self.actor.train(self.phase.norm)
+        metrics = self.descend("actor", self.policy_loss, canvas, self.look(as_float(target)), step)
+        self.actor.eval()
+        return metrics
+
     def policy_loss(
-        self, batch: Transitions, target: torch.Tensor
-    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        self, canvas: Seen, target: Seen, step: torch.Tensor
+    ) -> tuple[torch.Tensor, Metrics]:
         """Cross entropy of the actor's numbers against the scanning painter's, less the least."""
-        progress = batch.step / self.max_step
-        action = self.calls["actor"](own_and_others(batch), target, progress)  # (B, 13 N)
+        progress = step / self.max_step
+        action = self.calls["actor"](canvas.small, target.small, progress)  # (B, 13 N)
         with torch.autocast(self.precision.device.type, enabled=False):
-            wanted = scan(target, progress, self.bundle)
+            wanted = scan(target.whole, progress, self.bundle)
             loss = F.binary_cross_entropy(action, wanted) - F.binary_cross_entropy(wanted, wanted)
-        return loss, {"difference": (action.detach() - wanted).square().mean()}
+        return loss, {"difference": (action - wanted).square().mean()}
 
 
-class Journeyman(DDPG):
+class Journeyman(Apprentice):
     """The agent while it learns to do better where the scanning painter would paint."""
 
-    def __init__(self, render: Render, precision: Precision, *arguments, **options) -> None:
-        """See ``DDPG``."""
-        super().__init__(render, precision, *arguments, **options)
-        white = torch.ones(1, 3, WIDTH, WIDTH, device=precision.device)
+    def __init__(self, setup: Setup, **options) -> None:
+        """See ``Apprentice``."""
+        super().__init__(setup, **options)
+        device = self.precision.device
+        white = torch.ones(1, 3, WIDTH, WIDTH, device=device)
         # What the scanning painter covers in each step.
-        self.patches = torch.empty(self.max_step, 1, WIDTH, WIDTH, device=precision.device)
-        starts = torch.arange(self.max_step, device=precision.device) / self.max_step
+        self.patches = torch.empty(self.max_step, 1, WIDTH, WIDTH, device=device)
+        starts = torch.arange(self.max_step, device=device) / self.max_step
         with torch.no_grad():
             for patch, start in zip(self.patches, starts, strict=True):
-                patch[:] = paint(render, 0 * white, scan(white, start[None], self.bundle))[0, :1]
+                bundle = scan(white, start[None], self.bundle)
+                patch[:] = paint(self.render, 0 * white, bundle)[0, :1]
 
     def policy_loss(
-        self, batch: Transitions, target: torch.Tensor
-    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        self, canvas: Seen, target: Seen, step: torch.Tensor
+    ) -> tuple[torch.Tensor, Metrics]:
         """The squared error within the patch of now, and what the bundle spoils around it.
 
         The patch is what the scanning painter's bundle covers.  Nothing is to be gained outside,
         so the actor leaves the rest of the picture to later bundles.
         """
-        canvas, progress = own_and_others(batch), batch.step / self.max_step
-        patch = self.patches[batch.step]
-        action = self.calls["actor"](canvas, target, progress)  # (B, 13 N)
-        painted = paint(self.render, canvas, action)
-        before, after = (canvas - target).square(), (painted - target).square()
+        patch = self.patches[step]
+        action = self.calls["actor"](canvas.small, target.small, step / self.max_step)
+        painted = paint(self.render, canvas.whole, action)
+        before = (canvas.whole - target.whole).square()
+        after = (painted - target.whole).square()
         area = 3 * patch.sum((1, 2, 3)).clamp(min=1)  # of all channels
         error = (patch * after).sum((1, 2, 3)) / area
         spoilt = ((1 - patch) * F.relu(after - before)).sum((1, 2, 3)) / area
-        return (error + spoilt).mean(), {
-            "patch": error.detach().mean(), "spoilt": spoilt.detach().mean(),
-        }
+        return (error + spoilt).mean(), {"patch": error.mean(), "spoilt": spoilt.mean()}

@@ -1,17 +1,9 @@
 """The critic: the value of the canvas that a bundle leads to."""
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
-from DRL.layers import (
-    STAGES,
-    CoordinatePlanes,
-    TReLU,
-    WeightNormConv2d,
-    progress_plane,
-    residual_stages,
-)
+from DRL.layers import STAGES, Planes, TReLU, WeightNormConv2d, residual_stages
 
 
 class Block(nn.Module):
@@ -37,7 +29,7 @@ class Critic(nn.Module):
 
     def __init__(self, planes: int = 12) -> None:
         super().__init__()
-        self.coordinates = CoordinatePlanes()
+        self.planes = Planes()
         self.conv1 = WeightNormConv2d(planes, STAGES[0], 3, 2)
         self.layer1, self.layer2, self.layer3, self.layer4 = residual_stages(Block)
         self.fc = nn.Linear(STAGES[-1], 1)
@@ -52,16 +44,16 @@ class Critic(nn.Module):
     ) -> torch.Tensor:
         """The value of ``after``.
 
-        before, after, target: (B, 3, 128, 128) in [0, 1]; progress: (B,), that of ``after``.
+        before, after, target: (B, 3, 128, 128) in [0, 1], or shrunk; progress: (B,), that of
+        ``after``.
         Returns (B, 1).
         """
-        planes = torch.cat((before, after, target, progress_plane(progress)), 1)
-        return self.judge(self.coordinates(planes))
+        return self.judge(self.planes((before, after, target), progress))
 
     def judge(self, planes: torch.Tensor) -> torch.Tensor:
-        """All planes, twelve here, (B, 12, 128, 128) to values (B, 1)."""
+        """All planes, twelve here, (B, 12, 128, 128), or shrunk, to values (B, 1)."""
         x = self.relu_1(self.conv1(planes))  # (B, 64, 64, 64)
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
             x = stage(x)
-        x = F.avg_pool2d(x, 4).flatten(1)  # (B, 512)
+        x = x.mean((2, 3))  # (B, 512), over the 4x4 map
         return self.fc(x).float()

@@ -1,259 +1,231 @@
-"""Model-based DDPG: the networks and how they learn from sampled transitions.
+"""Model-based DDPG, the paper's method: the equations of its losses."""
 
-Every loss is a method of tensors; ``update`` takes one optimiser step of each network.
-"""
-
-import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
+from functools import partial
 
 import torch
 import torch.nn.functional as F
-from torch import nn
 
-from DRL.actor import Actor
 from DRL.critic import Critic
+from DRL.learner import Learner, Metrics, Seen, Setup, learning, named
 from DRL.rpm import Transitions
 from DRL.wgan import Discriminator, gradient_penalty
-from Renderer.canvas import BUNDLE, Render, as_float, paint, split_action
-from Renderer.stroke_gen import SHAPE_DIM
-from utils.device import Precision
-from utils.graph import Graphed
-from utils.ranks import Ranks, share_batch_norm
-from utils.schedule import adam, load_optimizer, set_rate
+from Renderer.canvas import as_float, as_uint8, paint
+from utils.schedule import cosine, stepped
 
-W0 = SHAPE_DIM - 2  # where the two opacities of a stroke begin
-
-
-@contextmanager
-def learning(network: nn.Module) -> Iterator[None]:
-    """Networks are frozen except in here, so that no gradient is gathered that nobody reads."""
-    network.requires_grad_(True)
-    try:
-        yield
-    finally:
-        network.requires_grad_(False)
+DISCOUNT = 0.95  # of a stroke
+# The reference's rates for the first fifth of a training, the second, and the rest.
+RATES = {
+    "actor": (1e-3, 3e-4, 1e-4), "critic": (3e-4, 1e-4, 3e-5), "wgan": (3e-4, 3e-4, 3e-4)
+}
+SMALLEST = 1e-6  # of a value's difference from its goal, where gradients are divided by it
 
 
-@torch.no_grad()
-def follow(slow: nn.Module, network: nn.Module, tau: float) -> None:
-    """Move a slow copy towards its network; buffers are copied."""
-    torch._foreach_lerp_(list(slow.parameters()), list(network.parameters()), tau)
-    for mine, its in zip(slow.buffers(), network.buffers(), strict=True):
-        mine.copy_(its)
-
-
-class DDPG:
+class DDPG(Learner):
     """The agent.
 
     reward "wgan": the gain in the slow discriminator's score.  reward "l2": the share of the
-    canvas's squared error that the bundle removes.  Without discount there is no critic, and
-    without the WGAN reward no discriminator.
+    canvas's squared error that the bundle removes.
     """
 
+    paints = True
+
     def __init__(
-        self,
-        render: Render,
-        precision: Precision,
-        max_step: int = 40,
-        discount: float = 0.95**5,
-        tau: float = 0.001,
-        reward: str = "wgan",
-        unroll: int = 1,
-        opacity_pull: float = 0.0,
-        ranks: Ranks | None = None,
-        fast: bool = False,
-        bundle: int = BUNDLE,
-        noise: float = 0.0,
-        shrink: int = 1,
-        freeze_norm: bool = False,
+        self, setup: Setup, *, discount: float | None = None, tau: float = 0.001,
+        reward: str = "wgan", noise_factor: float = 0.0, penalty_every: int = 1,
+        joint: bool = False, actor_rate: float | None = None, critic_rate: float | None = None,
     ) -> None:
-        """bundle, shrink: see ``Actor``; noise: see ``explore``.
+        """discount: of a bundle (0.95 a stroke); noise_factor: standard deviation, see ``explore``.
 
-        freeze_norm: the actor's batch normalisation keeps the statistics it has.
+        penalty_every: updates from one gradient penalty to the next, which weighs as much more
+        (lazy regularisation, Karras et al. 2020).  joint: one pass of the critic, and of the slow
+        discriminator, for both losses; the actor then learns from the critic of before its step,
+        and the critic of the actor's own bundles alone.
+        actor_rate, critic_rate: highest rates of a cosine, in place of the reference's steps.
         """
-        self.render, self.precision, self.max_step = render, precision, max_step
-        self.discount, self.tau, self.reward_kind = discount, tau, reward
-        self.unroll, self.opacity_pull = unroll, opacity_pull
-        self.ranks, self.bundle, self.noise = ranks or Ranks(), bundle, noise
-        self.freeze_norm = freeze_norm
-        # Exchanges between processes stay out of graphs.
-        graphed = fast and precision.device.type == "cuda" and self.ranks.world == 1
+        self.discount = DISCOUNT**setup.bundle if discount is None else discount
+        self.reward_kind, self.noise = reward, noise_factor
+        self.penalty_every, self.joint = penalty_every, joint
+        self.peaks = {"actor": actor_rate, "critic": critic_rate}
+        others = {"critic": self.new_critic(setup)}
+        if reward == "wgan":
+            others["wgan"] = Discriminator()
+        super().__init__(setup, others, tau, {"wgan": (0.5, 0.999)})
+        self.critic, self.discriminator = self.networks["critic"], self.networks.get("wgan")
 
-        def place(network: nn.Module) -> nn.Module:
-            network.requires_grad_(False)
-            return network.to(precision.device, memory_format=torch.channels_last)
-
-        self.actor = place(Actor(bundle, shrink)).eval()
-        self.critic = place(self.new_critic()) if discount > 0 else None
-        self.discriminator = place(Discriminator()) if reward == "wgan" else None
-        self.networks = {
-            name: network
-            for name, network in (
-                ("actor", self.actor), ("critic", self.critic), ("wgan", self.discriminator)
-            )
-            if network is not None
-        }
-        self.slow = {name: copy.deepcopy(network) for name, network in self.networks.items()}
-        self.optimizers = {
-            name: adam(network, graphed, (0.5, 0.999) if name == "wgan" else (0.9, 0.999))
-            for name, network in self.networks.items()
-        }
-        if self.ranks.world > 1:
-            share_batch_norm(self.actor)
-        self.calls = dict(self.networks)  # how losses call the networks
-        if fast:
-            for name in {"actor", "critic"} & self.networks.keys():
-                self.calls[name] = torch.compile(self.networks[name], dynamic=False)
-        self.learn = Graphed(self._learn, graphed)
-
-    def new_critic(self) -> nn.Module:
+    def new_critic(self, setup: Setup) -> Critic:
         """The critic before it has learnt anything."""
         return Critic()
 
-    @torch.no_grad()
-    def act(
-        self, canvas: torch.Tensor, target: torch.Tensor, step: int, actor: Actor | None = None
-    ) -> torch.Tensor:
-        """The actor's bundle (B, 13 N) for canvas and target (B, 3, 128, 128) uint8."""
-        progress = torch.full((len(canvas),), step / self.max_step, device=canvas.device)
-        with self.precision.autocast():
-            return (actor or self.actor)(as_float(canvas), as_float(target), progress)
+    def rates(self, progress: float) -> dict[str, float]:
+        """The reference's, in three steps, or half a cosine where a peak was named."""
+        return {
+            name: cosine(progress, peak) if (peak := self.peaks.get(name)) else
+            stepped(progress, RATES[name], (0.2, 0.4))
+            for name in self.networks
+        }
 
     def explore(
-        self, canvas: torch.Tensor, target: torch.Tensor, step: int, episode: tuple[int, ...]
+        self, canvas: torch.Tensor, target: torch.Tensor, progress: torch.Tensor,
+        episode: tuple[int, ...],
     ) -> torch.Tensor:
-        """``act`` with Gaussian noise on the bundle.  episode: numbers that only one has."""
-        action = self.act(canvas, target, step)
+        """The actor's bundles (B, 13 N) with Gaussian noise on them."""
+        action = super().explore(canvas, target, progress, episode)
         if self.noise:
             action = (action + torch.randn_like(action) * self.noise).clamp(0, 1)
         return action
 
+    def score(self, painted: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """How much canvases (B, 3, 128, 128) are like their targets (B, 1), slowly learnt."""
+        return self.slow["wgan"](torch.cat((target, painted), 1))
+
     def reward(
-        self, before: torch.Tensor, after: torch.Tensor, target: torch.Tensor
+        self, before: torch.Tensor, after: torch.Tensor, target: torch.Tensor,
+        old: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """The reward (B, 1) of getting from one canvas (B, 3, 128, 128) to another."""
-        if self.reward_kind == "l2":
-            first = (before - target).square().mean((1, 2, 3))
-            return (1 - (after - target).square().mean((1, 2, 3)) / (first + 1e-6))[:, None]
-        pairs = torch.cat((torch.cat((target, after), 1), torch.cat((target, before), 1)))
-        new, old = self.slow["wgan"](pairs).chunk(2)
-        return new - old
+        """The reward (B, 1) of getting from one canvas (B, 3, 128, 128) to another.
+
+        old: the score of the one before, where it is known.  No gradient flows to it.
+        """
+        if self.reward_kind == "wgan":
+            if old is None:
+                with torch.no_grad():
+                    old = self.score(before, target)
+            return self.score(after, target) - old
+        first = (before - target).square().mean((1, 2, 3))
+        return (1 - (after - target).square().mean((1, 2, 3)) / (first + 1e-6))[:, None]
+
+    @torch.no_grad()
+    def goal(
+        self, now: Seen, target: Seen, step: torch.Tensor, score: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """discount (1 - done) (r' + V_slow(s', a')) (B, 1), for the canvas ``now`` of s'.
+
+        step: (B,), that of the bundle that led there; score: of ``now``.  The reward of that
+        bundle itself stands on both sides of Q = r + V and cancels.
+        """
+        progress = (step + 1) / self.max_step  # (B,)
+        action = self.slow["actor"](now.small, target.small, progress)
+        after = self.look(paint(self.render, now.whole, action))
+        value = self.slow["critic"](
+            now.small, after.small, target.small, progress + 1 / self.max_step)
+        reward = self.reward(now.whole, after.whole, target.whole, score)
+        alive = (step + 1 < self.max_step).float()[:, None]  # (B, 1)
+        return self.discount * alive * (value + reward)
+
+    def value(
+        self, before: Seen, after: torch.Tensor, target: Seen, step: torch.Tensor
+    ) -> torch.Tensor:
+        """V(s, a) (B, 1) of a bundle that led from one canvas to the other (B, 3, size, size)."""
+        return self.calls["critic"](
+            before.small, after, target.small, (step + 1) / self.max_step)
 
     def value_loss(
-        self, batch: Transitions, target: torch.Tensor
-    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """mse(V(s, a), discount (1 - done) (r' + V_slow(s', a'))).
-
-        The reward of the step itself stands on both sides of Q = r + V and cancels.
-        """
-        canvas, now = as_float(batch.canvas), as_float(batch.next_canvas)
-        progress = (batch.step + 1) / self.max_step  # (B,)
-        with torch.no_grad():
-            action = self.slow["actor"](now, target, progress)
-            after = paint(self.render, now, action)
-            value = self.slow["critic"](now, after, target, progress + 1 / self.max_step)
-            alive = (batch.step + 1 < self.max_step).float()[:, None]  # (B, 1)
-            goal = self.discount * alive * (value + self.reward(now, after, target))
-            painted = paint(self.render, canvas, batch.action)
-        value = self.calls["critic"](canvas, painted, target, progress)
-        return F.mse_loss(value, goal), {"value": value.detach().mean(), "goal": goal.mean()}
+        self, before: Seen, after: Seen, now: Seen, target: Seen, step: torch.Tensor
+    ) -> tuple[torch.Tensor, Metrics]:
+        """mse(V(s, a), its goal); ``after`` is what the bundle painted, ``now`` that in 8 bits."""
+        goal = self.goal(now, target, step)
+        value = self.value(before, after.small, target, step)
+        return F.mse_loss(value, goal), {"value": value.mean(), "goal": goal.mean()}
 
     def policy_loss(
-        self, batch: Transitions, target: torch.Tensor
-    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        self, before: Seen, painted: Seen, target: Seen, step: torch.Tensor,
+        score: torch.Tensor | None = None, slope: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, Metrics]:
         """- mean(reward + V) of the actor's own bundles, through renderer and compositing.
 
-        With unroll > 1 the actor paints that many bundles in a row, as far as the episode
-        goes, and the gradient flows back through all of them.
+        score: of ``painted``, slope: d mean(V) / d painted.small, where they are known already.
+        The score of the canvas before is then left out, as it has no gradient.
         """
-        start = before = after = as_float(batch.canvas)
-        step, pull = batch.step, 0.0
-        for i in range(self.unroll):
-            action = self.calls["actor"](after, target, step / self.max_step)
-            painted = paint(self.render, after, action)
-            if i == 0:
-                before, after = after, painted
-            else:
-                alive = (step < self.max_step)[:, None, None, None]
-                before = torch.where(alive, after, before)
-                after = torch.where(alive, painted, after)
-            step = (step + 1).clamp(max=self.max_step)
-            if self.opacity_pull:
-                pull = pull + 1 - split_action(action)[0][..., W0:].mean()
-        reward = self.reward(start, after, target)  # (B, 1)
-        value = reward
-        if self.critic is not None:
-            value = reward + self.calls["critic"](before, after, target, step / self.max_step)
-        metrics = {"reward": reward.detach().mean(), "q": value.detach().mean()}
-        return self.opacity_pull * pull / self.unroll - value.mean(), metrics
+        reward = score
+        if score is None:
+            reward = self.reward(before.whole, painted.whole, target.whole)
+        if slope is None:
+            value = self.value(before, painted.small, target, step).mean()
+        else:
+            value = (slope * painted.small).sum()  # has that gradient, not that value
+        return -reward.mean() - value, {"reward" if score is None else "score": reward.mean()}
+
+    def judge(
+        self, before: Seen, painted: Seen, now: Seen, target: Seen, step: torch.Tensor,
+        score: torch.Tensor | None,
+    ) -> tuple[Metrics, torch.Tensor]:
+        """One step of the critic by ``value_loss``, and the slope of its value on the way.
+
+        score: of ``painted``, which stands for that of ``now``, its 8 bits.
+        Samples do not meet in the critic, so the gradient of the loss to a canvas is that of its
+        value times 2 (V - goal) / B, by which it is divided here.
+        """
+        with self.step("critic") as weights:
+            with self.precision.autocast():
+                goal = self.goal(now, target, step, score)
+                leaf = painted.small.detach().requires_grad_()
+                value = self.value(before, leaf, target, step)  # (B, 1)
+            off = value.detach() - goal
+            off = torch.where(off.abs() < SMALLEST, SMALLEST, off)
+            value.backward(2 / len(off) * off, inputs=[leaf, *weights])
+        slope = leaf.grad / (2 * off[..., None, None])
+        return named("critic", {
+            "loss": off.square().mean(), "value": value.mean(), "goal": goal.mean()}), slope
 
     def wgan_loss(
-        self, batch: Transitions, target: torch.Tensor, alpha: torch.Tensor
-    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """D(fake) - D(real) + penalty; real = (target, target), fake = (target, painting)."""
-        real = torch.cat((target, target), 1)
-        fake = torch.cat((target, as_float(batch.next_canvas)), 1)
-        real_score, fake_score = self.discriminator(torch.cat((real, fake))).chunk(2)
-        with torch.autocast(self.precision.device.type, enabled=False):
-            penalty = gradient_penalty(self.discriminator, real, fake, alpha)
-        real_mean, fake_mean = real_score.mean(), fake_score.mean()
-        return fake_mean - real_mean + penalty, {
-            "real": real_mean.detach(), "fake": fake_mean.detach(), "penalty": penalty.detach(),
-        }
+        self, painted: torch.Tensor, target: torch.Tensor, alpha: torch.Tensor, weight: int = 1
+    ) -> tuple[torch.Tensor, Metrics]:
+        """D(fake) - D(real) + penalty; real = (target, target), fake = (target, painting).
 
-    def update(
-        self, batch: Transitions, target: torch.Tensor, rates: dict[str, float]
-    ) -> dict[str, torch.Tensor]:
+        weight: that of the penalty; 0 leaves it out.
+        """
+        real, fake = torch.cat((target, target), 1), torch.cat((target, painted), 1)
+        real_score, fake_score = self.discriminator(torch.cat((real, fake))).chunk(2)
+        penalty = torch.zeros((), device=alpha.device)
+        if weight:
+            with torch.autocast(self.precision.device.type, enabled=False):
+                penalty = gradient_penalty(self.discriminator, real, fake, alpha)
+        real_mean, fake_mean = real_score.mean(), fake_score.mean()
+        loss = fake_mean - real_mean + weight * penalty
+        return loss, {"real": real_mean, "fake": fake_mean, "penalty": weight * penalty}
+
+    def learn(self, batch: Transitions, target: torch.Tensor) -> tuple[Metrics, torch.Tensor]:
         """One step of discriminator, critic and actor, then of their slow copies.
 
-        target: (B, 3, 128, 128) uint8; rates: learning rate of each network.  Returns means
-        over the batch, still on the device.
+        Transitions without actions are of the bundles that the actor chooses now.
         """
-        for name, optimizer in self.optimizers.items():
-            set_rate(optimizer, rates[name])
+        weight = self.penalty_every * (self.updates % self.penalty_every == 0)
         alpha = torch.rand(len(target), device=target.device)
-        return self.learn(*batch, target, alpha)
+        tensors = [part for part in batch if part is not None]
+        return self.replay(partial(self._learn, weight), weight)(target, alpha, *tensors)
 
-    def _learn(self, *tensors: torch.Tensor) -> dict[str, torch.Tensor]:
-        """The update as a function of a batch's tensors, targets and the penalty's alpha."""
-        *batch, target, alpha = tensors
-        batch, target = Transitions(*batch), as_float(target)
-        metrics = {}
+    def _learn(
+        self, weight: int, target: torch.Tensor, alpha: torch.Tensor, canvas: torch.Tensor,
+        *others: torch.Tensor,
+    ) -> tuple[Metrics, torch.Tensor]:
+        """``learn`` as a function of tensors: targets, the penalty's alpha and a batch's."""
+        *kept, _, step = others
+        canvas, target = self.look(as_float(canvas)), self.look(as_float(target))
+        with learning(self.actor), self.precision.autocast():
+            self.actor.train(self.phase.norm)
+            action = self.calls["actor"](canvas.small, target.small, step / self.max_step)
+            self.actor.eval()
+            painted = self.look(paint(self.render, canvas.whole, action))
+        done = as_uint8(painted.whole.detach())
+        if kept:  # the critic learns from these bundles, and else from the actor's
+            with torch.no_grad(), self.precision.autocast():
+                tried = self.look(paint(self.render, canvas.whole, kept[0]))
+        else:
+            tried = Seen(*(each.detach() for each in painted))
+        now = self.look(as_float(kept[1] if kept else done))
+        metrics, score, slope = {}, None, None
         if self.discriminator is not None:
-            metrics |= self._step("wgan", self.wgan_loss, batch, target, alpha)
-        if self.critic is not None:
-            metrics |= self._step("critic", self.value_loss, batch, target)
-        self.actor.train(not self.freeze_norm)
-        metrics |= self._step("actor", self.policy_loss, batch, target)
-        self.actor.eval()
-        for name, network in self.networks.items():
-            follow(self.slow[name], network, self.tau)
-        return metrics
-
-    def _step(self, name: str, loss_of, *inputs) -> dict[str, torch.Tensor]:
-        network, optimizer = self.networks[name], self.optimizers[name]
-        with learning(network):
-            with self.precision.autocast():
-                loss, metrics = loss_of(*inputs)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward(inputs=list(network.parameters()))
-        self.ranks.mean_gradients(network)
-        optimizer.step()
-        return {f"{name}/loss": loss.detach()} | {f"{name}/{k}": v for k, v in metrics.items()}
-
-    def state_dict(self) -> dict:
-        """Networks, slow copies and optimisers."""
-        return {
-            "networks": {name: n.state_dict() for name, n in self.networks.items()},
-            "slow": {name: n.state_dict() for name, n in self.slow.items()},
-            "optimizers": {name: o.state_dict() for name, o in self.optimizers.items()},
-        }
-
-    def load_state_dict(self, state: dict) -> None:
-        """Take up what ``state_dict`` gave, before the first update."""
-        for kind, mine in (("networks", self.networks), ("slow", self.slow)):
-            for name, network in mine.items():
-                network.load_state_dict(state[kind][name])
-        for name, optimizer in self.optimizers.items():
-            load_optimizer(optimizer, state["optimizers"][name])
+            metrics |= self.descend("wgan", self.wgan_loss, now.whole, target.whole, alpha, weight)
+        if self.joint:
+            if self.discriminator is not None:
+                with self.precision.autocast():
+                    score = self.score(painted.whole, target.whole)  # (B, 1)
+            found, slope = self.judge(
+                canvas, tried, now, target, step, None if score is None else score.detach())
+            metrics |= found
+        else:
+            metrics |= self.descend("critic", self.value_loss, canvas, tried, now, target, step)
+        metrics |= self.descend("actor", self.policy_loss, canvas, painted, target, step, score,
+                                slope)
+        self.follow_all()
+        return metrics, done

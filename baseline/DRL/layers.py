@@ -48,18 +48,30 @@ class WeightNormConv2d(nn.Module):
         return weight.square().sum((1, 2, 3), keepdim=True).sqrt()  # (out, 1, 1, 1)
 
 
-class CoordinatePlanes(nn.Module):
-    """Appends two planes to its input: row i/127, then column j/127."""
+class Planes(nn.Module):
+    """What a network looks at: pictures, numbers as constant planes, row i/127 and column j/127."""
 
     def __init__(self) -> None:
         super().__init__()
         line = torch.linspace(0, 1, WIDTH)
         planes = torch.stack(torch.meshgrid(line, line, indexing="ij"))[None]  # (1, 2, W, W)
-        self.register_buffer("planes", planes, persistent=False)
+        self.register_buffer("coordinates", planes, persistent=False)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = torch.cat((x, self.planes.expand(len(x), -1, -1, -1)), 1)
+    def forward(self, pictures: tuple[torch.Tensor, ...], numbers: torch.Tensor) -> torch.Tensor:
+        """pictures: each (B, 3, W, W) in [0, 1], W 128 or see ``shrunk``; numbers: (B, K) or (B,).
+
+        Returns (B, 3 pictures + K + 2, W, W).
+        """
+        count, size = len(numbers), pictures[0].shape[2]
+        constant = numbers.view(count, -1, 1, 1).expand(-1, -1, size, size)
+        own = shrunk(self.coordinates, size).expand(count, -1, -1, -1)
+        x = torch.cat((*pictures, constant, own), 1)
         return x.contiguous(memory_format=torch.channels_last)
+
+
+def shrunk(picture: torch.Tensor, size: int) -> torch.Tensor:
+    """Pictures (B, C, 128, 128) as (B, C, size, size) of means: a half, or a fourth a side."""
+    return picture if size == WIDTH else F.avg_pool2d(picture, WIDTH // size)
 
 
 def residual_stages(block: type[nn.Module]) -> list[nn.Sequential]:
@@ -69,8 +81,3 @@ def residual_stages(block: type[nn.Module]) -> list[nn.Sequential]:
         nn.Sequential(block(before, after, 2), block(after, after, 1))
         for before, after in zip(channels, STAGES, strict=False)
     ]
-
-
-def progress_plane(progress: torch.Tensor) -> torch.Tensor:
-    """(B,) in [0, 1] to constant planes (B, 1, 128, 128)."""
-    return progress.view(-1, 1, 1, 1).expand(-1, 1, WIDTH, WIDTH)

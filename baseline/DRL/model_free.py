@@ -11,10 +11,11 @@ import torch.nn.functional as F
 
 from DRL.critic import Critic
 from DRL.ddpg import DDPG
-from DRL.layers import progress_plane
-from DRL.rpm import Transitions
+from DRL.learner import Metrics, Seen, Setup
+from DRL.painter import Painter
 from Renderer.canvas import BUNDLE, STROKE_DIM, as_float
-from Renderer.stroke_gen import WIDTH
+
+PARAMETER_NOISE = 0.05  # the paper's
 
 
 class ActionCritic(Critic):
@@ -30,13 +31,12 @@ class ActionCritic(Critic):
         progress: torch.Tensor,
         action: torch.Tensor,
     ) -> torch.Tensor:
-        """canvas, target: (B, 3, 128, 128) in [0, 1]; progress: (B,); action: (B, 13 bundle).
+        """canvas, target: (B, 3, 128, 128) in [0, 1], or shrunk; progress: (B,).
 
-        Returns (B, 1).
+        action: (B, 13 bundle).  Returns (B, 1).
         """
-        numbers = action[..., None, None].expand(-1, -1, WIDTH, WIDTH)
-        planes = torch.cat((canvas, target, progress_plane(progress), numbers), 1)
-        return self.judge(self.coordinates(planes))
+        numbers = torch.cat((progress[:, None], action), 1)
+        return self.judge(self.planes((canvas, target), numbers))
 
 
 class ModelFreeDDPG(DDPG):
@@ -45,25 +45,30 @@ class ModelFreeDDPG(DDPG):
     It explores with noise on the actor's parameters.
     """
 
-    def __init__(self, *inputs, **options) -> None:
-        super().__init__(*inputs, **options)
-        self.explorer = copy.deepcopy(self.actor)
-        self.episode: tuple[int, ...] = ()  # the one that the explorer is for
+    paints = False
 
-    def new_critic(self) -> ActionCritic:
-        return ActionCritic(self.bundle)
+    def __init__(self, setup: Setup, *, noise_factor: float = PARAMETER_NOISE, **options) -> None:
+        super().__init__(setup, noise_factor=noise_factor, **options)
+        self.explorer = copy.deepcopy(self.actor)
+        self.explored: tuple = ()  # the episode and the number of updates that it is for
+
+    def new_critic(self, setup: Setup) -> ActionCritic:
+        return ActionCritic(setup.bundle)
 
     def explore(
-        self, canvas: torch.Tensor, target: torch.Tensor, step: int, episode: tuple[int, ...]
+        self, canvas: torch.Tensor, target: torch.Tensor, progress: torch.Tensor,
+        episode: tuple[int, ...],
     ) -> torch.Tensor:
-        """The bundle of an actor with Gaussian noise on its parameters.
+        """The bundles of an actor with Gaussian noise on its parameters.
 
-        The noise is a function of ``episode``, so that a resumed one has the same.
+        The noise is a function of ``episode``, so that a resumed one has the same.  In a pool the
+        actor learns within an episode.
         """
-        if episode != self.episode:
-            self.episode = episode
+        if (episode, self.updates) != self.explored:
+            self.explored = episode, self.updates
             self.disturb(episode)
-        return self.act(canvas, target, step, self.explorer)
+        self.explorer.size = self.actor.size
+        return Painter(self.explorer, self.render, self.precision).act(canvas, target, progress)
 
     @torch.no_grad()
     def disturb(self, episode: tuple[int, ...]) -> None:
@@ -76,24 +81,39 @@ class ModelFreeDDPG(DDPG):
                 weights.shape, generator=generator, device=weights.device)
 
     def value_loss(
-        self, batch: Transitions, target: torch.Tensor
-    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        self, before: Seen, action: torch.Tensor, now: Seen, target: Seen, step: torch.Tensor
+    ) -> tuple[torch.Tensor, Metrics]:
         """mse(Q(s, a), r + discount (1 - done) Q_slow(s', a'))."""
-        canvas, now = as_float(batch.canvas), as_float(batch.next_canvas)
-        later = (batch.step + 1) / self.max_step  # (B,)
+        later = (step + 1) / self.max_step  # (B,)
         with torch.no_grad():
-            action = self.slow["actor"](now, target, later)
-            value = self.slow["critic"](now, target, later, action)
-            alive = (batch.step + 1 < self.max_step).float()[:, None]  # (B, 1)
-            goal = self.reward(canvas, now, target) + self.discount * alive * value
-        value = self.calls["critic"](canvas, target, batch.step / self.max_step, batch.action)
-        return F.mse_loss(value, goal), {"value": value.detach().mean(), "goal": goal.mean()}
+            chosen = self.slow["actor"](now.small, target.small, later)
+            value = self.slow["critic"](now.small, target.small, later, chosen)
+            alive = (step + 1 < self.max_step).float()[:, None]  # (B, 1)
+            reward = self.reward(before.whole, now.whole, target.whole)
+            goal = reward + self.discount * alive * value
+        value = self.calls["critic"](before.small, target.small, step / self.max_step, action)
+        return F.mse_loss(value, goal), {"value": value.mean(), "goal": goal.mean()}
 
     def policy_loss(
-        self, batch: Transitions, target: torch.Tensor
-    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        self, before: Seen, target: Seen, step: torch.Tensor
+    ) -> tuple[torch.Tensor, Metrics]:
         """- mean Q(s, actor(s))."""
-        canvas, progress = as_float(batch.canvas), batch.step / self.max_step
-        action = self.calls["actor"](canvas, target, progress)
-        value = self.calls["critic"](canvas, target, progress, action)
-        return -value.mean(), {"q": value.detach().mean()}
+        progress = step / self.max_step
+        action = self.calls["actor"](before.small, target.small, progress)
+        value = self.calls["critic"](before.small, target.small, progress, action).mean()
+        return -value, {"q": value}
+
+    def _learn(
+        self, weight: int, target: torch.Tensor, alpha: torch.Tensor, canvas: torch.Tensor,
+        action: torch.Tensor, later: torch.Tensor, _: torch.Tensor, step: torch.Tensor,
+    ) -> tuple[Metrics, torch.Tensor]:
+        canvas, now, target = (self.look(as_float(each)) for each in (canvas, later, target))
+        metrics = {}
+        if self.discriminator is not None:
+            metrics |= self.descend("wgan", self.wgan_loss, now.whole, target.whole, alpha, weight)
+        metrics |= self.descend("critic", self.value_loss, canvas, action, now, target, step)
+        self.actor.train(self.phase.norm)
+        metrics |= self.descend("actor", self.policy_loss, canvas, target, step)
+        self.actor.eval()
+        self.follow_all()
+        return metrics, later

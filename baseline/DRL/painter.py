@@ -1,56 +1,112 @@
-"""A trained actor and its renderer, which paint targets together."""
+"""An actor and a renderer, which paint targets together: the only roll-out."""
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
-from DRL.actor import fold_batch_norm, load_actor
-from Renderer.canvas import paint_strokes
-from Renderer.model import load_render
+from DRL.actor import Actor, fold_batch_norm, load_actor
+from DRL.layers import shrunk
+from Renderer.canvas import as_float, as_uint8, paint_strokes, split_action
+from Renderer.model import TrainedRender, load_render
+from Renderer.stroke_gen import SHAPE_DIM
 from utils.command import UserError
 from utils.device import Precision
+from utils.ranks import Ranks
+
+LIVE_CHANGE = 0.001  # a live stroke changes the canvas by this much on average, or more
+OPACITIES = slice(SHAPE_DIM - 2, SHAPE_DIM)  # of a stroke's shape
+
+
+class Measured(NamedTuple):
+    """How the paintings of a set of pictures came along."""
+
+    errors: torch.Tensor  # (steps,) mean squared error after each bundle, over all pictures
+    live: torch.Tensor  # (steps,) share of each bundle's strokes that changed the canvas
+    opacity: torch.Tensor  # (steps,) mean opacity of each bundle's strokes
+    canvas: torch.Tensor  # (N, 3, 128, 128) uint8, the finished paintings
 
 
 class Painter:
-    """Both networks in eval mode, loaded from weight files."""
+    """Both networks, the actor in eval mode."""
 
-    def __init__(self, actor: Path, renderer: Path, precision: Precision) -> None:
-        """Raises UserError where a file is missing or holds the weights of another network.
-
-        So it does where the two are for different families of strokes; ``family`` is the one,
-        and ``bundle`` the number of strokes a step.
-        """
+    def __init__(self, actor: Actor, render: TrainedRender, precision: Precision) -> None:
         self.device, self.precision = precision.device, precision
-        self.render = load_render(renderer, precision)
-        self.actor, self.family = load_actor(actor, "the actor", "train one with baseline/"
-                                             "train.py, or name another with --actor")
-        self.bundle = self.actor.bundle
-        if self.family != self.render.family:
-            raise UserError(f"the actor {actor} paints with {self.family} strokes and the renderer "
-                            f"{renderer} draws {self.render.family} strokes; name two of one "
+        self.actor, self.render = actor, render
+        self.bundle, self.family = actor.bundle, render.family
+
+    @classmethod
+    def load(cls, actor: Path, renderer: Path, precision: Precision) -> "Painter":
+        """From weight files.
+
+        Raises UserError where one is missing or holds the weights of another network, and where
+        the two are for different families of strokes.
+        """
+        render = load_render(renderer, precision)
+        network, family = load_actor(actor, "the actor", "train one with baseline/train.py, or "
+                                     "name another with --actor")
+        if family != render.family:
+            raise UserError(f"the actor {actor} paints with {family} strokes and the renderer "
+                            f"{renderer} draws {render.family} strokes; name two of one "
                             "family with --actor and --renderer")
-        fold_batch_norm(self.actor.eval())
-        self.actor.to(self.device, memory_format=torch.channels_last)
+        fold_batch_norm(network.eval())
+        network.to(precision.device, memory_format=torch.channels_last)
+        return cls(network, render, precision)
 
-    @torch.inference_mode()
-    def act(self, canvas: torch.Tensor, target: torch.Tensor, progress: float) -> torch.Tensor:
-        """The next bundle (B, 13 N) for canvas and target (B, 3, 128, 128), progress in [0, 1)."""
+    @torch.no_grad()
+    def act(
+        self, canvas: torch.Tensor, target: torch.Tensor, progress: float | torch.Tensor
+    ) -> torch.Tensor:
+        """The next bundle (B, 13 N).
+
+        canvas, target: (B, 3, 128, 128) in [0, 1]; progress: in [0, 1), of all or (B,).
+        """
+        if not isinstance(progress, torch.Tensor):
+            progress = torch.full((len(canvas),), progress, device=self.device)
         with self.precision.autocast():
-            return self.actor(canvas, target, torch.full((len(canvas),), progress,
-                                                         device=self.device))
+            size = self.actor.size
+            return self.actor(shrunk(canvas, size), shrunk(target, size), progress)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def paint(
-        self, canvas: torch.Tensor, target: torch.Tensor, steps: int
+        self, canvas: torch.Tensor, target: torch.Tensor, steps: int, rounded: bool = False
     ) -> Iterator[tuple[torch.Tensor, list[torch.Tensor]]]:
         """Paint ``steps`` bundles on every canvas.
 
-        canvas, target: (B, 3, 128, 128) in [0, 1].  Yields for each step the action (B, 13 N)
-        and the canvases (B, 3, 128, 128) after each of its N strokes.
+        canvas, target: (B, 3, 128, 128) in [0, 1]; rounded: let the last canvas of a step be
+        in 8 bits, as in the paper's evaluation.  Yields for each step the action (B, 13 N) and
+        the canvases (B, 3, 128, 128) after each of its N strokes.
         """
         for step in range(steps):
             action = self.act(canvas, target, step / steps)
             canvases = paint_strokes(self.render, canvas, action)
+            if rounded:
+                canvases[-1] = as_float(as_uint8(canvases[-1]))
             canvas = canvases[-1]
             yield action, canvases
+
+    def measure(
+        self, targets: torch.Tensor, steps: int, batch_size: int, ranks: Ranks | None = None
+    ) -> Measured:
+        """Paint all of ``targets``, (N, 3, 128, 128) uint8, from black.
+
+        With ranks each process paints its part; the numbers are of all, the canvases its own.
+        """
+        sums = torch.zeros(3, steps, device=self.device)
+        finished = []
+        own = targets[ranks.rank :: ranks.world] if ranks else targets
+        for target in own.split(batch_size) if len(own) else ():
+            target = as_float(target.to(self.device))
+            before = torch.zeros_like(target)
+            for step, (action, canvases) in enumerate(
+                    self.paint(before, target, steps, rounded=True)):
+                for after in canvases:
+                    change = (after - before).abs().mean((1, 2, 3))  # (B,)
+                    sums[1, step] += (change >= LIVE_CHANGE).sum() / len(canvases)
+                    before = after
+                sums[0, step] += (before - target).square().mean((1, 2, 3)).sum()
+                sums[2, step] += split_action(action)[0][..., OPACITIES].mean((1, 2)).sum()
+            finished.append(as_uint8(before).cpu())
+        sums = (ranks.total(sums) if ranks else sums).cpu() / len(targets)
+        return Measured(*sums, torch.cat(finished) if finished else own)

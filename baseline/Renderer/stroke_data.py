@@ -36,14 +36,18 @@ class StrokeBatches(Dataset):
 
 
 def drawn_ahead(data: StrokeBatches, first: int, end: int) -> Iterator[tuple[torch.Tensor, ...]]:
-    """Batches from ``first``, drawn by another process while the network learns."""
+    """Batches from ``first``, drawn by another process while the network learns.
+
+    That process ends when this generator is closed; until then this one cannot end.
+    """
     loader = DataLoader(data, batch_size=None, sampler=range(first, end), num_workers=1,
                         prefetch_factor=16, worker_init_fn=start_worker)
     before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)  # children get them too
     try:
-        return iter(loader)
+        batches = iter(loader)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    yield from batches
 
 
 def drawn_on(

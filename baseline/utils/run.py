@@ -7,13 +7,10 @@ import os
 import re
 import signal
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from utils.command import STOP_SIGNALS, UserError
 from utils.files import reason, remove_leftovers, write_atomically
@@ -198,31 +195,3 @@ class StopSignals:
             os.write(sys.stderr.fileno(), STOPPING)  # print may be at work below this
         for each, handler in self._before.items():
             signal.signal(each, handler)  # a second one ends the process at once
-
-
-class Budget:
-    """Turns minutes into a number of steps, once, from the rate after a burn-in."""
-
-    def __init__(self, minutes: float | None, first_step: int, burn_in: int) -> None:
-        self.seconds = 60 * (minutes or 0)
-        self.first_step = first_step
-        self.burn_in = burn_in
-        self.start = time.monotonic()
-        self.warm = self.start
-
-    def total_steps(self, step: int) -> int | None:
-        """The step to end at, or None while ``step`` is still within the burn-in.
-
-        The first half of the burn-in pays for starting up, the second half is timed.
-        """
-        done = step - self.first_step
-        if done in (self.burn_in // 2, self.burn_in) and torch.cuda.is_initialized():
-            torch.cuda.synchronize()
-        now = time.monotonic()
-        if done == self.burn_in // 2:
-            self.warm = now
-        if done < self.burn_in:
-            return None
-        seconds_a_step = (now - self.warm) / (done - self.burn_in // 2)
-        left = self.seconds - (now - self.start)
-        return step + max(1, int(left / seconds_a_step))

@@ -5,7 +5,6 @@ from collections.abc import Iterable
 from contextlib import ExitStack
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 import av
 import cv2
@@ -189,7 +188,7 @@ class Video(Background):
     def _failure(self, error: Exception) -> UserError:
         return UserError(f"cannot write {self.path}: {reason(error)}")
 
-    def __exit__(self, *exception: Any) -> None:
+    def __exit__(self, *exception: object) -> None:
         try:
             self._stack.__exit__(*exception)
         except (OSError, av.FFmpegError) as error:

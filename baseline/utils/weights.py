@@ -24,6 +24,8 @@ from utils.files import write_atomically
 # What the pickles in files of tensors and plain values name.
 PLAIN = (r"collections OrderedDict|torch\._utils _rebuild_(tensor(_v2)?|parameter)"
          r"|torch (BFloat16|Bool|Byte|Char|Double|Float|Half|Int|Long|Short)Storage")
+WIDTH = 128  # pixels a side of what networks usually see
+SIZES = (WIDTH // 4, WIDTH // 2, WIDTH)
 LONGEST_PICKLE = 10**6  # operations; those of a checkpoint are some ten thousand
 
 
@@ -110,10 +112,11 @@ def load_weights(network: nn.Module, path: Path, what: str, otherwise: str) -> s
 
 def load_built(
     build: Callable[[dict[str, torch.Tensor]], nn.Module], path: Path, what: str, otherwise: str
-) -> tuple[nn.Module, str]:
+) -> tuple[nn.Module, str, int]:
     """``load_weights`` into a network that ``build`` makes by what the state dict says.
 
-    Returns the network too.
+    Returns the network, the family, and the pixels a side of the pictures that it has learnt on,
+    128 where the file does not say.
     """
     def refuse(flaw: str) -> NoReturn:
         raise UserError(f"{what} {path} {flaw}; {otherwise}")
@@ -140,14 +143,19 @@ def load_built(
     metadata = getattr(loaded, "_metadata", None)
     own = dict.get(metadata, "") if isinstance(metadata, dict) else None
     family = dict.get(own, "family", "bezier") if isinstance(own, dict) else "bezier"
-    return network, family[:100] if isinstance(family, str) else shown(family)
+    size = dict.get(own, "size", WIDTH) if isinstance(own, dict) else WIDTH
+    if type(size) is not int or size not in SIZES:
+        refuse(f"is for pictures of {shown(size)} pixels a side")
+    return network, family[:100] if isinstance(family, str) else shown(family), size
 
 
-def half_state(network: nn.Module, family: str = "bezier") -> OrderedDict[str, torch.Tensor]:
+def half_state(
+    network: nn.Module, family: str = "bezier", size: int = WIDTH
+) -> OrderedDict[str, torch.Tensor]:
     """The network's state dict on the CPU, floats in half precision: the shipped format.
 
     Its metadata, which PyTorch saves with every state dict beside the keys, say which family of
-    strokes the weights are for.
+    strokes the weights are for, and how large pictures they have learnt on where that is not usual.
     """
     state = network.state_dict()
     half = OrderedDict(
@@ -156,4 +164,6 @@ def half_state(network: nn.Module, family: str = "bezier") -> OrderedDict[str, t
     )
     half._metadata = state._metadata
     half._metadata[""]["family"] = family
+    if size != WIDTH:
+        half._metadata[""]["size"] = size
     return half

@@ -1,0 +1,272 @@
+"""Where the states come from that a method learns from."""
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from DRL.rpm import ReplayMemory, Transitions
+from env import Paint, Pool
+from Renderer.canvas import STROKE_DIM, as_float, as_uint8, paint
+from Renderer.stroke_gen import WIDTH
+
+if TYPE_CHECKING:
+    from trainer import Training
+
+
+class FromEpisodes:
+    """Paintings that advance together to their end; then there is a round of updates."""
+
+    def __init__(self, training: "Training") -> None:
+        self.training = training
+        self.env = Paint(training.data, training.setup.render, training.env_batch,
+                         training.options.max_step, training.device)
+        self.updates_due = 0  # of the round after the last episode
+        self.reward = torch.zeros((), device=training.device)  # of the episode, for monitoring
+
+    @property
+    def idle(self) -> bool:
+        """Whether the training may end here."""
+        return self.between_rounds
+
+    @property
+    def between_rounds(self) -> bool:
+        """Whether an episode and the learning after it are over, and the next not begun."""
+        return not self.updates_due and self.env.step_count == 0
+
+    def begin_episode(self) -> None:
+        """Blank canvases before new images."""
+        training = self.training
+        self.env.reset(training.data.draw(len(self.env.canvas), training.rng))
+
+    def act(self) -> torch.Tensor:
+        """One step of the environment.  Returns the bundles (B, 13 N)."""
+        training, env = self.training, self.env
+        progress = torch.full((len(env.canvas),), env.step_count / env.max_step,
+                              device=training.device)
+        action = training.method.explore(as_float(env.canvas), as_float(env.target), progress,
+                                         training.episode_numbers)
+        self.reward = self.reward + env.step(action).mean()
+        training.global_step += 1
+        if env.done:
+            training.monitor.episode(training, env.error().mean(), self.reward)
+            self.reward = torch.zeros_like(self.reward)
+        return action
+
+    def learn(self, batch: Transitions, target: torch.Tensor) -> None:
+        """One update of the round."""
+        self.training.update(batch, target)
+        self.updates_due -= 1
+
+
+class FromMemory(FromEpisodes):
+    """The paper's: transitions drawn from a replay memory of the newest episodes."""
+
+    def __init__(self, training: "Training") -> None:
+        options, ranks = training.options, training.ranks
+        super().__init__(training)
+        transitions = options.rmsize * options.max_step // ranks.world
+        self.memory = ReplayMemory(
+            transitions, len(self.env.canvas), options.max_step,
+            memory_device(transitions, options.bundle, training.device), options.bundle)
+        self.learn_from = options.warmup  # no learning before this step
+        self.begin_episode()
+
+    @property
+    def burn_in(self) -> tuple[int, int]:
+        """Steps before a budget knows the rate, and those of them that are not timed.
+
+        A round with its updates is timed.
+        """
+        length = self.env.max_step
+        skipped = (math.ceil(self.learn_from / length) + 1) * length
+        return skipped + length, skipped
+
+    def __str__(self) -> str:
+        return (f"the replay memory takes {self.memory.nbytes / 1e9:.2f} GB on "
+                f"{self.memory.canvas.device}")
+
+    def begin_episode(self) -> None:
+        """Blank canvases before new images."""
+        super().begin_episode()
+        self.memory.begin(self.env.canvas, self.env.image)
+
+    def tick(self) -> None:
+        """A step of the environment or an update."""
+        training, memory, env = self.training, self.memory, self.env
+        if self.updates_due:
+            batch = memory.sample(training.batch_size, training.rng)
+            batch = Transitions(*(part.to(training.device) for part in batch))
+            self.learn(batch, training.data.targets(batch.image))
+            return
+        memory.append(self.act(), env.canvas)
+        if env.done:
+            training.global_episode += 1
+            if training.global_step >= self.learn_from:
+                self.updates_due = training.options.episode_train_times
+            self.begin_episode()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything, for a checkpoint."""
+        return {"memory": self.memory.state_dict(), "env": self.env.state_dict(),
+                "updates_due": self.updates_due, "learn_from": self.learn_from}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up what ``state_dict`` gave."""
+        self.env.load_state_dict(state["env"])
+        self.memory.load_state_dict(state["memory"])
+        self.updates_due, self.learn_from = state["updates_due"], state["learn_from"]
+
+    def begin_anew(self) -> None:
+        """Forget all and fill the memory before learning goes on."""
+        self.learn_from = self.training.global_step + self.training.options.warmup
+        self.updates_due = self.memory.moments = 0
+        self.begin_episode()
+
+
+class FromPool:
+    """Paintings that the updates themselves paint on, each at a step of its own."""
+
+    def __init__(self, training: "Training") -> None:
+        self.training = training
+        self.paintings = training.ranks.part(training.options.pool, "--pool")
+        self.begin_anew()
+
+    def __str__(self) -> str:
+        canvas = self.pool.canvas
+        return f"the pool takes {canvas.numel() / 1e9:.2f} GB on {canvas.device}"
+
+    @property
+    def burn_in(self) -> tuple[int, int]:
+        """Steps before a budget knows the rate, and those of them that are not timed."""
+        return 20, 10
+
+    idle = True
+
+    @property
+    def between_rounds(self) -> bool:
+        """Whether as many updates are over as a painting has steps."""
+        return self.training.global_step % self.training.options.max_step == 0
+
+    def tick(self) -> None:
+        """An update."""
+        training, method = self.training, self.training.method
+        rows, batch = self.pool.sample(training.batch_size, training.rng)
+        target = training.data.targets(batch.image)
+        if not method.paints:
+            canvas = as_float(batch.canvas)
+            action = method.explore(canvas, as_float(target), batch.step / method.max_step,
+                                    training.episode_numbers)
+            with torch.no_grad():
+                later = as_uint8(paint(method.render, canvas, action))
+            batch = batch._replace(action=action, next_canvas=later)
+        self.pool.advance(rows, training.update(batch, target), training.rng)
+        training.global_step += 1
+        training.global_episode = training.global_step // training.options.max_step
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything, for a checkpoint."""
+        return self.pool.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up what ``state_dict`` gave."""
+        self.pool.load_state_dict(state)
+
+    def begin_anew(self) -> None:
+        """Blank canvases before new images."""
+        training = self.training
+        self.pool = Pool(training.data, self.paintings, training.options.max_step,
+                         training.device, training.rng)
+
+
+class FromPaintings(FromEpisodes):
+    """The direct method's: all bundles of whole paintings, with the gradients to them.
+
+    A round paints, carries the error back bundle by bundle, and learns from all in random order.
+    """
+
+    def __init__(self, training: "Training") -> None:
+        super().__init__(training)
+        self.begin_anew()
+
+    @property
+    def burn_in(self) -> tuple[int, int]:
+        """Steps before a budget knows the rate, and those of them that are not timed."""
+        return 2 * self.env.max_step, self.env.max_step
+
+    def __str__(self) -> str:
+        return f"{len(self.env.canvas)} paintings a round"
+
+    def begin_anew(self) -> None:
+        """Forget the paintings that were begun."""
+        self.updates_due = 0
+        self.canvases: list[torch.Tensor] = []  # of each step, (P, 3, 128, 128) uint8
+        self.actions: list[torch.Tensor] = []  # (P, 13 N); those carried back to are gradients
+        self.slope: torch.Tensor | None = None  # of the loss to the canvas carried back to
+        self.carried = self.env.max_step  # the step it was carried back to
+        self.order = torch.zeros(0, dtype=torch.int64)
+        self.begin_episode()
+
+    def tick(self) -> None:
+        """A bundle painted, or carried back through, or an update."""
+        env = self.env
+        if self.updates_due:
+            self.learn_some()
+        elif not env.done:
+            self.canvases.append(env.canvas)
+            self.actions.append(self.act())
+        else:
+            self.carry()
+
+    def carry(self) -> None:
+        """Carry the error back through one bundle of all paintings."""
+        method, env = self.training.method, self.env
+        if self.slope is None:
+            self.slope = method.slope(as_float(env.canvas), as_float(env.target))
+        self.carried -= 1
+        step = self.carried
+        self.slope, self.actions[step] = method.carry_back(
+            self.canvases[step], self.actions[step], env.target, self.slope)
+        if step == 0:
+            self.training.global_episode += 1
+            count = len(self.canvases) * len(env.canvas)
+            self.order = torch.from_numpy(self.training.rng.permutation(count))
+            self.updates_due = count // self.training.batch_size
+
+    def learn_some(self) -> None:
+        """An update from the next bundles in random order."""
+        size, env = self.training.batch_size, self.env
+        here = self.order[(self.updates_due - 1) * size : self.updates_due * size]
+        step, row = here // len(env.canvas), here % len(env.canvas)
+        canvas, gradient = (
+            torch.stack([each[s][r] for s, r in zip(step.tolist(), row.tolist(), strict=True)])
+            for each in (self.canvases, self.actions))
+        device = self.training.device
+        batch = Transitions(canvas, gradient, canvas, env.image[row.to(device)], step.to(device))
+        self.learn(batch, env.target[row.to(device)])
+        if not self.updates_due:
+            self.begin_anew()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything, for a checkpoint."""
+        names = "updates_due", "canvases", "actions", "slope", "carried", "order"
+        return {"env": self.env.state_dict(), **{name: getattr(self, name) for name in names}}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up what ``state_dict`` gave."""
+        device = self.training.device
+        self.env.load_state_dict(state["env"])
+        for name in state.keys() - {"env"}:
+            setattr(self, name, state[name])
+        for each in (self.canvases, self.actions):
+            each[:] = [value.to(device) for value in each]
+        if self.slope is not None:
+            self.slope = self.slope.to(device)
+
+
+def memory_device(transitions: int, bundle: int, device: torch.device) -> torch.device:
+    """The device for the replay memory: the host where a GPU has no room for it."""
+    needed = 1.1 * transitions * (3 * WIDTH**2 + 4 * bundle * STROKE_DIM)
+    if device.type == "cuda" and torch.cuda.mem_get_info(device)[0] < 1.5 * needed:
+        return torch.device("cpu")
+    return device

@@ -1,0 +1,123 @@
+"""The one loop of both trainings: work, validate, save, stop."""
+
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from tqdm import tqdm
+
+from utils.ranks import Ranks
+from utils.run import Run, StopSignals
+
+
+class Job(Protocol):
+    """A training, as its loop sees it."""
+
+    unit: str  # what ``done`` and ``total`` count
+    done: int
+    total: int | None  # None until a budget of minutes has become a number
+    exchange_every: int  # ticks between exchanges of stop signals between processes
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing is left to do."""
+
+    @property
+    def due(self) -> bool:
+        """Whether to validate and save after the tick that was."""
+
+    def tick(self) -> None:
+        """Do the smallest piece of work."""
+
+    def validate(self) -> None:
+        """Measure how good it has become.  Raises UserError where it diverged."""
+
+    def check(self) -> None:
+        """Raise UserError where it diverged since the last validation."""
+
+    def save(self) -> None:
+        """Write the checkpoint, and beside it what is the best so far."""
+
+    def introduce(self) -> str:
+        """What is going to be done, in a line."""
+
+    def report(self) -> str:
+        """What came out of it, in a line."""
+
+
+class Budget:
+    """Turns minutes into a number of units of work, from the rate after a burn-in.
+
+    The first part of the burn-in pays for starting up.  Each later question takes the rate of
+    all since, so that the end stays near the minute whatever else the machine does.
+    """
+
+    def __init__(self, minutes: float, burn_in: int, skipped: int | None = None) -> None:
+        """burn_in: units of work; skipped: those of them, half, that are not timed."""
+        self.end, self.burn_in = time.monotonic() + 60 * minutes, burn_in
+        self.skipped = burn_in // 2 if skipped is None else skipped
+        self.first: int | None = None
+        self.warm: tuple[float, int] | None = None
+
+    def total(self, done: int) -> int | None:
+        """The number of units to end at, or None within the burn-in."""
+        self.first = done if self.first is None else self.first
+        worked = done - self.first
+        timed = self.warm is None and worked >= self.skipped or worked >= self.burn_in
+        if timed and torch.cuda.is_initialized():
+            torch.cuda.synchronize()  # what was only queued is no work yet
+        now = time.monotonic()
+        if self.warm is None and timed:
+            self.warm = now, done
+        if worked < self.burn_in or self.warm[1] == done:
+            return None
+        since, start = self.warm
+        return done + max(1, int((self.end - now) / (now - since) * (done - start)))
+
+
+def say(text: str) -> None:
+    """Print a line, above a progress bar where there is one."""
+    tqdm.write(text, file=sys.stdout)
+    sys.stdout.flush()
+
+
+def loop(job: Job, run: Run, ranks: Ranks, budget: Budget | None = None) -> None:
+    """Work until the job is over or a signal comes.
+
+    budget: where the job has no total yet.
+    """
+    bar = tqdm(initial=job.done, total=job.total, unit=job.unit,
+               disable=None if ranks.main else True)
+    ticks = 0
+    with StopSignals() as signals, bar:
+        if not ranks.any(run.checkpoint_file.exists()):
+            job.save()  # so that it can be resumed from the beginning
+        say(f"{run.folder}: {job.introduce()}" + f", {ranks.world} processes" * (ranks.world > 1))
+        while not job.over:
+            job.tick()
+            ticks += 1
+            # What is over stays so, or the budget would give one more unit again and again.
+            if budget and (job.total is None or job.due and not job.over):
+                job.total = ranks.share(budget.total(job.done))
+            bar.total = job.total
+            bar.update(job.done - bar.n)
+            # Processes must agree, which takes an exchange; one alone stops at once.
+            stopped = signals.stopped if ranks.world == 1 else (
+                ticks % job.exchange_every == 0 and ranks.any(signals.stopped))
+            if job.due or job.over:
+                job.validate()
+                job.save()
+            elif stopped:
+                job.check()
+                job.save()
+            if stopped:
+                script = os.path.relpath(Path(sys.argv[0]).absolute())
+                say(f"stopped; go on with: {ranks.launcher} {script} --resume "
+                    f"{os.path.relpath(run.folder)}")
+                return
+    if ranks.main:
+        run.finish()
+    say(f"finished; {job.report()}")

@@ -1,0 +1,188 @@
+"""The loop of both trainings, on a job that does nothing, and the number of steps that fits."""
+
+import signal
+from pathlib import Path
+
+import pytest
+
+from utils import loop as module
+from utils.command import UserError
+from utils.loop import Budget, loop
+from utils.ranks import Ranks
+from utils.run import Run
+
+
+class Clock:
+    """Time that passes only when it is told to."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(module.time, "monotonic", clock)
+    return clock
+
+
+class Counting:
+    """A job that counts, and writes down what the loop asks of it."""
+
+    unit, exchange_every = "step", 1
+
+    def __init__(self, run: Run, total: int | None, interval: int = 100) -> None:
+        self.run, self.total, self.interval = run, total, interval
+        self.done, self.asked = 0, []
+        self.during = {}  # what happens in a step
+        self.diverged = False
+
+    @property
+    def over(self) -> bool:
+        return self.total is not None and self.done >= self.total
+
+    @property
+    def due(self) -> bool:
+        return self.done % self.interval == 0
+
+    def tick(self) -> None:
+        self.done += 1
+        self.during.get(self.done, lambda: None)()
+
+    def validate(self) -> None:
+        self.asked.append(("validate", self.done))
+
+    def check(self) -> None:
+        if self.diverged:
+            raise UserError("the training diverged")
+        self.asked.append(("check", self.done))
+
+    def save(self) -> None:
+        self.run.save({"done": self.done, "total": self.total})
+        self.asked.append(("save", self.done))
+
+    def introduce(self) -> str:
+        return f"from {self.done}"
+
+    def report(self) -> str:
+        return f"came to {self.done}"
+
+
+def started(folder: Path) -> Run:
+    return Run.create(folder, "Count", {}, Ranks())
+
+
+def test_a_job_runs_to_its_end(tmp_path, capsys):
+    run = started(tmp_path)
+    job = Counting(run, 3)
+    loop(job, run, Ranks())
+    assert job.asked == [("save", 0), ("validate", 3), ("save", 3)]
+    assert capsys.readouterr().out == f"{run.folder}: from 0\nfinished; came to 3\n"
+    assert '"finished": true' in (run.folder / "run.json").read_text()
+
+
+def test_a_job_that_is_over_does_nothing(tmp_path, capsys):
+    run = started(tmp_path)
+    job = Counting(run, 0)
+    job.save()
+    job.asked.clear()
+    loop(job, run, Ranks())
+    assert job.asked == []
+    assert "finished; came to 0" in capsys.readouterr().out
+
+
+def test_what_is_due_is_validated_then_saved(tmp_path):
+    run = started(tmp_path)
+    job = Counting(run, 5, interval=2)
+    loop(job, run, Ranks())
+    assert job.asked[1:] == [(what, step) for step in (2, 4, 5) for what in ("validate", "save")]
+
+
+def test_a_stop_signal_saves_and_says_how_to_go_on(tmp_path, capsys):
+    before = signal.getsignal(signal.SIGTERM)
+    run = started(tmp_path)
+    job = Counting(run, 10)
+    job.during[4] = lambda: signal.raise_signal(signal.SIGTERM)
+    loop(job, run, Ranks())
+    assert job.asked[1:] == [("check", 4), ("save", 4)]
+    out = capsys.readouterr().out
+    assert "stopped; go on with: python3 " in out
+    assert out.endswith("Count-run1\n")
+    assert "finished" not in out
+    assert '"finished": false' in (run.folder / "run.json").read_text()
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_what_diverged_is_not_saved_when_it_is_stopped(tmp_path):
+    run = started(tmp_path)
+    job = Counting(run, 10)
+    job.diverged = True
+    job.during[4] = lambda: signal.raise_signal(signal.SIGTERM)
+    with pytest.raises(UserError, match="diverged"):
+        loop(job, run, Ranks())
+    assert job.asked == [("save", 0)]
+
+
+def test_processes_agree_to_stop(tmp_path, monkeypatch):
+    """They exchange signals every few ticks, and stop where any of them got one."""
+    run, ranks = started(tmp_path), Ranks()
+    ranks.world = 2
+    exchanged = []
+    monkeypatch.setattr(ranks, "any", lambda flag: exchanged.append(flag) or flag)
+    monkeypatch.setattr(ranks, "share", lambda value: value)
+    job = Counting(run, 100)
+    job.exchange_every = 5
+    job.during[7] = lambda: signal.raise_signal(signal.SIGTERM)
+    loop(job, run, ranks)
+    assert exchanged == [False, False, True]  # the first: whether there is a checkpoint
+    assert job.asked[1:] == [("check", 10), ("save", 10)]
+
+
+def test_minutes_become_steps_after_the_burn_in(clock):
+    budget = Budget(1, 10)
+    for step in range(7, 17):  # a resumed training's; the first half takes long
+        assert budget.total(step) is None
+        clock.now += 2 if step < 12 else 0.5
+    assert clock.now == 112.5
+    assert budget.total(17) == 17 + (160 - 112.5) / 0.5
+
+
+def test_minutes_are_kept_when_the_rate_changes(clock):
+    budget = Budget(1, 4, skipped=0)
+    for step in range(4):
+        assert budget.total(step) is None
+        clock.now += 1
+    assert budget.total(4) == 60
+    clock.now += 26  # a validation, and 6 steps
+    assert budget.total(10) == 20
+
+
+def test_what_is_late_does_one_unit_more(clock):
+    budget = Budget(0.01, 2)
+    assert [budget.total(0), budget.total(1)] == [None, None]
+    clock.now += 5
+    assert budget.total(2) == 3
+
+
+def test_a_rate_needs_work(clock):
+    """Units that come all at once are no burn-in."""
+    budget = Budget(1, 4)
+    assert [budget.total(0), budget.total(8)] == [None, None]
+    clock.now += 4
+    assert budget.total(10) == 10 + 28
+
+
+@pytest.mark.parametrize("interval", [1, 7, 100])
+def test_a_budget_ends_at_its_minute(tmp_path, clock, interval):
+    """However often it is asked; at least what the burn-in took is done."""
+    run = started(tmp_path)
+    for minutes, low, high in ((1, 118, 122), (0.01, 11, 12)):
+        job = Counting(run, None, interval)
+        job.tick = lambda job=job: (setattr(job, "done", job.done + 1),
+                                    setattr(clock, "now", clock.now + 0.5))
+        loop(job, run, Ranks(), Budget(minutes, 10))
+        assert job.done == job.total
+        assert low <= job.done <= high
