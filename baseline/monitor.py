@@ -75,6 +75,7 @@ class Monitor:
     def open(self, folder: Path, training: "Training") -> None:
         """Write into a run's folder; lines of log.csv from beyond the checkpoint go."""
         self.folder = folder
+        self.photos = free_photos()  # before signals are waited for, as reading hides stderr
         self.events = Events(folder, training.global_step + 1, self.ranks.main)
         self.since = {"updates": training.global_update, "seconds": training.seconds}
         file = folder / LOG
@@ -165,7 +166,7 @@ class Monitor:
                           for name, value in (row | more).items()})
         if self.ranks.main and self.folder:
             self.write_log()
-            if len(photos := free_photos()):
+            if len(photos := self.photos):
                 painter = training.method.painter(training.best_averaged)
                 painted = painter.measure(photos, steps, len(photos)).canvas
                 grid = make_grid(torch.cat((photos, painted)).flip(1), nrow=len(photos))  # RGB

@@ -157,9 +157,10 @@ def check(options: argparse.Namespace) -> None:
     if direct and options.states:
         raise UserError("--method direct does not know --states: it learns from whole paintings")
     if options.cheap:
+        clash = {"penalty_every": options.reward == "l2", "joint": options.states == "memory"}
         for name, value in CHEAP.items():
             known = name in own or name not in every and not direct
-            if known and getattr(options, name) is None:
+            if known and not clash.get(name) and getattr(options, name) is None:
                 setattr(options, name, value)
     states = "paintings" if direct else options.states or "memory"
     if alien := [name for name in sorted(every - own) if getattr(options, name) is not None]:

@@ -14,6 +14,7 @@ import resource
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import cv2
@@ -22,13 +23,14 @@ import torch
 import torch.nn.functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "baseline"))
-from DRL import ddpg
+from DRL import ddpg, learner
 from DRL.actor import Actor
+from DRL.learner import Setup
 from DRL.painter import Painter
 from DRL.rpm import Transitions
 from env import Paint
 from measure import Work, machine, seconds_of
-from Renderer.canvas import as_uint8
+from Renderer.canvas import as_float, as_uint8
 from Renderer.model import Renderer
 from Renderer.raster import paint_exact
 from Renderer.refine import random_shapes
@@ -37,15 +39,12 @@ from Renderer.stroke_data import BATCHES_AT_ONCE, StrokeBatches, drawn_ahead, dr
 from Renderer.stroke_gen import WIDTH, draw
 from Renderer.strokes import Strokes
 from utils.command import ACTOR, RENDERER, positive_int, run
-from utils.device import Precision, pick_device
+from utils.device import Precision, computes_in_bf16, pick_device
 from utils.graph import Graphed
 from utils.pictures import FrameWriter
 from utils.ranks import Ranks
 from utils.schedule import adam, set_rate
 from utils.weights import load_weights
-
-RATES = {"actor": 1e-4, "critic": 1e-4, "wgan": 1e-4}
-
 
 KINDS = ("plain", "default", "fast")
 
@@ -101,36 +100,62 @@ def renderer_step(precision: Precision, kind: str) -> Callable[[], object]:
     return steps
 
 
-def update(precision: Precision, kind: str, batch_size: int) -> Callable[[], object]:
-    """An update of discriminator, critic and actor."""
-    device = precision.device
-    render = Renderer().to(device)
-    if kind != "plain":
-        render.requires_grad_(False).to(memory_format=torch.channels_last)
-    agent = ddpg.DDPG(render, precision, fast=kind == "fast")
+class Drawer:
+    """A renderer that has learnt nothing, as the agent takes it."""
+
+    family = "bezier"
+
+    def __init__(self, precision: Precision, kind: str) -> None:
+        self.network = Renderer().to(precision.device)
+        self.precision = precision
+        if kind != "plain":
+            self.network.requires_grad_(False).to(memory_format=torch.channels_last)
+
+    def __call__(self, shapes: torch.Tensor) -> torch.Tensor:
+        with self.precision.autocast():
+            return self.network(shapes)
+
+
+def agent_of(precision: Precision, kind: str, size: int, **options) -> ddpg.DDPG:
+    """The paper's agent; in kind plain with weights and optimisers as they come."""
+    agent = ddpg.DDPG(Setup(
+        render=Drawer(precision, kind), precision=precision, fast=kind == "fast",
+        sizes=((size, 1.0),)), **options)
     if kind == "plain":
         for name, network in agent.networks.items():
             for each in (network, agent.slow[name]):
                 each.to(memory_format=torch.contiguous_format)
             agent.optimizers[name] = torch.optim.Adam(network.parameters(), foreach=False)
+    return agent
+
+
+def update(
+    precision: Precision, kind: str, batch_size: int, size: int = WIDTH, cheap: bool = False
+) -> Callable[[], object]:
+    """An update of discriminator, critic and actor; cheap: as --cheap has it, four of them."""
+    device = precision.device
+    options = {"penalty_every": 4, "joint": True} if cheap else {}
+    agent = agent_of(precision, kind, size, **options)
     canvas = torch.randint(256, (batch_size, 3, 128, 128), dtype=torch.uint8, device=device)
     batch = Transitions(
-        canvas, torch.rand(batch_size, 65, device=device), canvas.flip(0),
+        canvas, None if cheap else torch.rand(batch_size, 65, device=device),
+        None if cheap else canvas.flip(0),
         torch.zeros(batch_size, dtype=torch.int64, device=device),
         torch.randint(40, (batch_size,), device=device),
     )
-    everything = [render, *agent.networks.values(), *agent.slow.values()]
+    everything = [agent.render.network, *agent.networks.values(), *agent.slow.values()]
 
     def work() -> None:
-        frozen = ddpg.learning
+        frozen = learner.learning
         if kind == "plain":  # every network stays open
             for network in everything:
                 network.requires_grad_(True)
-            ddpg.learning = lambda network: torch.enable_grad()
+            learner.learning = ddpg.learning = lambda network: nullcontext()
         try:
-            agent.update(batch, canvas.flip(1), RATES)
+            for _ in range(4 if cheap else 1):
+                agent.update(batch, canvas.flip(1), 0.0)
         finally:
-            ddpg.learning = frozen
+            learner.learning = ddpg.learning = frozen
 
     return work
 
@@ -148,13 +173,31 @@ class OneImage:
 def environment_step(precision: Precision, kind: str, paintings: int) -> Callable[[], object]:
     """A step of the environment: the actor chooses a bundle for every painting, and paints it."""
     device = precision.device
-    render = Renderer().to(device).requires_grad_(False)
-    agent = ddpg.DDPG(render, precision, discount=0, reward="l2")
-    layout = torch.contiguous_format if kind == "plain" else torch.channels_last
-    for network in (render, agent.actor):
-        network.to(memory_format=layout)
-    env = Paint(OneImage(), render, paintings, 10**9, device)
-    return lambda: env.step(agent.act(env.canvas, env.target, 0))
+    agent = agent_of(precision, kind, WIDTH, reward="l2")
+    env = Paint(OneImage(), agent.render, paintings, 10**9, device)
+    progress = torch.zeros(paintings, device=device)
+    return lambda: env.step(
+        agent.explore(as_float(env.canvas), as_float(env.target), progress, ()))
+
+
+def training_rates(pair: tuple[Precision, Precision], count: int, batch: int) -> None:
+    """Print the frames a second of a training of each kind, its steps of the environment too."""
+    plain, own = pair
+    cheap = [(f"`--cheap` at {size} pixels, {own}", own, size) for size in (32, 64, 128)]
+    print(f"\n| a training of batches of {batch} | seconds an update | frames a second |\n"
+          "| --- | --- | --- |")
+    for name, precision, size in [
+            (f"the paper's, {plain}", plain, 0), (f"the paper's, {own}", own, 0), *cheap]:
+        torch.manual_seed(0)
+        torch.set_flush_denormal(True)
+        if size:
+            seconds = seconds_of(update(precision, "default", batch, size, True), own.device,
+                                 count) / 4
+        else:  # ten updates after 40 steps of as many paintings
+            seconds = seconds_of(update(precision, "default", batch), own.device, count)
+            seconds += 4 * seconds_of(
+                environment_step(precision, "default", batch), own.device, count)
+        print(f"| {name} | {seconds:.2f} | {batch / seconds:.1f} |", flush=True)
 
 
 def painting(precision: Precision, kind: str, size: int) -> Callable[[], object]:
@@ -244,16 +287,29 @@ def row(
           f"{operations / 1e12:.3f} | {moved / 1e9:.2f} | {share} |", flush=True)
 
 
+def processor() -> str:
+    """The name of the processor."""
+    with suppress(OSError, StopIteration):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next(line for line in lines if line.startswith("model name"))
+        bf16 = " with bf16" * computes_in_bf16(torch.device("cpu"))
+        return name.partition(":")[2].strip() + bf16
+    return "CPU"
+
+
 def main(options: argparse.Namespace) -> None:
-    """Print one table."""
+    """Print the tables."""
     device = pick_device("auto")
     gpu = device.type == "cuda"
     pair = plain, own = Precision("fp32", device), Precision("auto", device)
     rates = machine(own)
-    name = torch.cuda.get_device_name() if gpu else "CPU"
+    name = torch.cuda.get_device_name() if gpu else processor()
     print(f"torch {torch.__version__}, OpenCV {cv2.__version__}, {name}, "
           f"{torch.get_num_threads()} threads; plain in {plain}, the others in {own}; a matrix "
           f"product reaches {rates[0] / 1e12:.3f} TFLOP/s, a copy {rates[1] / 1e9:.1f} GB/s\n")
+    if options.training:
+        training_rates(pair, options.updates, options.batch_size)
+        return
     print("| work | plain, s | default, s | `--fast`, s | ratio | TFLOP | GB | share |\n"
           "| --- | --- | --- | --- | --- | --- | --- | --- |")
     batch = options.batch_size
@@ -275,6 +331,7 @@ def main(options: argparse.Namespace) -> None:
         seconds = seconds_of(encoding(size), torch.device("cpu"), 3)
         print(f"| of which encoding alone | - | {seconds:.4f} | - | - | - | - | - |")
     row("exact raster of 200 strokes, 128x128", pair, 10, rates, without_fast(exact_raster))
+    training_rates(pair, options.updates, batch)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(f"\nPeak memory of it all: {peak:.1f} GiB of the host"
           + (f", {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB of the GPU" if gpu else ""))
@@ -286,6 +343,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--rounds", type=positive_int, default=3, help="of renderer steps timed")
     parser.add_argument("--updates", type=positive_int, default=3, help="updates timed")
     parser.add_argument("--batch_size", type=positive_int, default=96, help="of an update")
+    parser.add_argument("--training", action="store_true",
+                        help="only the frames a second of trainings")
     return parser.parse_args()
 
 

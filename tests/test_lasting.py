@@ -4,6 +4,7 @@ Trainings are ended at random moments and resumed until they are finished; what 
 to the bit, what an uninterrupted training gives.
 """
 
+import csv
 import os
 import shutil
 import signal
@@ -21,13 +22,15 @@ import pytest
 import torch
 
 from conftest import Checkout
-from DRL.evaluator import evaluate
+from DRL.painter import Painter
+from env import CelebA
 from forks import Script
+from Renderer.best import validate
 from Renderer.model import Renderer
 from Renderer.stroke_batch import draw_batch
 from Renderer.stroke_gen import SHAPE_DIM
-from test_training import assert_finite, assert_same, training_of
-from train_renderer import VALIDATION_SEED, validate
+from test_training import assert_finite, assert_same
+from train_renderer import VALIDATION_SEED
 from utils.device import Precision
 from utils.files import write_atomically
 from utils.run import STOPPING
@@ -46,11 +49,21 @@ class Job(NamedTuple):
     best: str  # the weight file
 
 
-PAINT = Job("train.py", (
-    "--max_step", EPISODE, "--env_batch", 2, "--batch_size", 2, "--rmsize", 4, "--warmup", 3,
-    "--episode_train_times", 1, "--validate_interval", 2, "--validate_episodes", 1, "--debug",
-    "--device", "cpu", "--precision", "fp32"), 2 * EPISODE, "train_log/Paint-run1/actor.pkl")
-GREEDY = PAINT._replace(flags=(*PAINT.flags, "--reward", "l2", "--discount", 0))
+AGENT = Job("train.py", (
+    "--max_step", EPISODE, "--env_batch", 2, "--batch_size", 2, "--validate_interval", 2,
+    "--validate_episodes", 1, "--debug", "--device", "cpu", "--precision", "fp32"),
+    2 * EPISODE, "train_log/Paint-run1/actor.pkl")
+
+
+def agent(*flags: object) -> Job:
+    """A training of the agent."""
+    return AGENT._replace(flags=(*AGENT.flags, *flags))
+
+
+PAINT = agent("--rmsize", 4, "--warmup", 3, "--episode_train_times", 1)
+LESSON = PAINT._replace(flags=(*PAINT.flags, "--method", "scan"))
+POOL = agent("--cheap", "--reward", "l2", "--pool", 4)
+DIRECT = agent("--method", "direct", "--init", ".")
 RENDER = Job("train_renderer.py", (
     "--batch_size", 4, "--validate_interval", 6, "--device", "cpu", "--precision", "fp32",
     "--scratch", "--output", "w.pkl"), 6, "w.pkl")
@@ -86,6 +99,10 @@ def last_step(output: str) -> int:
 def outcome(checkout: Checkout) -> dict:
     """All that a training leaves, but for how its time was spent."""
     left = checkpoint(checkout)
+    left.pop("seconds", None)
+    if (log := folder(checkout) / "log.csv").is_file():
+        left["log"] = [{name: row[name] for name in row if name in ("update", "frames") or
+                        name.startswith("error")} for row in csv.DictReader(log.open())]
     if "memory" in left:
         (file,) = folder(checkout).glob("memory-*.pt")
         left["memory"] = torch.load(file, weights_only=True)
@@ -168,10 +185,9 @@ def error_of(checkout: Checkout, job: Job) -> float:
             np.random.default_rng(VALIDATION_SEED).random((64, SHAPE_DIM), np.float32))
         load_weights(network, checkout.root / job.best, "the renderer", "")
         return validate(network, strokes, draw_batch(strokes), FP32)[0]
-    training = training_of(checkout)
-    load_weights(training.agent.actor, checkout.root / job.best, "the actor", "")
-    images = training.data.images[training.data.test[:2]]
-    return evaluate(training.agent, images, 2).errors[-1].item()
+    data = CelebA(checkout.root / "data" / "img_align_celeba", checkout.root / "cache")
+    painter = Painter.load(checkout.root / job.best, checkout.root / "renderer.pkl", FP32)
+    return painter.measure(data.images[data.test[:2]], EPISODE, 2).errors[-1].item()
 
 
 def killed(tmp_path: Path, job: Job, kills: int) -> None:
@@ -200,13 +216,13 @@ def killed(tmp_path: Path, job: Job, kills: int) -> None:
           f"written; {max(lost)} steps lost at most, a checkpoint comes every {job.interval}")
 
 
-@pytest.mark.parametrize("job", [GREEDY, RENDER], ids=["agent", "renderer"])
+@pytest.mark.parametrize("job", [LESSON, POOL, RENDER], ids=["agent", "pool", "renderer"])
 def test_killed_trainings_go_on(tmp_path, job):
     killed(tmp_path, job, 3)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("job", [PAINT, RENDER], ids=["agent", "renderer"])
+@pytest.mark.parametrize("job", [PAINT, POOL, RENDER], ids=["agent", "pool", "renderer"])
 def test_trainings_killed_fifty_times_go_on(tmp_path, job):
     killed(tmp_path, job, 50)
 
@@ -232,18 +248,20 @@ def stopped(tmp_path: Path, job: Job, stops: int) -> None:
     print(f"{job.script}: stopped and resumed {len(beginnings)} times, nothing lost")
 
 
-@pytest.mark.parametrize("job", [GREEDY, RENDER], ids=["agent", "renderer"])
+@pytest.mark.parametrize("job", [LESSON, POOL, DIRECT, RENDER],
+                         ids=["agent", "pool", "direct", "renderer"])
 def test_stopped_trainings_lose_nothing(tmp_path, job):
     stopped(tmp_path, job, 3)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("job", [PAINT, RENDER], ids=["agent", "renderer"])
+@pytest.mark.parametrize("job", [PAINT, POOL, DIRECT, RENDER],
+                         ids=["agent", "pool", "direct", "renderer"])
 def test_trainings_stopped_twenty_times_lose_nothing(tmp_path, job):
     stopped(tmp_path, job, 20)
 
 
-@pytest.mark.parametrize("job", [GREEDY, RENDER], ids=["agent", "renderer"])
+@pytest.mark.parametrize("job", [LESSON, RENDER], ids=["agent", "renderer"])
 def test_one_seed_gives_the_same_weights_twice(job):
     assert_same(known(job, 4)[0], uninterrupted(job, 4)[0])
 
@@ -279,7 +297,7 @@ def says_once(process: Script, words: str) -> None:
     assert words in line, line
 
 
-@pytest.mark.parametrize("job", [GREEDY, RENDER], ids=["agent", "renderer"])
+@pytest.mark.parametrize("job", [LESSON, RENDER], ids=["agent", "renderer"])
 def test_a_disk_that_becomes_full(checkout, job):
     """The checkpoint before stays; with more room the training goes on."""
     runs = checkout.root / "train_log"
@@ -310,7 +328,7 @@ def test_full_and_read_only_disks(checkout):
             says_once(checkout.start("evaluate.py", "--max_step", 1), words)
         shutil.copytree(checkout.root / "kept", cache, dirs_exist_ok=True)
         with disk(runs, options):
-            for job in (GREEDY, RENDER):
+            for job in (LESSON, RENDER):
                 says_once(checkout.start(job.script, *length(job, 2)), words)
         shutil.rmtree(cache)
         with disk(output, options):
@@ -326,38 +344,39 @@ def test_full_and_read_only_disks(checkout):
 def test_images_that_vanish(checkout):
     """A training needs them only when it starts; it goes on once it is told where they are."""
     faces, away = (checkout.root / "data" / name for name in ("img_align_celeba", "away"))
-    process = checkout.start(GREEDY.script, *length(GREEDY, 40))
+    process = checkout.start(LESSON.script, *length(LESSON, 40))
     process.wait_for("episode 1")
     faces.rename(away)
     process.wait_for("episode 4")
     process.signal(signal.SIGTERM)
     assert process.wait() == 0
     before = checkpoint(checkout)
-    says_once(checkout.start(GREEDY.script, "--resume"), f"{faces} is no folder of images")
+    says_once(checkout.start(LESSON.script, "--resume"), f"{faces} is no folder of images")
     assert_same(checkpoint(checkout), before)
-    says_once(checkout.start(GREEDY.script, "--resume", "--data", "none"), "none is no folder")
+    says_once(checkout.start(LESSON.script, "--resume", "--data", "none"), "none is no folder")
     assert str(faces) in (folder(checkout) / "run.json").read_text()
     for flags in (("--data", away), ()):
-        process = checkout.start(GREEDY.script, "--resume", *flags)
+        process = checkout.start(LESSON.script, "--resume", *flags)
         process.wait_for(f": step {before['global_step']} of")
         process.kill()
         process.wait()
-    says_once(checkout.start(GREEDY.script, "--resume", "--tau", 0.1), "leave out --tau")
+    says_once(checkout.start(LESSON.script, "--resume", "--tau", 0.1), "leave out --tau")
 
 
-@pytest.mark.parametrize("job", [GREEDY, RENDER], ids=["agent", "renderer"])
+@pytest.mark.parametrize("job", [LESSON, RENDER], ids=["agent", "renderer"])
 def test_a_log_folder_that_is_deleted(checkout, job):
     """The training writes it anew, and ends; resumed it comes to what it would have come to."""
     expected = dict(known(job, 4)[0])
     process = checkout.start(job.script, *length(job, 4))
-    process.wait_for("\nepisode 3" if job is GREEDY else "\nstep ")
+    process.wait_for("\nepisode 3" if job is LESSON else "\nstep ")
     run = folder(checkout)
     while run.exists():  # it may write meanwhile
         shutil.rmtree(run, ignore_errors=True)
     says_once(process, "was deleted while the training ran")
     assert "finished" in checkout.run(job.script, "--resume")
     left = outcome(checkout)
-    for name in {"best", "best_update"} & left.keys():  # of weights that were deleted
+    # Of weights that were deleted, and of what was.
+    for name in {"best", "best_update", "best_averaged", "log"} & left.keys():
         left.pop(name), expected.pop(name)
     assert_same(left, expected)
     assert error_of(checkout, job) < 1
@@ -379,7 +398,7 @@ def test_a_folder_that_is_deleted_while_a_file_is_written(tmp_path):
 
 def test_trainings_side_by_side(checkout):
     """Each has its folder."""
-    many = [checkout.start(job.script, *length(job, 2)) for job in 2 * (GREEDY, RENDER)]
+    many = [checkout.start(job.script, *length(job, 2)) for job in 2 * (LESSON, RENDER)]
     for process in many:
         assert process.wait() == 0, process.errors
     names = sorted(path.name for path in (checkout.root / "train_log").iterdir())

@@ -72,14 +72,17 @@ def torchrun(*command: object, cwd: Path, good: bool = True) -> str:
 
 
 def test_an_update_in_two_processes_is_that_of_one(tmp_path):
-    """To rounding, which flips ReLUs of the actor: another order of the batch does as much."""
+    """To rounding, which flips ReLUs of the actor: another order of the batch does as much.
+
+    And bits of what it paints, which the discriminator learns from in a joint update.
+    """
     torchrun(WORKER, tmp_path, cwd=tmp_path)
     parts = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
     whole = update_once(0, 1)
     for name, expected in whole.items():
         assert torch.equal(parts[0][name], parts[1][name]), name
         if expected.is_floating_point():
-            allowed = 0.01 if name.startswith("actor") else 1e-4
+            allowed = 1e-4 if name.startswith(("critic", "wgan False")) else 0.01
             assert (parts[0][name] - expected).norm() <= allowed * expected.norm(), name
         else:
             assert torch.equal(parts[0][name], expected), name

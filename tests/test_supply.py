@@ -14,7 +14,8 @@ from conftest import ROOT, Checkout
 from test_training import RENDERER_TINY, TINY
 
 MODULES = {"opencv-python": "cv2", "pillow": "PIL", "ipykernel": "IPython"}  # else the same
-RUN = {"pytest-xdist": "pytest -q -n 2"}  # in the README
+# In the README.
+RUN = {"pytest-xdist": "pytest -q -n 2", "tensorboard": "tensorboard --logdir train_log"}
 
 # Python runs it at its start: what could reach beyond this machine is noted and fails.  Let be
 # are Unix sockets, and the programs that ctypes asks for the paths of libraries.
