@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
 from utils.command import (
+    LOG,
     TRAIN_LOG,
     Parser,
     UserError,
@@ -27,7 +28,6 @@ from utils.files import reason, write_atomically
 
 PAPER = TRAIN_LOG / "paper_curves.csv"
 KINDS = (".svg", ".png", ".pdf")
-LOG = "log.csv"  # in the folder of a run, a line a validation
 
 
 class Curve(NamedTuple):

@@ -12,7 +12,7 @@ from torchvision.utils import make_grid
 
 from DRL.painter import Measured
 from Renderer.stroke_gen import WIDTH
-from utils.command import ROOT, UserError
+from utils.command import LOG, ROOT, UserError
 from utils.events import Events
 from utils.files import write_atomically
 from utils.loop import say
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 PHOTOS = ("test.png", "chelsea.jpg", "coffee.jpg", "rocket.jpg")
 STROKES_LOGGED = (5, 20, 50, 100, 200, 400, 1000)  # where a bundle ends there
 EXPLODED = 1e9  # no metric of a sound training comes near
-LOG = "log.csv"
 
 
 class Gathered:

@@ -175,8 +175,11 @@ class Training:
     def tick(self) -> None:
         start = time.monotonic()
         self.source.tick()
+        ended = self.source.between_rounds
+        if ended and self.device.type == "cuda":
+            torch.cuda.synchronize()  # so that the clock is true once a round
         self.seconds += time.monotonic() - start
-        if self.source.between_rounds:
+        if ended:
             self.monitor.round(self)
 
     def introduce(self) -> str:

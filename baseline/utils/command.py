@@ -13,6 +13,7 @@ from typing import Any, NoReturn, TextIO
 
 ROOT = Path(__file__).resolve().parents[2]  # the repository
 TRAIN_LOG = ROOT / "train_log"
+LOG = "log.csv"  # in the folder of a training of the agent, a line a validation
 RENDERER = ROOT / "renderer.pkl"
 ACTOR = ROOT / "actor.pkl"
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # the last of a lost terminal
