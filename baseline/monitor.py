@@ -18,6 +18,7 @@ from utils.files import write_atomically
 from utils.loop import say
 from utils.pictures import read_picture
 from utils.ranks import Ranks
+from utils.run import fitting
 from utils.weights import finite
 
 if TYPE_CHECKING:
@@ -79,8 +80,9 @@ class Monitor:
         self.since = {"updates": training.global_update, "seconds": training.seconds}
         file = folder / LOG
         if file.is_file():
-            rows = csv.DictReader(io.StringIO(file.read_text()))
-            self.rows = [row for row in rows if int(row["update"]) <= training.global_update]
+            with fitting(file, "move it away"):
+                rows = csv.DictReader(io.StringIO(file.read_text()))
+                self.rows = [row for row in rows if int(row["update"]) <= training.global_update]
 
     def scalar(self, name: str, value: float, step: int) -> None:
         """Log a number for TensorBoard."""
@@ -140,9 +142,13 @@ class Monitor:
                 f"{error:.5f}, reward {reward:.4f}")
 
     def validation(
-        self, training: "Training", measured: Measured, images: int, more: dict[str, float]
+        self, training: "Training", measured: Measured, averaged: bool, images: int,
+        more: dict[str, float],
     ) -> None:
-        """Log a validation, in log.csv too.  more: what else is to stand there."""
+        """Log a validation, in log.csv too.
+
+        averaged: whether the actor's average was measured; more: what else is to stand there.
+        """
         step, bundle, steps = training.global_step, training.options.bundle, len(measured.errors)
         total = steps * bundle
         row: dict[str, float] = {
@@ -166,7 +172,7 @@ class Monitor:
         if self.ranks.main and self.folder:
             self.write_log()
             if len(photos := self.photos):
-                painter = training.method.painter(training.best_averaged)
+                painter = training.method.painter(averaged)
                 painted = painter.measure(photos, steps, len(photos)).canvas
                 grid = make_grid(torch.cat((photos, painted)).flip(1), nrow=len(photos))  # RGB
                 self.events.image("validation/photos_and_paintings", grid, step)

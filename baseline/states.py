@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 class FromEpisodes:
     """Paintings that advance together to their end; then there is a round of updates."""
 
+    mark = ""
+
     def __init__(self, training: "Training") -> None:
         self.training = training
         self.env = Paint(training.data, training.setup.render, training.env_batch,
@@ -141,7 +143,7 @@ class FromPool:
         """Steps before a budget knows the rate, and those of them that are not timed."""
         return 20, 10
 
-    idle = True
+    idle, mark = True, ""
 
     @property
     def between_rounds(self) -> bool:
@@ -182,12 +184,18 @@ class FromPool:
 class FromPaintings(FromEpisodes):
     """The direct method's: all bundles of whole paintings, with the gradients to them.
 
-    A round paints, carries the error back bundle by bundle, and learns from all in random order.
+    A round paints, carries the error back bundle by bundle, and learns from them in random order,
+    but for the last few, which fill no batch.
     """
 
     def __init__(self, training: "Training") -> None:
         super().__init__(training)
         self.begin_anew()
+
+    @property
+    def mark(self) -> str:
+        """What tells moments apart between which no step was taken and no update done."""
+        return f"-{self.carried}"
 
     @property
     def burn_in(self) -> tuple[int, int]:

@@ -40,8 +40,8 @@ CHEAP = {"states": "pool", "sizes": "64:0.7,128", "penalty_every": 4, "joint": T
 
 def train(options: argparse.Namespace) -> None:
     """Train as the options say; see ``parse_args``."""
-    if options.resume is None and not options.init and not options.norm_until:
-        direct = options.method == "direct"
+    direct = options.method == "direct"
+    if options.resume is None and not options.init and (direct or not options.norm_until):
         raise UserError(f"{'--method direct' if direct else '--norm_until 0'} needs --init: a new "
                         "actor has learnt nothing that could be kept")
     with (Ranks(options.device or "auto") as ranks,
@@ -128,7 +128,8 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--bundle", default=BUNDLE, help="strokes that the actor chooses at once",
         type=number(int, 1, LARGEST_BUNDLE + 1, f"a whole number from 1 to {LARGEST_BUNDLE}"))
 
-    add = parser.add_argument_group("running").add_argument
+    running = parser.add_argument_group("running")
+    add = running.add_argument
     add("--data", type=path, default=str(ROOT / "data" / "img_align_celeba"),
         help="a folder of images")
     add("--renderer", type=path, default=str(RENDERER),
@@ -136,11 +137,12 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--init", type=path, metavar="DIR", help="start from the actor.pkl in DIR, and from "
         "critic.pkl and wgan.pkl where they are there; of the renderer's family")
     add("--minutes", type=positive_float, help="choose the number of steps that fits, after the "
-        "first rounds, in place of --train_times")
+        "first rounds, in place of --train_times; it takes longer where --sizes has larger ones "
+        "in the end")
     add("--fast", action="store_true",
         help="compile the networks and, on a GPU, replay updates as CUDA graphs (never tried "
         "on a GPU yet)")
-    add_device_flags(parser)
+    add_device_flags(running)
     options = parser.parse_args(arguments)
     for name in ("data", "renderer", "output", "init"):
         if getattr(options, name) is not None:
@@ -154,12 +156,13 @@ def check(options: argparse.Namespace) -> None:
     """Raise UserError where options do not go together; fill in what hangs on others."""
     own, every = METHOD_FLAGS[options.method], set().union(*METHOD_FLAGS.values())
     direct = options.method == "direct"
-    if direct and options.states:
-        raise UserError("--method direct does not know --states: it learns from whole paintings")
+    if direct and (options.states or options.cheap):
+        raise UserError(f"--method direct does not know --{'states' if options.states else 'cheap'}"
+                        ": it learns from whole paintings")
     if options.cheap:
         clash = {"penalty_every": options.reward == "l2", "joint": options.states == "memory"}
         for name, value in CHEAP.items():
-            known = name in own or name not in every and not direct
+            known = name in own or name not in every
             if known and not clash.get(name) and getattr(options, name) is None:
                 setattr(options, name, value)
     states = "paintings" if direct else options.states or "memory"
@@ -171,10 +174,17 @@ def check(options: argparse.Namespace) -> None:
                 if getattr(options, name) is None:
                     setattr(options, name, default)
             elif getattr(options, name) is not None:
-                raise UserError(f"--{name} needs --states {other}")
+                raise UserError(f"--method direct does not know --{name}" if direct else
+                                f"--{name} needs --states {other}")
     options.states = None if direct else states
     if options.joint and states != "pool":
         raise UserError("--joint needs --states pool")
+    if options.noise_factor and states == "pool" and options.method == "ddpg":
+        raise UserError("--noise_factor needs --states memory: a pool's bundles are those that the "
+                        "actor learns from")
+    if direct and options.env_batch * options.max_step < options.batch_size:
+        raise UserError(f"--batch_size {options.batch_size} is more than the bundles of a round: "
+                        f"--env_batch {options.env_batch} x --max_step {options.max_step}")
     if options.penalty_every and options.reward == "l2":
         raise UserError("--penalty_every does not go with --reward l2: it has no discriminator")
     if options.train_times and options.minutes:

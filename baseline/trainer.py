@@ -21,6 +21,7 @@ from DRL.rpm import Transitions
 from env import CelebA
 from monitor import Monitor
 from Renderer.model import load_render
+from Renderer.stroke_gen import WIDTH
 from states import FromMemory, FromPaintings, FromPool
 from utils.command import UserError
 from utils.device import Precision, need_compiler, pick_device
@@ -195,6 +196,7 @@ class Training:
 
     def validate(self) -> None:
         """Measure the actor and its average on test images; the better one counts."""
+        self.monitor.round(self)  # what is left where the training ends within one
         self.check()
         options = self.options
         tests = self.data.test[: options.validate_episodes * options.env_batch]
@@ -211,7 +213,7 @@ class Training:
         if (error := measured.errors[-1].item()) < self.best:
             self.best, self.best_update = error, self.global_update
             self.best_averaged = averaged
-        self.monitor.validation(self, measured, len(tests), {
+        self.monitor.validation(self, measured, averaged, len(tests), {
             "error_live": live.errors[-1].item(), "error_average": average.errors[-1].item()})
 
     def attach(self, run: Run) -> None:
@@ -225,7 +227,7 @@ class Training:
         And the networks, where they are the best ones.
         """
         log = self.run
-        name = f"memory-{self.global_step}-{self.global_update}"
+        name = f"memory-{self.global_step}-{self.global_update}{self.source.mark}"
         mine = self.own_file(log, name)
         save_atomically({
             "source": self.source.state_dict(),
@@ -253,8 +255,8 @@ class Training:
         if self.best_averaged:
             networks["actor"] = self.method.average
         for name, network in networks.items():
-            state = half_state(network, self.family, self.method.actor.size)
-            save_atomically(state, log.folder / f"{name}.pkl")
+            size = WIDTH if name == "wgan" else self.method.actor.size
+            save_atomically(half_state(network, self.family, size), log.folder / f"{name}.pkl")
 
     def own_file(self, log: Run, name: str) -> Path:
         """The file beside the checkpoint of what this process has to itself."""
@@ -272,7 +274,6 @@ class Training:
                 setattr(self, name, state[name])
             mine = self.own_file(log, state["memory"])
             changed = [name for name in self.inputs if self.inputs[name] != state["inputs"][name]]
-        self.method.enter(self.progress)
         if not self.ranks.any(bool(changed) or not mine.is_file()):
             self.seed_anew(self.global_step)  # for a device that the checkpoint was not on
             own = load_file(mine, "replay memory", "delete it")

@@ -23,8 +23,7 @@ def test_a_family_of_strokes_from_its_renderer_to_a_painting(checkout):
     file = checkout.root / "triangle.pkl"
     assert load_render(file, PRECISION).family == "triangle"
 
-    flags = (*TINY, "--reward", "l2", "--discount", 0, "--renderer", "triangle.pkl",
-             "--train_times", 6)
+    flags = (*TINY, "--reward", "l2", "--renderer", "triangle.pkl", "--train_times", 6)
     assert "finished" in checkout.run("train.py", *flags)
     actor = checkout.root / "train_log" / "Paint-run1" / "actor.pkl"
     assert Painter.load(actor, file, PRECISION).family == "triangle"

@@ -85,7 +85,7 @@ def test_evaluation_measures_both_canvases(checkout):
     assert result["strokes"] == [5, 15]
     data = CelebA(checkout.root / "data" / "img_align_celeba", checkout.root / "cache")
     painter = Painter.load(checkout.root / "actor.pkl", checkout.root / "renderer.pkl",
-                      Precision("fp32", torch.device("cpu")))
+                           Precision("fp32", torch.device("cpu")))
     target = as_float(data.images[data.test])
     exact = torch.zeros_like(target)
     steps = list(painter.paint(exact, target, 3))

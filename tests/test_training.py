@@ -21,7 +21,7 @@ from train import parse_args
 from trainer import Training
 from utils.command import UserError, enough_memory
 from utils.ranks import Ranks
-from utils.run import Run
+from utils.run import Run, resumed
 
 TINY = ("--max_step", 3, "--env_batch", 2, "--batch_size", 2, "--rmsize", 6, "--warmup", 3,
         "--episode_train_times", 2, "--validate_interval", 1, "--validate_episodes", 1,
@@ -113,7 +113,7 @@ def everything(training) -> dict:
 METHODS = [
     (4, True, ("--noise_factor", 0.1)),  # within a round of learning
     (6, True, ("--reward", "l2")),  # within an episode
-    (6, True, ("--method", "scan", "--sizes", "32")),
+    (6, True, ("--method", "scan", "--sizes", "32:0.06,64")),  # entered by the next update
     (4, True, ("--method", "patch", "--norm_until", 0)),
     (4, False, ("--cheap", "--pool", 6, "--sizes", "64:0.05,128")),
     (4, False, ("--states", "pool", "--pool", 6, "--method", "model_free")),
@@ -225,6 +225,21 @@ def test_train_script_minutes_from_init(checkout):
     assert torch.load(folder / "checkpoint.pt", weights_only=True)["total_steps"] >= 20
 
 
+@pytest.mark.parametrize("flags", [
+    ("--cheap", "--sizes", "128"), ("--cheap", "--states", "memory"), ("--cheap", "--reward", "l2"),
+    ("--method", "direct", "--init", "x", "--norm_until", "1"), ("--discount", "0.95**3"),
+    ("--method", "model_free", "--cheap", "--minutes", "3"), ("--batch_size", "96"),
+])
+def test_a_resumed_run_has_the_options_it_had(tmp_path, flags):
+    """Where they are the usual ones too, but others would come from what was typed beside them."""
+    options = parse_args(list(flags))
+    run = Run.create(tmp_path, "Paint", json.loads(json.dumps(vars(options))), Ranks())
+    again = resumed(parse_args(["--resume", "."]), run, parse_args)
+    same = vars(options).keys() - {"init", "resume"}
+    assert {name: getattr(again, name) for name in same} == {
+        name: getattr(options, name) for name in same}
+
+
 def test_a_resumed_log_goes_on_where_the_checkpoint_is(checkout, tmp_path):
     """Lines that were written after it are of updates that are done again."""
     training = training_of(checkout)
@@ -320,6 +335,10 @@ BAD_INPUT = (
     ("train.py", ("--method", "direct", "--states", "pool"), "does not know --states"),
     ("train.py", ("--method", "scan", "--reward", "l2"), "--method scan does not know --reward"),
     ("train.py", ("--early", "1"), "--method ddpg does not know --early"),
+    ("train.py", ("--method", "direct", "--cheap"), "direct does not know --cheap"),
+    ("train.py", ("--method", "direct", "--warmup", "3"), "direct does not know --warmup"),
+    ("train.py", ("--method", "direct", "--env_batch", "2"), "more than the bundles of a round"),
+    ("train.py", ("--states", "pool", "--noise_factor", "1"), "--noise_factor needs --states mem"),
     ("train.py", ("--pool", "200"), "--pool needs --states pool"),
     ("train.py", ("--states", "pool", "--rmsize", "9"), "--rmsize needs --states memory"),
     ("train.py", ("--states", "pool", "--pool", "9"), "--batch_size 96 does not go with --pool 9"),

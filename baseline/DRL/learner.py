@@ -148,6 +148,7 @@ class Learner:
 
     def enter(self, progress: float) -> None:
         """Take up what holds at this point of the training."""
+        self.progress = progress
         size = next((s for s, end in self.setup.sizes if progress < end), self.setup.sizes[-1][0])
         phase = Phase(size, progress < self.setup.norm_until)
         if phase == getattr(self, "phase", None):
@@ -225,6 +226,7 @@ class Learner:
             "slow": {name: n.state_dict() for name, n in self.slow.items()},
             "optimizers": {name: o.state_dict() for name, o in self.optimizers.items()},
             "average": self.average.state_dict(), "updates": self.updates,
+            "progress": self.progress,
         }
 
     def load_state_dict(self, state: dict) -> None:
@@ -236,3 +238,4 @@ class Learner:
             load_optimizer(optimizer, state["optimizers"][name])
         self.average.load_state_dict(state["average"])
         self.updates = state["updates"]
+        self.enter(state["progress"])

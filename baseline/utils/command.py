@@ -161,8 +161,8 @@ def new_file(text: str) -> Path:
     return found
 
 
-def add_device_flags(parser: argparse.ArgumentParser) -> None:
-    """Add --device and --precision."""
+def add_device_flags(parser: argparse._ActionsContainer) -> None:
+    """Add --device and --precision to a parser or a group of one."""
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"),
                         help="where the networks run (auto: a GPU where there is one)")
     parser.add_argument("--precision", default="auto", choices=("auto", "fp32", "bf16"),

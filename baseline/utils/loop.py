@@ -113,7 +113,7 @@ def loop(job: Job, run: Run, ranks: Ranks, budget: Budget | None = None) -> None
             elif stopped:
                 job.check()
                 job.save()
-            if stopped:
+            if stopped and not job.over:
                 script = os.path.relpath(Path(sys.argv[0]).absolute())
                 say(f"stopped; go on with: {ranks.launcher} {script} --resume "
                     f"{os.path.relpath(run.folder)}")

@@ -164,7 +164,8 @@ def resumed(
     usual = vars(parse_args([]))
     arguments = [f"--{name}" if value is True else f"--{name}={value}"
                  for name, value in log.options.items()
-                 if name not in ("init", "resume") and value not in (None, usual.get(name))]
+                 if name not in ("init", "resume") and value not in (None, False)
+                 and not (name in CHANGEABLE and value == usual.get(name))]
     try:
         options = parse_args(arguments)
     except UserError as error:
