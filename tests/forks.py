@@ -139,7 +139,10 @@ def run() -> int:
         runpy.run_path(sys.argv[0], run_name="__main__")
     except SystemExit as end:
         status = end.code or 0
-    except BaseException:
+    except KeyboardInterrupt:  # among its imports
+        traceback.print_exc()
+        status = 128 + signal.SIGINT
+    except BaseException:  # noqa: BLE001, as Python itself does
         traceback.print_exc()
         status = 1
     threading._shutdown()

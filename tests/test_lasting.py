@@ -235,7 +235,8 @@ def stopped(tmp_path: Path, job: Job, stops: int) -> None:
     for i in range(stops):
         process = chain.ended_by((signal.SIGINT, signal.SIGTERM, signal.SIGHUP)[i % 3], seconds)
         if "stopped; go on" not in process.output:  # before it had done anything
-            assert process.returncode in (128 + signal.SIGINT, 128 + signal.SIGTERM, -signal.SIGHUP)
+            assert process.returncode in (
+                128 + signal.SIGINT, 128 + signal.SIGTERM, -signal.SIGHUP), process.errors
             continue
         assert process.errors.encode() == STOPPING
         assert process.returncode == 0
