@@ -4,6 +4,7 @@ import hashlib
 import mmap
 import os
 import re
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import torchvision.transforms.functional as TF
 from tqdm import tqdm
 
 from DRL.rpm import Transitions
-from Renderer.canvas import Render, as_float, as_uint8, paint
+from Renderer.canvas import as_float
 from Renderer.stroke_gen import WIDTH
 from utils.command import ROOT, UserError
 from utils.decoding import decoded, silent_stderr
@@ -78,7 +79,8 @@ class CelebA:
         code: (B,) int64.  Returns (B, 3, 128, 128) uint8 on the device of ``code``.
         """
         picked = self.images[(code // 2).to(self.images.device)].to(code.device)
-        self._file.madvise(mmap.MADV_DONTNEED)  # what was read stays in the system's cache alone
+        if self.images.device.type == "cpu":
+            self._file.madvise(mmap.MADV_DONTNEED)  # it stays in the system's cache alone
         mirrored = (code % 2 == 1).view(-1, 1, 1, 1)
         return torch.where(mirrored, TF.hflip(picked), picked)
 
@@ -180,9 +182,11 @@ class Paint:
     """
 
     def __init__(
-        self, data: CelebA, render: Render, env_batch: int, max_step: int, device: torch.device
+        self, data: CelebA, paint: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+        env_batch: int, max_step: int, device: torch.device,
     ) -> None:
-        self.data, self.render, self.max_step, self.device = data, render, max_step, device
+        """paint: from canvases (B, 3, 128, 128) uint8 and bundles (B, 13 N) to such canvases."""
+        self.data, self.paint, self.max_step, self.device = data, paint, max_step, device
         self.reset(torch.zeros(env_batch, dtype=torch.int64))
 
     def reset(self, image: torch.Tensor) -> None:
@@ -204,7 +208,7 @@ class Paint:
         Returns the share (B,) of the first error that it removed, for monitoring.
         """
         before = self.error()
-        self.canvas = as_uint8(paint(self.render, as_float(self.canvas), action))
+        self.canvas = self.paint(self.canvas, action)
         self.step_count += 1
         return (before - self.error()) / self.initial.clamp(min=1e-8)
 

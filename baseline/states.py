@@ -7,7 +7,7 @@ import torch
 
 from DRL.rpm import ReplayMemory, Transitions
 from env import Paint, Pool
-from Renderer.canvas import STROKE_DIM, as_float, as_uint8, paint
+from Renderer.canvas import STROKE_DIM, as_float
 from Renderer.stroke_gen import WIDTH
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ class FromEpisodes:
 
     def __init__(self, training: "Training") -> None:
         self.training = training
-        self.env = Paint(training.data, training.setup.render, training.env_batch,
+        self.env = Paint(training.data, training.method.advance, training.env_batch,
                          training.options.max_step, training.device)
         self.updates_due = 0  # of the round after the last episode
         self.reward = torch.zeros((), device=training.device)  # of the episode, for monitoring
@@ -156,11 +156,9 @@ class FromPool:
         rows, batch = self.pool.sample(training.batch_size, training.rng)
         target = training.data.targets(batch.image)
         if not method.paints:
-            canvas = as_float(batch.canvas)
-            action = method.explore(canvas, as_float(target), batch.step / method.max_step,
-                                    training.episode_numbers)
-            with torch.no_grad():
-                later = as_uint8(paint(method.render, canvas, action))
+            action = method.explore(as_float(batch.canvas), as_float(target),
+                                    batch.step / method.max_step, training.episode_numbers)
+            later = method.advance(batch.canvas, action)
             batch = batch._replace(action=action, next_canvas=later)
         self.pool.advance(rows, training.update(batch, target), training.rng)
         training.global_step += 1
@@ -208,8 +206,11 @@ class FromPaintings(FromEpisodes):
     def begin_anew(self) -> None:
         """Forget the paintings that were begun."""
         self.updates_due = 0
-        self.canvases: list[torch.Tensor] = []  # of each step, (P, 3, 128, 128) uint8
-        self.actions: list[torch.Tensor] = []  # (P, 13 N); those carried back to are gradients
+        env, training = self.env, self.training
+        self.canvases = torch.zeros(  # (steps, P, 3, 128, 128), those that bundles are painted on
+            env.max_step, *env.canvas.shape, dtype=torch.uint8, device=env.device)
+        self.actions = torch.zeros(  # (steps, P, 13 N); those carried back to are gradients
+            *self.canvases.shape[:2], STROKE_DIM * training.options.bundle, device=env.device)
         self.slope: torch.Tensor | None = None  # of the loss to the canvas carried back to
         self.carried = self.env.max_step  # the step it was carried back to
         self.order = torch.zeros(0, dtype=torch.int64)
@@ -221,8 +222,9 @@ class FromPaintings(FromEpisodes):
         if self.updates_due:
             self.learn_some()
         elif not env.done:
-            self.canvases.append(env.canvas)
-            self.actions.append(self.act())
+            step = env.step_count
+            self.canvases[step] = env.canvas
+            self.actions[step] = self.act()
         else:
             self.carry()
 
@@ -237,7 +239,7 @@ class FromPaintings(FromEpisodes):
             self.canvases[step], self.actions[step], env.target, self.slope)
         if step == 0:
             self.training.global_episode += 1
-            count = len(self.canvases) * len(env.canvas)
+            count = self.actions[..., 0].numel()
             self.order = torch.from_numpy(self.training.rng.permutation(count))
             self.updates_due = count // self.training.batch_size
 
@@ -245,13 +247,11 @@ class FromPaintings(FromEpisodes):
         """An update from the next bundles in random order."""
         size, env = self.training.batch_size, self.env
         here = self.order[(self.updates_due - 1) * size : self.updates_due * size]
-        step, row = here // len(env.canvas), here % len(env.canvas)
-        canvas, gradient = (
-            torch.stack([each[s][r] for s, r in zip(step.tolist(), row.tolist(), strict=True)])
-            for each in (self.canvases, self.actions))
-        device = self.training.device
-        batch = Transitions(canvas, gradient, canvas, env.image[row.to(device)], step.to(device))
-        self.learn(batch, env.target[row.to(device)])
+        step, row = (part.to(self.training.device) for part in (
+            here // len(env.canvas), here % len(env.canvas)))
+        canvas = self.canvases[step, row]
+        batch = Transitions(canvas, self.actions[step, row], canvas, env.image[row], step)
+        self.learn(batch, env.target[row])
         if not self.updates_due:
             self.begin_anew()
 
@@ -262,14 +262,13 @@ class FromPaintings(FromEpisodes):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up what ``state_dict`` gave."""
-        device = self.training.device
         self.env.load_state_dict(state["env"])
         for name in state.keys() - {"env"}:
             setattr(self, name, state[name])
-        for each in (self.canvases, self.actions):
-            each[:] = [value.to(device) for value in each]
+        self.canvases, self.actions = (
+            each.to(self.training.device) for each in (self.canvases, self.actions))
         if self.slope is not None:
-            self.slope = self.slope.to(device)
+            self.slope = self.slope.to(self.training.device)
 
 
 def memory_device(transitions: int, bundle: int, device: torch.device) -> torch.device:

@@ -174,7 +174,7 @@ def environment_step(precision: Precision, kind: str, paintings: int) -> Callabl
     """A step of the environment: the actor chooses a bundle for every painting, and paints it."""
     device = precision.device
     agent = agent_of(precision, kind, WIDTH, reward="l2")
-    env = Paint(OneImage(), agent.render, paintings, 10**9, device)
+    env = Paint(OneImage(), agent.advance, paintings, 10**9, device)
     progress = torch.zeros(paintings, device=device)
     return lambda: env.step(
         agent.explore(as_float(env.canvas), as_float(env.target), progress, ()))

@@ -15,6 +15,7 @@ from PIL import Image
 
 from conftest import ROOT
 from env import CelebA, Paint, Pool, split
+from Renderer.canvas import as_float, as_uint8, paint
 from utils.command import UserError
 
 
@@ -200,7 +201,8 @@ def test_environment_paints_and_rewards(tmp_path):
     write_images(tmp_path / "faces", ["a.png", "b.png"])
     data = CelebA(tmp_path / "faces", tmp_path / "cache")
     opaque = lambda strokes: torch.zeros(len(strokes), 128, 128)
-    env = Paint(data, opaque, 2, 3, torch.device("cpu"))
+    advance = lambda canvas, action: as_uint8(paint(opaque, as_float(canvas), action))
+    env = Paint(data, advance, 2, 3, torch.device("cpu"))
     env.reset(torch.tensor([0, 3]))
     assert env.canvas.dtype == torch.uint8
     assert env.canvas.sum() == 0

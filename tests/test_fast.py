@@ -10,10 +10,12 @@ import torch
 
 from DRL.actor import Actor, fold_batch_norm
 from DRL.ddpg import DDPG
+from DRL.direct import Direct
 from DRL.learner import Setup
 from DRL.model_free import ModelFreeDDPG
 from DRL.rpm import Transitions
 from golden_networks import fill, image, u8
+from Renderer.canvas import as_float
 from Renderer.model import Renderer, TrainedRender
 from Renderer.stroke_batch import draw_batch, draw_tensor
 from Renderer.stroke_data import StrokeBatches, drawn_ahead, drawn_on
@@ -55,6 +57,15 @@ def batch_on(device: torch.device, seed: int, own: bool) -> tuple[Transitions, t
     return batch, u8(image(4, 3, seed + 2)).to(device)
 
 
+def states_are_the_same(plain: DDPG, fast: DDPG, batch: Transitions, target: torch.Tensor) -> None:
+    """What both choose to paint, and what comes of it."""
+    inputs = as_float(batch.canvas), as_float(target), batch.step / 40, (1, 2)
+    one, two = (agent.explore(*inputs) for agent in (plain, fast))
+    assert (one - two).abs().max() <= 1e-3
+    one, two = (agent.advance(batch.canvas, one.clone()) for agent in (plain, fast))
+    assert (one.int() - two.int()).abs().max() <= 1
+
+
 def seeded(call: Callable, seed: int, *inputs: object) -> tuple[dict, torch.Tensor]:
     """What learning gives with random numbers that are known."""
     torch.manual_seed(seed)
@@ -82,6 +93,7 @@ def test_a_compiled_update_has_the_numbers_of_the_plain_one(monkeypatch, options
         batch = batch_on(torch.device("cpu"), seed, "joint" in options)
         for agent in (plain, fast):
             agent.enter(0.0 if seed == 105 else 0.5)
+        states_are_the_same(plain, fast, *batch)
         one, two = (seeded(agent.learn, seed, *batch) for agent in (plain, fast))
         assert one[0].keys() == two[0].keys()
         for name, expected in one[0].items():
@@ -155,7 +167,14 @@ def test_a_graph_does_every_call_once():
         assert value.item() == 3 * k * (k + 1)
 
 
+@pytest.fixture
+def uncompiled(monkeypatch) -> None:
+    """Graphs alone, without the minutes of building kernels."""
+    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
+
+
 @needs_gpu
+@pytest.mark.usefixtures("uncompiled")
 @pytest.mark.parametrize("options", [
     {}, {"reward": "l2"}, {"kind": ModelFreeDDPG}, {"joint": True, "penalty_every": 2},
     {"joint": True, "sizes": ((64, 0.5), (128, 1.0))}])
@@ -170,6 +189,8 @@ def test_a_graphed_update_has_the_numbers_of_the_plain_one(monkeypatch, options)
         before = [p.clone() for p in fast.actor.parameters()]
         for agent in (plain, fast):
             monkeypatch.setattr(agent, "rates", lambda progress, rates=rates: rates)
+        if plain.paints or k < 3:
+            states_are_the_same(plain, fast, *batch)
         one, two = (seeded(agent.update, k, *batch, k / calls) for agent in (plain, fast))
         for name, expected in one[0].items():
             assert two[0][name].item() == pytest.approx(expected.item(), rel=0.02, abs=1e-3), name
@@ -177,3 +198,16 @@ def test_a_graphed_update_has_the_numbers_of_the_plain_one(monkeypatch, options)
         if k == calls - 2:
             frozen = before
     assert all(torch.equal(p, q) for p, q in zip(frozen, fast.actor.parameters(), strict=True))
+
+
+@needs_gpu
+@pytest.mark.usefixtures("uncompiled")
+def test_a_graph_carries_back_the_same_gradients():
+    precision = Precision("fp32", GPU)
+    render = TrainedRender(fill(Renderer(), "renderer", 1), "bezier", precision)
+    plain, fast = (Direct(Setup(render=render, precision=precision, fast=f)) for f in (False, True))
+    for k in range(WARM_CALLS + 3):
+        batch, target = batch_on(GPU, 105 + 10 * k, False)
+        inputs = batch.canvas, batch.action, target, torch.rand(4, 3, 128, 128, device=GPU)
+        for one, two in zip(plain.carry_back(*inputs), fast.carry_back(*inputs), strict=True):
+            assert (one - two).norm() <= 1e-3 * one.norm()

@@ -84,7 +84,7 @@ def test_the_bellman_equation_by_hand(batch, reward, monkeypatch):
         assert torch.equal(action, batch.action)
         return torch.full((3, 1), 0.5)
 
-    monkeypatch.setitem(agent.slow, "critic", slow)
+    monkeypatch.setitem(agent.slow_calls, "critic", slow)
     monkeypatch.setitem(agent.calls, "critic", quick)
     before, after, target = (x.double() / 255 for x in (batch.canvas, batch.next_canvas, TARGET))
     if reward == "l2":

@@ -136,7 +136,7 @@ class Journeyman(Apprentice):
         """
         patch = self.patches[step]
         action = self.calls["actor"](canvas.small, target.small, step / self.max_step)
-        painted = paint(self.render, canvas.whole, action)
+        painted = self.paint(canvas.whole, action)
         before = (canvas.whole - target.whole).square()
         after = (painted - target.whole).square()
         area = 3 * patch.sum((1, 2, 3)).clamp(min=1)  # of all channels

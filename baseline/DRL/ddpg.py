@@ -9,7 +9,7 @@ from DRL.critic import Critic
 from DRL.learner import Learner, Metrics, Seen, Setup, learning, named
 from DRL.rpm import Transitions
 from DRL.wgan import Discriminator, gradient_penalty
-from Renderer.canvas import as_float, as_uint8, paint
+from Renderer.canvas import as_float, as_uint8
 from utils.schedule import cosine, stepped
 
 DISCOUNT = 0.95  # of a stroke
@@ -104,9 +104,9 @@ class DDPG(Learner):
         bundle itself stands on both sides of Q = r + V and cancels.
         """
         progress = (step + 1) / self.max_step  # (B,)
-        action = self.slow["actor"](now.small, target.small, progress)
-        after = self.look(paint(self.render, now.whole, action))
-        value = self.slow["critic"](
+        action = self.slow_calls["actor"](now.small, target.small, progress)
+        after = self.look(self.paint(now.whole, action))
+        value = self.slow_calls["critic"](
             now.small, after.small, target.small, progress + 1 / self.max_step)
         reward = self.reward(now.whole, after.whole, target.whole, score)
         alive = (step + 1 < self.max_step).float()[:, None]  # (B, 1)
@@ -205,11 +205,11 @@ class DDPG(Learner):
             self.actor.train(self.phase.norm)
             action = self.calls["actor"](canvas.small, target.small, step / self.max_step)
             self.actor.eval()
-            painted = self.look(paint(self.render, canvas.whole, action))
+            painted = self.look(self.paint(canvas.whole, action))
         done = as_uint8(painted.whole.detach())
         if kept:  # the critic learns from these bundles, and else from the actor's
             with torch.no_grad(), self.precision.autocast():
-                tried = self.look(paint(self.render, canvas.whole, kept[0]))
+                tried = self.look(self.paint(canvas.whole, kept[0]))
         else:
             tried = Seen(*(each.detach() for each in painted))
         now = self.look(as_float(kept[1] if kept else done))

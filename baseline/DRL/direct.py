@@ -8,7 +8,7 @@ import torch
 
 from DRL.learner import Learner, Metrics, Setup
 from DRL.rpm import Transitions
-from Renderer.canvas import as_float, paint
+from Renderer.canvas import as_float
 from utils.schedule import cosine
 
 RATE = 2e-5
@@ -47,11 +47,18 @@ class Direct(Learner):
         canvas: that the bundle (B, 13 N) was painted on, target: (B, 3, 128, 128) uint8; slope:
         of the whole loss to the canvas it led to.  Returns that to the canvas before, its own
         error's included, and that to the bundle's numbers.  Rounding to 8 bits counts as nothing.
+        On a GPU the next call overwrites both.
         """
+        return self.replay(self._carry_back, "back")(canvas, action, target, slope)
+
+    def _carry_back(
+        self, canvas: torch.Tensor, action: torch.Tensor, target: torch.Tensor,
+        slope: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         canvas, target = as_float(canvas), as_float(target)
         before, numbers = canvas.clone().requires_grad_(), action.clone().requires_grad_()
         with torch.enable_grad(), self.precision.autocast():
-            painted = paint(self.render, before, numbers)
+            painted = self.paint(before, numbers)
         painted.backward(slope)
         return before.grad + self.early * self.slope(canvas, target), numbers.grad
 

@@ -13,7 +13,7 @@ from DRL.actor import Actor
 from DRL.layers import shrunk
 from DRL.painter import Painter
 from DRL.rpm import Transitions
-from Renderer.canvas import BUNDLE
+from Renderer.canvas import BUNDLE, as_float, as_uint8, paint
 from Renderer.model import TrainedRender
 from Renderer.stroke_gen import WIDTH
 from utils.device import Precision
@@ -123,12 +123,21 @@ class Learner:
         }
         if self.ranks.world > 1:
             share_batch_norm(self.actor)
-        self.calls = dict(self.networks)  # how losses call the networks
+        # How losses call the networks and paint.
+        self.calls, self.slow_calls = dict(self.networks), dict(self.slow)
         if setup.fast:
-            for name in {"actor", "critic"} & self.networks.keys():
-                self.calls[name] = torch.compile(self.networks[name], dynamic=False)
+            for calls in (self.calls, self.slow_calls):
+                for name in {"actor", "critic"} & calls.keys():
+                    calls[name] = torch.compile(calls[name], dynamic=False)
+            self.paint = torch.compile(self.paint, dynamic=False)
+        if self.graphed:
+            torch.backends.cudnn.benchmark = True  # shapes stay
         self.updates = 0
         self.enter(0.0)
+
+    def paint(self, canvas: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
+        """Canvases (B, 3, 128, 128) in [0, 1] after a bundle (B, 13 N) on each."""
+        return paint(self.render, canvas, action)
 
     def rates(self, progress: float) -> dict[str, float]:
         """The learning rate of each network at ``progress`` in [0, 1]."""
@@ -211,9 +220,25 @@ class Learner:
         """The bundles (B, 13 N) that states are made with.
 
         canvas, target: (B, 3, 128, 128) in [0, 1]; progress: (B,); episode: numbers that only
-        one has.
+        one has.  Like the next, what is returned is overwritten by the next call on a GPU.
         """
-        return self.painter().act(canvas, target, progress)
+        return self.replay(self._explore, "explore")(canvas, target, progress)
+
+    def advance(self, canvas: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
+        """The canvases (B, 3, 128, 128) uint8 that bundles (B, 13 N) on such lead to."""
+        return self.replay(self._advance, "advance")(canvas, action)
+
+    @torch.no_grad()
+    def _explore(
+        self, canvas: torch.Tensor, target: torch.Tensor, progress: torch.Tensor
+    ) -> torch.Tensor:
+        size = self.phase.size
+        with self.precision.autocast():
+            return self.calls["actor"](shrunk(canvas, size), shrunk(target, size), progress)
+
+    @torch.no_grad()
+    def _advance(self, canvas: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
+        return as_uint8(self.paint(as_float(canvas), action))
 
     def painter(self, averaged: bool = False) -> Painter:
         """The actor of now, or its average, as one that paints."""

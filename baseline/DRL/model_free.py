@@ -86,8 +86,8 @@ class ModelFreeDDPG(DDPG):
         """mse(Q(s, a), r + discount (1 - done) Q_slow(s', a'))."""
         later = (step + 1) / self.max_step  # (B,)
         with torch.no_grad():
-            chosen = self.slow["actor"](now.small, target.small, later)
-            value = self.slow["critic"](now.small, target.small, later, chosen)
+            chosen = self.slow_calls["actor"](now.small, target.small, later)
+            value = self.slow_calls["critic"](now.small, target.small, later, chosen)
             alive = (step + 1 < self.max_step).float()[:, None]  # (B, 1)
             reward = self.reward(before.whole, now.whole, target.whole)
             goal = reward + self.discount * alive * value
