@@ -51,6 +51,8 @@ class DDPG(Learner):
             others["wgan"] = Discriminator()
         super().__init__(setup, others, tau, {"wgan": (0.5, 0.999)})
         self.critic, self.discriminator = self.networks["critic"], self.networks.get("wgan")
+        if setup.fast:
+            self.wgan_loss = torch.compile(self.wgan_loss, dynamic=False)
 
     def new_critic(self, setup: Setup) -> Critic:
         """The critic before it has learnt anything."""
@@ -76,7 +78,7 @@ class DDPG(Learner):
 
     def score(self, painted: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """How much canvases (B, 3, 128, 128) are like their targets (B, 1), slowly learnt."""
-        return self.slow["wgan"](torch.cat((target, painted), 1))
+        return self.slow_calls["wgan"](torch.cat((target, painted), 1))
 
     def reward(
         self, before: torch.Tensor, after: torch.Tensor, target: torch.Tensor,
@@ -178,8 +180,7 @@ class DDPG(Learner):
         real_score, fake_score = self.discriminator(torch.cat((real, fake))).chunk(2)
         penalty = torch.zeros((), device=alpha.device)
         if weight:
-            with torch.autocast(self.precision.device.type, enabled=False):
-                penalty = gradient_penalty(self.discriminator, real, fake, alpha)
+            penalty = gradient_penalty(self.discriminator, real, fake, alpha)
         real_mean, fake_mean = real_score.mean(), fake_score.mean()
         loss = fake_mean - real_mean + weight * penalty
         return loss, {"real": real_mean, "fake": fake_mean, "penalty": weight * penalty}

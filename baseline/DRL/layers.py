@@ -40,8 +40,16 @@ class WeightNormConv2d(nn.Module):
         self.weight_v = nn.Parameter(start.weight.detach())
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        weight = self.weight_v * (self.weight_g / self._length(self.weight_v))
-        return F.conv2d(x, weight, self.bias, self.stride, self.padding)
+        return F.conv2d(x, self.weight(), self.bias, self.stride, self.padding)
+
+    def weight(self) -> torch.Tensor:
+        """The filters (out, channels, kernel, kernel)."""
+        return self.weight_v * (self.weight_g / self._length(self.weight_v))
+
+    def turned_round(self, slope: torch.Tensor) -> torch.Tensor:
+        """The gradient to the input, as many times as wide as the stride, from that to the output."""
+        return F.conv_transpose2d(slope, self.weight(), None, self.stride, self.padding,
+                                  self.stride - 1)
 
     @staticmethod
     def _length(weight: torch.Tensor) -> torch.Tensor:

@@ -127,8 +127,8 @@ class Learner:
         self.calls, self.slow_calls = dict(self.networks), dict(self.slow)
         if setup.fast:
             for calls in (self.calls, self.slow_calls):
-                for name in {"actor", "critic"} & calls.keys():
-                    calls[name] = torch.compile(calls[name], dynamic=False)
+                for name, network in calls.items():
+                    calls[name] = torch.compile(network, dynamic=False)
             self.paint = torch.compile(self.paint, dynamic=False)
         if self.graphed:
             torch.backends.cudnn.benchmark = True  # shapes stay
