@@ -14,6 +14,7 @@ from DRL.direct import Direct
 from DRL.learner import Setup
 from DRL.model_free import ModelFreeDDPG
 from DRL.rpm import Transitions
+from DRL.wgan import PENALTY, Discriminator, gradient_penalty
 from golden_networks import fill, image, u8
 from Renderer.canvas import as_float
 from Renderer.model import Renderer, TrainedRender
@@ -104,6 +105,21 @@ def test_a_compiled_update_has_the_numbers_of_the_plain_one(monkeypatch, options
         for (key, one), other in zip(network.named_parameters(), fast.networks[name].parameters(),
                                      strict=True):
             assert (one.grad - other.grad).norm() <= 0.02 * one.grad.norm() + 1e-7, key
+
+
+def test_the_penalty_is_that_of_a_backward_pass_differentiated():
+    discriminator = fill(Discriminator(), "wgan", 4, 2.0)
+    real, fake = (torch.cat((image(3, 3, 7), image(3, 3, seed)), 1) for seed in (7, 8))
+    alpha = torch.tensor([0.1, 0.5, 0.8])
+    mixed = torch.lerp(fake, real, alpha.view(-1, 1, 1, 1)).requires_grad_()
+    (slope,) = torch.autograd.grad(discriminator(mixed).sum(), mixed, create_graph=True)
+    plain = PENALTY * (slope.flatten(1).norm(dim=1) - 1).square().mean()
+    penalty = gradient_penalty(discriminator, real, fake, alpha)
+    assert penalty.item() == pytest.approx(plain.item(), rel=1e-5)
+    weights = [p for name, p in discriminator.named_parameters() if "weight" in name]
+    for one, two in zip(*(torch.autograd.grad(each, weights) for each in (plain, penalty)),
+                        strict=True):
+        assert (one - two).norm() <= 1e-5 * one.norm()
 
 
 def test_compiled_drawing_is_the_plain_one():

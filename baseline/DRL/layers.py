@@ -47,7 +47,7 @@ class WeightNormConv2d(nn.Module):
         return self.weight_v * (self.weight_g / self._length(self.weight_v))
 
     def turned_round(self, slope: torch.Tensor) -> torch.Tensor:
-        """The gradient to the input, as many times as wide as the stride, from that to the output."""
+        """From the gradient to its output, that to its input, which is wider by the stride."""
         return F.conv_transpose2d(slope, self.weight(), None, self.stride, self.padding,
                                   self.stride - 1)
 
