@@ -183,19 +183,15 @@ def test_a_graph_does_every_call_once():
         assert value.item() == 3 * k * (k + 1)
 
 
-@pytest.fixture
-def uncompiled(monkeypatch) -> None:
-    """Graphs alone, without the minutes of building kernels."""
-    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
-
-
 @needs_gpu
-@pytest.mark.usefixtures("uncompiled")
 @pytest.mark.parametrize("options", [
     {}, {"reward": "l2"}, {"kind": ModelFreeDDPG}, {"joint": True, "penalty_every": 2},
     {"joint": True, "sizes": ((64, 0.5), (128, 1.0))}])
-def test_a_graphed_update_has_the_numbers_of_the_plain_one(monkeypatch, options):
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_a_graphed_update_has_the_numbers_of_the_plain_one(monkeypatch, options, compiled):
     """To what rounding does to it; a rate that changes late reaches the graph."""
+    if not compiled:  # graphs alone, without the minutes of building kernels
+        monkeypatch.setattr(torch, "compile", lambda function, **_: function)
     plain, fast = (agent_on(GPU, fast, **options) for fast in (False, True))
     assert fast.graphed
     calls = 2 * (WARM_CALLS + 4)  # at most every other one goes without the penalty
@@ -217,8 +213,8 @@ def test_a_graphed_update_has_the_numbers_of_the_plain_one(monkeypatch, options)
 
 
 @needs_gpu
-@pytest.mark.usefixtures("uncompiled")
-def test_a_graph_carries_back_the_same_gradients():
+def test_a_graph_carries_back_the_same_gradients(monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
     precision = Precision("fp32", GPU)
     render = TrainedRender(fill(Renderer(), "renderer", 1), "bezier", precision)
     plain, fast = (Direct(Setup(render=render, precision=precision, fast=f)) for f in (False, True))

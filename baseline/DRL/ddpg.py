@@ -51,8 +51,6 @@ class DDPG(Learner):
             others["wgan"] = Discriminator()
         super().__init__(setup, others, tau, {"wgan": (0.5, 0.999)})
         self.critic, self.discriminator = self.networks["critic"], self.networks.get("wgan")
-        if setup.fast:
-            self.wgan_loss = torch.compile(self.wgan_loss, dynamic=False)
 
     def new_critic(self, setup: Setup) -> Critic:
         """The critic before it has learnt anything."""

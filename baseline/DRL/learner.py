@@ -125,10 +125,10 @@ class Learner:
             share_batch_norm(self.actor)
         # How losses call the networks and paint.
         self.calls, self.slow_calls = dict(self.networks), dict(self.slow)
-        if setup.fast:
+        if setup.fast:  # but for the discriminator, whose last layer PyTorch 2.11 compiles wrongly
             for calls in (self.calls, self.slow_calls):
-                for name, network in calls.items():
-                    calls[name] = torch.compile(network, dynamic=False)
+                for name in {"actor", "critic"} & calls.keys():
+                    calls[name] = torch.compile(calls[name], dynamic=False)
             self.paint = torch.compile(self.paint, dynamic=False)
         if self.graphed:
             torch.backends.cudnn.benchmark = True  # shapes stay
