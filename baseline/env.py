@@ -1,178 +1,14 @@
-"""The images to paint, and the environment that paints many of them side by side."""
+"""The environment that paints many images side by side, and the pool that learning paints on."""
 
-import hashlib
-import mmap
-import os
-import re
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
-import torchvision.transforms.functional as TF
-from tqdm import tqdm
 
 from DRL.rpm import Transitions
+from images import Images
 from Renderer.canvas import as_float
 from Renderer.stroke_gen import WIDTH
-from utils.command import ROOT, UserError
-from utils.decoding import decoded, silent_stderr
-from utils.files import reason, replacing, write_atomically
-
-CACHE = ROOT / "data" / "cache"
-SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
-LAST_TEST_NUMBER = 2001  # CelebA's images 1..2001 are the test split
-TEST_EVERY = 20  # elsewhere every 20th image in name order is
-SMALLEST_SIDE = 8  # pixels
-FLAWS = ("", "images cannot be read and are left out",
-         f"images are left out, as a side of theirs has less than {SMALLEST_SIDE} pixels")
-NAMED = 20  # files of each kind that are left out
-
-
-class CelebA:
-    """A folder of images, squashed to 128x128 and kept in a memory-mapped cache file.
-
-    images: (N, 3, 128, 128) uint8 BGR; names: the N file names in order; train, test: the
-    indices of the two splits.  Files that cannot be decoded, or are tiny, are left out, and
-    counted and named at every start.
-    """
-
-    def __init__(self, folder: Path, cache: Path = CACHE) -> None:
-        """Raises UserError where the folder holds no image that can be read."""
-        if not folder.is_dir():
-            raise UserError(f"{folder} is no folder of images; see data/README.md, or name "
-                            "another one with --data")
-        try:
-            files = sorted(path for path in folder.iterdir()
-                           if path.suffix.lower() in SUFFIXES and path.is_file())
-        except OSError as error:
-            raise UserError(f"cannot read the folder {folder}: {error.strerror}") from error
-        if not files:
-            raise UserError(f"{folder} holds no images ({', '.join(sorted(SUFFIXES))})")
-        stats = ((path.name, (s := path.stat()).st_size, s.st_mtime_ns) for path in files)
-        key = hashlib.sha256(repr((str(folder.resolve()), WIDTH, *stats)).encode()).hexdigest()
-        pixels_file = cache / f"{folder.name}-{key[:16]}.npy"
-        try:
-            pixels, verdicts = _cached(pixels_file, len(files))
-        except (OSError, ValueError, EOFError):  # not there, of an older version, or damaged
-            _decode(files, pixels_file)
-            pixels, verdicts = _cached(pixels_file, len(files))
-        if left_out := _left_out(files, verdicts):
-            print(left_out, flush=True)
-        self._file = pixels.base
-        self._file.madvise(mmap.MADV_RANDOM)  # no neighbours of what is read
-        good = np.flatnonzero(verdicts == 0)
-        self.images = torch.from_numpy(pixels[: len(good)])
-        self.names = [files[i].name for i in good]
-        self.train, self.test = split(self.names)
-
-    def place(self, device: torch.device) -> None:
-        """Copy the images to a GPU where they take less than half of its free memory."""
-        if device.type == "cuda" and 2 * self.images.numel() < torch.cuda.mem_get_info(device)[0]:
-            self.images = self.images.to(device)
-
-    def targets(self, code: torch.Tensor) -> torch.Tensor:
-        """The images that codes name, code = 2 index + (1 where it is mirrored).
-
-        code: (B,) int64.  Returns (B, 3, 128, 128) uint8 on the device of ``code``.
-        """
-        picked = self.images[(code // 2).to(self.images.device)].to(code.device)
-        if self.images.device.type == "cpu":
-            self._file.madvise(mmap.MADV_DONTNEED)  # it stays in the system's cache alone
-        mirrored = (code % 2 == 1).view(-1, 1, 1, 1)
-        return torch.where(mirrored, TF.hflip(picked), picked)
-
-    def draw(self, count: int, rng: np.random.Generator) -> torch.Tensor:
-        """Codes (count,) of random training images, mirrored or not."""
-        index = rng.choice(self.train, count)
-        return torch.from_numpy(2 * index + rng.integers(2, size=count))
-
-
-def split(names: list[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Training and test indices.
-
-    CelebA's numbers 1..2001 are its test split where all names are CelebA's six digits and
-    both sides have images.  Elsewhere every 20th name is, the first included; fewer than 20
-    images serve as both.
-    """
-    everything = np.arange(len(names))
-    if all(re.fullmatch(r"\d{6}\.\w+", name) for name in names):
-        test = np.array([int(name[:6]) <= LAST_TEST_NUMBER for name in names])
-        if test.any() and not test.all():
-            return everything[~test], everything[test]
-    if len(names) < TEST_EVERY:
-        return everything, everything
-    return everything[everything % TEST_EVERY > 0], everything[::TEST_EVERY]
-
-
-def _cached(pixels_file: Path, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Pixels (count, 3, 128, 128) uint8, those of good files first, which stay on disk.
-
-    And a verdict on each file (count,) uint8: 0, or an index in FLAWS.  Raises OSError,
-    ValueError or EOFError where the cache is not like that.
-    """
-    verdicts = np.load(pixels_file.with_suffix(".verdicts.npy"))
-    pixels = np.load(pixels_file, mmap_mode="c")
-    if pixels.shape != (count, 3, WIDTH, WIDTH) or verdicts.shape != (count,):
-        raise ValueError("another number of files")
-    return pixels, verdicts
-
-
-def _left_out(files: list[Path], verdicts: np.ndarray) -> str:
-    """How many files are left out and why, and the names of the first of each kind."""
-    kinds = []
-    for verdict, flaw in enumerate(FLAWS[1:], 1):
-        names = [files[i].name for i in np.flatnonzero(verdicts == verdict)]
-        if names:
-            kinds.append(f"{len(names)} {flaw}: " + ", ".join(names[:NAMED])
-                         + " .." * (len(names) > NAMED))
-    return "; ".join(kinds)
-
-
-def _decode(files: list[Path], pixels_file: Path) -> None:
-    """Decode in parallel into a cache file; see ``_cached``.
-
-    Raises UserError where no file is good, or the cache cannot be written.
-    """
-    try:
-        with replacing(pixels_file) as file:
-            shape = (len(files), 3, WIDTH, WIDTH)
-            pixels = np.lib.format.open_memmap(Path(file.name), "w+", np.uint8, shape)
-            # Writing to a mapped file would kill the process where the disk is full.
-            os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
-            pool = ThreadPoolExecutor()
-            with silent_stderr() as stderr:
-                try:
-                    done = pool.map(_decode_one, files, pixels)
-                    done = tqdm(done, "decoding", len(files), disable=None, file=stderr)
-                    verdicts = np.fromiter(done, np.uint8)
-                finally:
-                    pool.shutdown(cancel_futures=True)
-            if verdicts.all():
-                raise UserError(f"{files[0].parent} holds no image of use: "
-                                f"{_left_out(files, verdicts)}")
-            for row, i in enumerate(np.flatnonzero(verdicts == 0)):
-                if row < i:
-                    pixels[row] = pixels[i]
-            pixels.flush()
-            write_atomically(pixels_file.with_suffix(".verdicts.npy"),
-                             lambda beside: np.save(beside, verdicts))
-    except OSError as error:
-        raise UserError(f"cannot write the cache {pixels_file}: {reason(error)}") from error
-
-
-def _decode_one(file: Path, row: np.ndarray) -> int:
-    """Decode an image into its row (3, 128, 128) of the cache.  Returns the verdict on it."""
-    try:
-        picture, _ = decoded(file, cv2.IMREAD_COLOR)
-    except UserError:
-        return 1
-    if min(picture.shape[:2]) < SMALLEST_SIDE:
-        return 2
-    row[:] = cv2.resize(picture, (WIDTH, WIDTH)).transpose(2, 0, 1)
-    return 0
 
 
 class Paint:
@@ -182,7 +18,7 @@ class Paint:
     """
 
     def __init__(
-        self, data: CelebA, paint: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+        self, data: Images, paint: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
         env_batch: int, max_step: int, device: torch.device,
     ) -> None:
         """paint: from canvases (B, 3, 128, 128) uint8 and bundles (B, 13 N) to such canvases."""
@@ -190,7 +26,7 @@ class Paint:
         self.reset(torch.zeros(env_batch, dtype=torch.int64))
 
     def reset(self, image: torch.Tensor) -> None:
-        """Blank canvases before the images (B,) int64; see ``CelebA.targets`` for the code."""
+        """Blank canvases before the images (B,) int64; see ``Images.targets`` for the code."""
         self.image = image.to(self.device)
         self.target = self.data.targets(self.image)  # (B, 3, 128, 128) uint8
         self.canvas = torch.zeros_like(self.target)
@@ -235,7 +71,7 @@ class Pool:
     """
 
     def __init__(
-        self, data: CelebA, paintings: int, max_step: int, device: torch.device,
+        self, data: Images, paintings: int, max_step: int, device: torch.device,
         rng: np.random.Generator,
     ) -> None:
         self.data, self.max_step, self.device = data, max_step, device

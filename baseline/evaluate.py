@@ -11,7 +11,7 @@ import torch
 from tqdm import tqdm
 
 from DRL.painter import Painter
-from env import CelebA
+from images import Images
 from Renderer.canvas import as_float, paint
 from Renderer.stroke_batch import draw_batch
 from utils.command import (
@@ -74,7 +74,7 @@ def main(options: argparse.Namespace) -> None:
     device = pick_device(options.device)
     precision = Precision(options.precision, device)
     painter = Painter.load(options.actor, options.renderer, precision)
-    data = CelebA(options.data)
+    data = Images(options.data)
     if options.json:
         make_folder(options.json.parent)
     chosen = np.arange(len(data.names)) if options.split == "all" else data.test

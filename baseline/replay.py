@@ -9,10 +9,12 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from Renderer.raster import paint_frames
-from Renderer.stroke_file import read_json
-from Renderer.strokes import Strokes
-from Renderer.svg import write_svg
+from painting.frames import fitted
+from painting.raster import paint_frames
+from painting.stroke_file import read_json
+from painting.strokes import Strokes
+from painting.svg import write_svg
+from painting.video import KINDS, Video
 from utils.command import (
     Parser,
     UserError,
@@ -25,9 +27,7 @@ from utils.command import (
     run,
     seconds,
 )
-from utils.frames import fitted
 from utils.pictures import picture_file, write_picture
-from utils.video import KINDS, Video
 
 LARGEST = 16384  # pixels a side
 

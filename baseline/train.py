@@ -5,7 +5,7 @@ import argparse
 import math
 from pathlib import Path
 
-from env import CelebA
+from images import Images
 from Renderer.canvas import BUNDLE, LARGEST_BUNDLE
 from trainer import METHOD_FLAGS, SOURCES, Training
 from utils.command import (
@@ -51,7 +51,7 @@ def train(options: argparse.Namespace) -> None:
             run_folder = Run.reopen(parent, "Paint", options.resume, ranks)
             options = resumed(options, run_folder, parse_args)
         with ranks.one_by_one():
-            data = CelebA(Path(options.data))
+            data = Images(Path(options.data))
         training = Training(options, data, ranks)
         if run_folder:
             training.load(run_folder)

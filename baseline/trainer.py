@@ -18,7 +18,7 @@ from DRL.learner import Learner, Setup
 from DRL.model_free import ModelFreeDDPG
 from DRL.painter import Measured
 from DRL.rpm import Transitions
-from env import CelebA
+from images import Images
 from monitor import Monitor
 from Renderer.model import load_render
 from Renderer.stroke_gen import WIDTH
@@ -55,7 +55,7 @@ class Training:
                 "best_averaged")
     unit, exchange_every = "step", 1
 
-    def __init__(self, options: argparse.Namespace, data: CelebA, ranks: Ranks) -> None:
+    def __init__(self, options: argparse.Namespace, data: Images, ranks: Ranks) -> None:
         """options: those of ``train.py``.  Raises UserError where ranks cannot share evenly."""
         self.options, self.data, self.ranks = options, data, ranks
         self.monitor = Monitor(ranks, options.debug)

@@ -30,18 +30,18 @@ from DRL.painter import Painter
 from DRL.rpm import Transitions
 from env import Paint
 from measure import Work, machine, seconds_of
+from painting.frames import FrameWriter
+from painting.raster import paint_exact
+from painting.refine import random_shapes
+from painting.strokes import Strokes
 from Renderer.canvas import as_float, as_uint8
 from Renderer.model import Renderer
-from Renderer.raster import paint_exact
-from Renderer.refine import random_shapes
 from Renderer.stroke_batch import draw_batch
 from Renderer.stroke_data import BATCHES_AT_ONCE, StrokeBatches, drawn_ahead, drawn_on
 from Renderer.stroke_gen import WIDTH, draw
-from Renderer.strokes import Strokes
 from utils.command import ACTOR, RENDERER, positive_int, run
 from utils.device import Precision, computes_in_bf16, pick_device
 from utils.graph import Graphed
-from utils.pictures import FrameWriter
 from utils.ranks import Ranks
 from utils.schedule import adam, set_rate
 from utils.weights import load_weights

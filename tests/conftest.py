@@ -105,8 +105,8 @@ def checkout(tmp_path: Path) -> Checkout:
 @pytest.fixture(scope="session")
 def compiled() -> None:
     """Compile the exact rasteriser before checkouts copy it, which would each compile it anew."""
-    from Renderer.refine import refine
-    from Renderer.strokes import Strokes
+    from painting.refine import refine
+    from painting.strokes import Strokes
 
     for family in ("round", "triangle"):
         one = Strokes(family, 128, 128, np.full((1, 10), 0.5, np.float32),

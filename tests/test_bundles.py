@@ -8,9 +8,9 @@ import torch
 from DRL.actor import Actor, load_actor
 from DRL.rpm import ReplayMemory
 from golden_networks import fill, image
+from painting.stroke_file import read_json
 from Renderer.canvas import paint, paint_strokes
 from Renderer.model import Renderer
-from Renderer.stroke_file import read_json
 from test_training import TINY, training_of
 from utils.command import UserError
 from utils.ranks import Ranks

@@ -5,23 +5,18 @@ import pytest
 import torch
 
 from golden_networks import ARRAYS, assert_golden, fill, image
+from painting.strokes import Strokes
+from painting.tiles import fitting_grid, from_tiles, paint_placed, plan, smooth_seams, to_tiles
 from Renderer.canvas import (
     BUNDLE,
     STROKE_DIM,
     as_float,
     as_uint8,
-    fitting_grid,
-    from_tiles,
     paint,
-    paint_placed,
     paint_strokes,
-    plan,
-    smooth_seams,
     split_action,
-    to_tiles,
 )
 from Renderer.model import Renderer
-from Renderer.strokes import Strokes
 
 
 @torch.no_grad()

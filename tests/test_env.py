@@ -14,7 +14,8 @@ import torchvision
 from PIL import Image
 
 from conftest import ROOT
-from env import CelebA, Paint, Pool, split
+from env import Paint, Pool
+from images import Images, split
 from Renderer.canvas import as_float, as_uint8, paint
 from utils.command import UserError
 
@@ -28,7 +29,7 @@ def write_images(folder, names, seed=0):
 
 def test_images_are_squashed_bgr(tmp_path):
     write_images(tmp_path / "faces", ["000004.png", "000017.png"])
-    data = CelebA(tmp_path / "faces", tmp_path / "cache")
+    data = Images(tmp_path / "faces", tmp_path / "cache")
     assert data.names == ["000004.png", "000017.png"]
     expected = cv2.resize(cv2.imread(str(tmp_path / "faces" / "000017.png")), (128, 128))
     assert np.array_equal(data.images[1].permute(1, 2, 0).numpy(), expected)
@@ -37,13 +38,13 @@ def test_images_are_squashed_bgr(tmp_path):
 def test_the_cache_is_built_once_and_anew_when_the_folder_changes(tmp_path):
     folder, cache = tmp_path / "faces", tmp_path / "cache"
     write_images(folder, ["a.png"])
-    CelebA(folder, cache)
+    Images(folder, cache)
     (made,) = cache.glob("faces-????????????????.npy")
     first = made.stat().st_mtime_ns
-    CelebA(folder, cache)
+    Images(folder, cache)
     assert made.stat().st_mtime_ns == first
     write_images(folder, ["b.png"])
-    assert CelebA(folder, cache).names == ["a.png", "b.png"]
+    assert Images(folder, cache).names == ["a.png", "b.png"]
     assert len(list(cache.glob("faces-????????????????.npy"))) == 2
 
 
@@ -55,7 +56,7 @@ def test_broken_and_tiny_images_are_counted_and_named_at_every_start(tmp_path, c
     cv2.imwrite(str(folder / "f.png"), np.zeros((7, 300, 3), np.uint8))
     cv2.imwrite(str(folder / "g.png"), np.full((8, 8, 3), 9, np.uint8))
     for _ in range(2):
-        data = CelebA(folder, tmp_path / "cache")
+        data = Images(folder, tmp_path / "cache")
         out, errors = capfd.readouterr()
         assert out == ("2 images cannot be read and are left out: b.png, e.jpg; 1 images are left "
                        "out, as a side of theirs has less than 8 pixels: f.png\n")
@@ -76,10 +77,10 @@ def test_broken_and_tiny_images_are_counted_and_named_at_every_start(tmp_path, c
 ])
 def test_a_damaged_cache_is_built_anew(tmp_path, damage):
     write_images(tmp_path / "faces", ["a.png", "b.png"])
-    expected = CelebA(tmp_path / "faces", tmp_path / "cache").images.clone()
+    expected = Images(tmp_path / "faces", tmp_path / "cache").images.clone()
     (pixels,) = tmp_path.glob("cache/faces-????????????????.npy")
     damage(pixels, pixels.with_suffix(".verdicts.npy"))
-    assert torch.equal(CelebA(tmp_path / "faces", tmp_path / "cache").images, expected)
+    assert torch.equal(Images(tmp_path / "faces", tmp_path / "cache").images, expected)
 
 
 def test_a_full_disk_is_one_clear_error(tmp_path, monkeypatch):
@@ -91,7 +92,7 @@ def test_a_full_disk_is_one_clear_error(tmp_path, monkeypatch):
     write_images(tmp_path / "faces", ["a.png"])
     monkeypatch.setattr(os, "posix_fallocate", full)
     with pytest.raises(UserError, match=r"cannot write the cache .*: No space left on device"):
-        CelebA(tmp_path / "faces", tmp_path / "cache")
+        Images(tmp_path / "faces", tmp_path / "cache")
     assert list((tmp_path / "cache").iterdir()) == []
 
 
@@ -103,7 +104,7 @@ def test_a_folder_without_images_is_one_clear_error(tmp_path, content):
         for name in content:
             (folder / name).write_bytes(b"broken")
     with pytest.raises(UserError, match="faces"):
-        CelebA(folder, tmp_path / "cache")
+        Images(folder, tmp_path / "cache")
     assert not list(tmp_path.glob("cache/*"))
 
 
@@ -121,7 +122,7 @@ def test_split_of_celeba_and_of_others():
 
 def test_a_mirrored_target_is_mirrored(tmp_path):
     write_images(tmp_path / "faces", ["a.png", "b.png"])
-    data = CelebA(tmp_path / "faces", tmp_path / "cache")
+    data = Images(tmp_path / "faces", tmp_path / "cache")
     targets = data.targets(torch.tensor([2, 3]))
     assert torch.equal(targets[0], data.images[1])
     assert torch.equal(targets[1], data.images[1].flip(2))
@@ -129,7 +130,7 @@ def test_a_mirrored_target_is_mirrored(tmp_path):
 
 def test_training_images_are_drawn_mirrored_or_not(tmp_path):
     write_images(tmp_path / "faces", [f"{i:02}.png" for i in range(21)])
-    data = CelebA(tmp_path / "faces", tmp_path / "cache")
+    data = Images(tmp_path / "faces", tmp_path / "cache")
     codes = data.draw(4000, np.random.default_rng(0))
     assert torch.equal(codes, data.draw(4000, np.random.default_rng(0)))
     drawn, counts = codes.unique(return_counts=True)
@@ -199,7 +200,7 @@ def test_the_recipe_of_faces_and_crops(tmp_path, monkeypatch):
 
 def test_environment_paints_and_rewards(tmp_path):
     write_images(tmp_path / "faces", ["a.png", "b.png"])
-    data = CelebA(tmp_path / "faces", tmp_path / "cache")
+    data = Images(tmp_path / "faces", tmp_path / "cache")
     opaque = lambda strokes: torch.zeros(len(strokes), 128, 128)
     advance = lambda canvas, action: as_uint8(paint(opaque, as_float(canvas), action))
     env = Paint(data, advance, 2, 3, torch.device("cpu"))

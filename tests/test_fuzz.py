@@ -16,12 +16,12 @@ from typing import Any
 import hypothesis.strategies as st
 import numpy as np
 
-import env
 import replay
 from fuzzing import images, search, stroke_files, thorough
-from Renderer.raster import paint_frames
-from Renderer.stroke_file import read_json
-from Renderer.svg import write_svg
+from images import FLAWS, _decode_one
+from painting.raster import paint_frames
+from painting.stroke_file import read_json
+from painting.svg import write_svg
 from test_foreign import Call, Network, archive, parts, saved, weights
 from utils.command import UserError, one_line
 from utils.decoding import silent_stderr
@@ -87,7 +87,7 @@ def test_any_bytes_are_a_picture_or_refused(tmp_path, thorough, capfd):
             assert picture.size
             readable += 1
         with silent_stderr():
-            assert env._decode_one(path, row) in range(len(env.FLAWS))
+            assert _decode_one(path, row) in range(len(FLAWS))
 
     made = images()
     for data in made:

@@ -19,10 +19,10 @@ import hypothesis.strategies as st
 import pytest
 import torch
 
-import env
 from conftest import ROOT
 from DRL.actor import Actor
 from fuzzing import BUSY, LONGEST, images, search, stroke_files, thorough
+from images import Images
 from Renderer.model import Renderer
 from test_curve import write_run
 from utils.command import Parser, UserError, run
@@ -201,7 +201,7 @@ def test_any_command_does_what_it_is_asked_or_refuses(monkeypatch, sandbox, thor
     """The scripts that do not train; files come only where they were asked for."""
     scripts = {name: load_script(name) for name in SCRIPTS if not name.startswith("train")}
     flags = {name: flags_of(script, monkeypatch) for name, script in scripts.items()}
-    monkeypatch.setattr(env.CelebA.__init__, "__defaults__", (sandbox.parent / "cache",))
+    monkeypatch.setattr(Images.__init__, "__defaults__", (sandbox.parent / "cache",))
     before, ends = listing(sandbox), []
 
     def check(case: tuple[str, list[str]]) -> None:

@@ -23,8 +23,8 @@ import torch
 
 from conftest import Checkout
 from DRL.painter import Painter
-from env import CelebA
 from forks import Script
+from images import Images
 from Renderer.best import validate
 from Renderer.model import Renderer
 from Renderer.stroke_batch import draw_batch
@@ -185,7 +185,7 @@ def error_of(checkout: Checkout, job: Job) -> float:
             np.random.default_rng(VALIDATION_SEED).random((64, SHAPE_DIM), np.float32))
         load_weights(network, checkout.root / job.best, "the renderer", "")
         return validate(network, strokes, draw_batch(strokes), FP32)[0]
-    data = CelebA(checkout.root / "data" / "img_align_celeba", checkout.root / "cache")
+    data = Images(checkout.root / "data" / "img_align_celeba", checkout.root / "cache")
     painter = Painter.load(checkout.root / job.best, checkout.root / "renderer.pkl", FP32)
     return painter.measure(data.images[data.test[:2]], EPISODE, 2).errors[-1].item()
 

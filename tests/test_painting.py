@@ -15,11 +15,11 @@ import torch
 
 from conftest import ROOT
 from DRL.painter import Painter
-from env import CelebA
+from images import Images
+from painting.raster import paint_exact
+from painting.stroke_file import read_json
 from Renderer.canvas import as_float, paint
-from Renderer.raster import paint_exact
 from Renderer.stroke_batch import draw_batch
-from Renderer.stroke_file import read_json
 from utils.device import Precision
 from utils.pictures import psnr
 
@@ -83,7 +83,7 @@ def test_evaluation_measures_both_canvases(checkout):
     assert result == json.loads((checkout.root / "result.json").read_text())
     assert result["images"] == 3
     assert result["strokes"] == [5, 15]
-    data = CelebA(checkout.root / "data" / "img_align_celeba", checkout.root / "cache")
+    data = Images(checkout.root / "data" / "img_align_celeba", checkout.root / "cache")
     painter = Painter.load(checkout.root / "actor.pkl", checkout.root / "renderer.pkl",
                            Precision("fp32", torch.device("cpu")))
     target = as_float(data.images[data.test])

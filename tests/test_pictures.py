@@ -7,11 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from painting.frames import FrameWriter, every, frame_step
 from utils.command import UserError
-from utils.frames import every, frame_step
 from utils.pictures import (
     FULL_SCALE,
-    FrameWriter,
     compare,
     list_pictures,
     picture_file,

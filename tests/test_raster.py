@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from Renderer.canvas import plan
-from Renderer.gradient import gradient
-from Renderer.raster import Boxes, paint_exact, paint_frames, place
-from Renderer.refine import descend, random_shapes, refine, reseed
+from painting.gradient import gradient
+from painting.raster import Boxes, paint_exact, paint_frames, place
+from painting.refine import descend, random_shapes, refine, reseed
+from painting.strokes import Strokes
+from painting.tiles import plan
 from Renderer.stroke_gen import FAMILIES, draw
-from Renderer.strokes import Strokes
 
 
 def random_strokes(
@@ -74,7 +74,7 @@ def test_painting_in_parts_or_with_little_memory_changes_nothing(monkeypatch):
     for first in range(0, 18, 5):
         paint_exact(strokes[first : first + 5], parts)
     assert np.array_equal(parts, whole)
-    monkeypatch.setattr("Renderer.raster.PIXELS_AT_ONCE", 20_000)
+    monkeypatch.setattr("painting.raster.PIXELS_AT_ONCE", 20_000)
     assert np.array_equal(painted(strokes), whole)
 
 

@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 
 import replay
-from Renderer import stroke_file
-from Renderer.raster import paint_exact
-from Renderer.stroke_file import read_json, write_json
+from painting.raster import paint_exact
+from painting.stroke_file import read_json, write_json
+from painting.strokes import Strokes
+from painting.svg import write_svg
+from painting import stroke_file
 from Renderer.stroke_gen import FAMILIES
-from Renderer.strokes import Strokes
-from Renderer.svg import write_svg
 from utils.command import UserError
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser",

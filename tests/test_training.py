@@ -14,7 +14,7 @@ from conftest import ROOT, Checkout
 from curve import read_run
 from DRL.actor import load_actor
 from DRL.painter import Measured
-from env import CelebA
+from images import Images
 from monitor import Gathered
 from Renderer.canvas import as_float, paint
 from train import parse_args
@@ -94,7 +94,7 @@ def training_of(checkout, *flags, memory=True):
     options = parse_args([*map(str, (
         *SMALL, *(MEMORY if memory else ()), "--data", folder, "--renderer",
         checkout.root / "renderer.pkl", *flags))])
-    return Training(options, CelebA(folder, checkout.root / "cache"), Ranks())
+    return Training(options, Images(folder, checkout.root / "cache"), Ranks())
 
 
 def go_on(training, ticks: int) -> None:

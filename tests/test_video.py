@@ -8,9 +8,9 @@ import cv2
 import numpy as np
 import pytest
 
+from painting.frames import HOLD, fitted
+from painting.video import Gif, Mp4, Video
 from utils.command import UserError
-from utils.frames import HOLD, fitted
-from utils.video import Gif, Mp4, Video
 
 
 def strokes(count: int, height: int = 64, width: int = 96) -> list[np.ndarray]:

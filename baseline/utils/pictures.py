@@ -1,10 +1,6 @@
 """Pictures on disk: reading any image as BGR, and writing frames in the background."""
 
-import os
 import re
-from collections.abc import Iterable
-from contextlib import suppress
-from itertools import repeat
 from pathlib import Path
 
 import cv2
@@ -13,8 +9,7 @@ from PIL import ExifTags, Image
 
 from utils.command import UserError
 from utils.decoding import TIFF, decoded, opened, silent_stderr
-from utils.files import lock_folder, make_folder, write_atomically
-from utils.frames import Background
+from utils.files import make_folder, write_atomically
 
 SUFFIXES = {".avif", ".bmp", ".gif", ".hdr", ".jp2", ".jpeg", ".jpg", ".pbm", ".pgm", ".png",
             ".pnm", ".ppm", ".tif", ".tiff", ".webp"}
@@ -22,10 +17,6 @@ LONGEST_EXIF = 2**16  # bytes, as JPEG has room for; older Pillow takes memory f
 ROWS_AT_ONCE = 64  # that floats are made of
 FULL_SCALE = 0.5  # of the error map: differences from here on look alike
 
-# The filter of differences to the row above, with the lightest deflate.  OpenCV's default is
-# a fifth slower and larger on painted frames; without deflate it is no faster and three times
-# larger.
-PNG_FLAGS = (cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_UP)
 
 
 def read_picture(path: Path) -> np.ndarray:
@@ -162,47 +153,3 @@ def resized(picture: np.ndarray, width: int, height: int) -> np.ndarray:
 def psnr(squared_error: float | np.ndarray) -> np.ndarray:
     """Peak signal-to-noise ratio in dB of pictures in [0, 1]; no error at all counts 100 dB."""
     return -10 * np.log10(np.maximum(squared_error, 1e-10))
-
-
-class FrameWriter(Background):
-    """Writes ``folder/generated<N>.png``, N upward from ``first`` without a gap."""
-
-    def __init__(self, folder: Path, first: int, width: int, height: int,
-                 times: Iterable[int] = repeat(1)) -> None:
-        """width, height: the size that all frames are written in.  times: see Background."""
-        super().__init__(times, min(8, os.cpu_count() or 1))
-        try:
-            self._lock = lock_folder(folder, wait=False)
-        except BlockingIOError as error:
-            raise UserError(f"another painting goes to {folder}; name another --output") from error
-        self.folder, self.first, self.next = folder, first, first
-        self.size = (width, height)
-
-    def path(self, number: int) -> Path:
-        """The file of a frame."""
-        return self.folder / f"generated{number}.png"
-
-    def write(self, frame: np.ndarray) -> None:
-        """Take the next frame, (h, w, 3) uint8 BGR, which must not change any more."""
-        if next(self._times):
-            self._queue(self._write, frame, self.path(self.next))
-            self.next += 1
-
-    def __exit__(self, *exception: object) -> None:
-        super().__exit__(*exception)
-        os.close(self._lock)
-
-    def later_frames(self) -> list[Path]:
-        """Frames of an earlier painting that the folder holds after this one's last."""
-        numbers = (path.stem[len("generated"):] for path in self.folder.glob("generated*.png"))
-        later = sorted(int(n) for n in numbers if n.isdecimal() and int(n) >= self.next)
-        return [self.path(number) for number in later]
-
-    def _write(self, frame: np.ndarray, path: Path) -> None:
-        encoded = cv2.imencode(".png", resized(frame, *self.size), PNG_FLAGS)[1]
-        try:
-            path.write_bytes(encoded)
-        except OSError as error:
-            with suppress(OSError):
-                path.unlink()  # what there is of it
-            raise UserError(f"cannot write {path}: {error.strerror or error}") from error

@@ -10,19 +10,10 @@ import torch
 import torch.nn.functional as F
 
 from DRL.painter import Painter
-from Renderer.canvas import (
-    BUNDLE,
-    STROKE_DIM,
-    Stage,
-    as_uint8,
-    from_tiles,
-    paint_placed,
-    smooth_seams,
-    split_action,
-    to_tiles,
-)
+from painting.strokes import Strokes
+from painting.tiles import Stage, from_tiles, paint_placed, smooth_seams, to_tiles
+from Renderer.canvas import BUNDLE, STROKE_DIM, as_uint8, split_action
 from Renderer.stroke_gen import WIDTH
-from Renderer.strokes import Strokes
 
 # What a step reports: the stage, the step from 1, and the mean squared error after it.
 Progress = Iterator[tuple[Stage, int, float]]
@@ -106,7 +97,7 @@ def paint_overlapping(
     painter: Painter, painting: Painting, height: int, width: int, stages: list[Stage]
 ) -> Progress:
     """Paint on tiles that overlap: all strokes on one canvas, by the exact rasteriser."""
-    from Renderer.raster import paint_exact  # its compiler takes half a second to import
+    from painting.raster import paint_exact  # its compiler takes half a second to import
 
     canvas = np.zeros((height, width, 3), np.float32)
     whole = painting.target(height, width)
@@ -139,7 +130,7 @@ def show_exact(
     bundle: strokes a step on each tile; wanted: the numbers of the frames to show, from 0.  They
     have the size of the picture, or of the canvas where that is larger.
     """
-    from Renderer.raster import paint_frames
+    from painting.raster import paint_frames
 
     strokes = painting.strokes()
     together = [len(stage.tiles) for stage in stages for _ in range(stage.steps * bundle)]
@@ -160,7 +151,7 @@ def scatter(
 
     In each stage they become smaller along the sequence; colours are read off the picture.
     """
-    from Renderer.refine import random_shapes
+    from painting.refine import random_shapes
 
     rng = np.random.default_rng(seed)
     whole = painting.target(height, width)
@@ -178,7 +169,7 @@ def errors(
     painting: Painting, render: Callable[[torch.Tensor], torch.Tensor], device: torch.device
 ) -> tuple[float, float]:
     """Mean squared error of the strokes' neural canvas and of their exact raster."""
-    from Renderer.raster import paint_exact
+    from painting.raster import paint_exact
 
     strokes = painting.strokes()
     target = painting.target(strokes.height, strokes.width)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import parallel_chunksize, prange
 
-from Renderer.raster import STROKES_A_CHUNK, Boxes, compiled
+from painting.raster import STROKES_A_CHUNK, Boxes, compiled
 
 LEAST_JUMP = 0.02  # of opacity, for an edge to count
 EVERY = 2  # discs looked at for the one that an edge belongs to

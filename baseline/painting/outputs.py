@@ -10,14 +10,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from painting import Painting
-from Renderer.stroke_file import write_json
-from Renderer.svg import write_svg
+from painting.frames import FrameWriter, every, fitted
+from painting.painting import Painting
+from painting.stroke_file import write_json
+from painting.svg import write_svg
+from painting.video import Video, video_kind
 from utils.command import LONGEST_NAME, UserError
 from utils.files import make_folder
-from utils.frames import every, fitted
-from utils.pictures import FrameWriter, compare, picture_file, resized, write_picture
-from utils.video import Video, video_kind
+from utils.pictures import compare, picture_file, resized, write_picture
 
 
 class Places(NamedTuple):

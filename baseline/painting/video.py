@@ -11,9 +11,9 @@ import cv2
 import numpy as np
 from PIL import GifImagePlugin, Image
 
+from painting.frames import Background
 from utils.command import UserError
 from utils.files import make_folder, reason, replacing
-from utils.frames import Background
 from utils.pictures import resized
 
 

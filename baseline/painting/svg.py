@@ -14,9 +14,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from Renderer.stroke_file import absolute_points, picture_scale
+from painting.stroke_file import absolute_points, picture_scale
+from painting.strokes import Strokes
 from Renderer.stroke_gen import FAMILIES, WIDTH
-from Renderer.strokes import Strokes
 from utils.files import write_atomically
 
 FLATNESS = 0.1  # canvas pixels that straight pieces may miss a curve by
