@@ -37,8 +37,9 @@ def renderer():
 
 
 def golden(renderer, precision=FP32, setup=None, **options) -> DDPG:
-    """The agent with golden networks."""
-    agent = DDPG(Setup(render=renderer, precision=precision, **setup or {}), **options)
+    """The agent with golden networks, of which no actor uses its batch's statistics."""
+    setup = {"norm_until": 0.0} | (setup or {})
+    agent = DDPG(Setup(render=renderer, precision=precision, **setup), **options)
     for name, seed, gain in (("actor", 2, 1.0), ("critic", 3, 0.8), ("wgan", 4, 2.0)):
         if name in agent.networks:
             fill(agent.networks[name], name, seed, gain)
@@ -142,7 +143,6 @@ def test_each_loss_reaches_its_own_network_only(golden_agent, renderer, batch):
 
 def test_an_update_takes_the_golden_steps(golden_agent, batch, monkeypatch):
     """The losses and the gradients that its optimisers get are the golden ones."""
-    golden_agent.setup = Setup(render=golden_agent.render, precision=FP32, norm_until=0.0)
     monkeypatch.setattr(torch, "rand", lambda *size, **more: torch.tensor(UPDATE["wgan_alpha"]))
     before = {name: copy.deepcopy(net) for name, net in golden_agent.networks.items()}
     norms: dict[str, float] = {}
@@ -221,7 +221,7 @@ def test_one_pass_of_the_critic_gives_both_gradients(golden_agent, batch):
 def test_a_joint_update_differs_by_the_critics_step_and_a_rounding_alone(
         renderer, batch, monkeypatch):
     monkeypatch.setattr(torch, "rand", lambda *size, **more: torch.tensor(UPDATE["wgan_alpha"]))
-    agents = [golden(renderer, joint=joint, setup={"norm_until": 0.0}) for joint in (False, True)]
+    agents = [golden(renderer, joint=joint) for joint in (False, True)]
     gradients = [[], []]
     for agent, found in zip(agents, gradients, strict=True):
         monkeypatch.setattr(agent, "rates", lambda progress: dict.fromkeys(agents[0].networks, 0.0))
@@ -271,6 +271,19 @@ def test_batch_norm_keeps_its_statistics_where_it_is_to(renderer, batch, norm_un
     for name, buffer in agent.actor.named_buffers():
         if "running" in name:
             assert torch.equal(buffer, before.get_buffer(name)) == kept
+
+
+def test_the_slow_actor_normalises_by_its_own_batch(renderer, batch):
+    """Statistics of the actor of now do not fit its weights."""
+    goals = []
+    for norm_until in (1.0, 0.0):
+        for mean in (0.0, 1.0):
+            agent = golden(renderer, setup={"norm_until": norm_until})
+            agent.slow["actor"].bn1.running_mean.fill_(mean)
+            goals.append(agent.goal(*(agent.look(as_float(each)) for each in (
+                batch.next_canvas, TARGET)), batch.step))
+    assert torch.equal(goals[0], goals[1])
+    assert not torch.allclose(goals[2], goals[3], rtol=0.01)
 
 
 def test_follow_copies_buffers():

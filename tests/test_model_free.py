@@ -36,7 +36,8 @@ class NoRenderer:
 
 def agent_of(size: int = 128, **options) -> ModelFreeDDPG:
     torch.manual_seed(0)
-    setup = Setup(render=NoRenderer(), precision=FP32, bundle=2, sizes=((size, 1.0),))
+    setup = Setup(render=NoRenderer(), precision=FP32, bundle=2, sizes=((size, 1.0),),
+                  norm_until=0.0)
     return ModelFreeDDPG(setup, **options)
 
 

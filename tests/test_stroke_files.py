@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 
 import replay
+from painting import stroke_file
 from painting.raster import paint_exact
 from painting.stroke_file import read_json, write_json
 from painting.strokes import Strokes
 from painting.svg import write_svg
-from painting import stroke_file
 from Renderer.stroke_gen import FAMILIES
 from utils.command import UserError
 

@@ -123,6 +123,8 @@ class Learner:
         }
         if self.ranks.world > 1:
             share_batch_norm(self.actor)
+            if self.slow:
+                share_batch_norm(self.slow["actor"])
         # How losses call the networks and paint.
         self.calls, self.slow_calls = dict(self.networks), dict(self.slow)
         if setup.fast:  # but for the discriminator, whose last layer PyTorch 2.11 compiles wrongly
