@@ -45,9 +45,9 @@ def divide(text: str) -> tuple[int, int] | None:
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = Parser(description=__doc__)
-    parser.add_argument("--img", type=path, nargs="+", default=[ROOT / "image" / "test.png"],
-                        metavar="PATH", help="images to paint, or folders of them; what is "
-                        "transparent in one counts as white")
+    parser.add_argument("images", type=path, nargs="*", metavar="PATH", help="images to paint, or "
+                        "folders of them (image/test.png); what is transparent counts as white")
+    parser.add_argument("--img", type=path, nargs="+", metavar="PATH", help="the same")
     parser.add_argument("--max_step", type=positive_int, default=40,
                         help="steps, each of as many strokes as the actor chooses at once; with "
                         "--divide, half of them on the tiles")
@@ -65,11 +65,13 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--renderer", type=path, default=RENDERER, help="weights of the renderer")
     parser.add_argument("--seed", type=seed, default=1234, help="of what --refine draws by chance")
     parser.add_argument("--imgid", type=whole_number, default=0, help="number of the first frame")
-    parser.add_argument("--output", type=path, default=Path("output"),
-                        help="folder for the frames generated<N>.png; of several images each gets "
-                        "a folder in it, and its name in all other files'")
-    parser.add_argument("--frames", nargs="+", default=["all"], metavar="all|every N|last",
-                        help="the frames to write")
+    parser.add_argument("-o", "--output", type=path, default=Path("output"),
+                        help="folder for the finished painting.png and the frames "
+                        "generated<N>.png, or a file for the finished painting (then frames come "
+                        "beside it where --frames asks for some); of several images each gets a "
+                        "folder in it, and its name in all other files'")
+    parser.add_argument("--frames", nargs="+", metavar="all|every N|last",
+                        help="the frames to write (all, of images above 2 megapixels the last)")
     parser.add_argument("--video", type=new_file, metavar="FILE", help="a video too, .mp4 or .gif")
     parser.add_argument("--fps", type=positive_float, default=30, help="frames a second of it")
     parser.add_argument("--seconds", type=seconds,
@@ -80,13 +82,16 @@ def parse_args() -> argparse.Namespace:
                         help="an image too of target, painting and error side by side")
     add_device_flags(parser)
     options = parser.parse_args()
-    options.frames = frame_step(" ".join(options.frames))
+    options.frames = options.frames and frame_step(" ".join(options.frames))
     check(options)
+    options.img = options.images or options.img or [ROOT / "image" / "test.png"]
     return options
 
 
 def check(options: argparse.Namespace) -> None:
     """Raise UserError where options do not go together."""
+    if options.images and options.img:
+        raise UserError("name the images alone or by --img, not both")
     if options.overlap and options.divide == (1, 1):
         raise UserError("--overlap needs tiles: --divide 2 or more")
     if options.actor == Path("none") and not options.refine:

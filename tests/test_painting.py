@@ -36,8 +36,8 @@ def test_defaults_hang_on_the_repository_and_output_on_the_users_folder(checkout
     folder.mkdir(exist_ok=True)
     before = checkout.files()
     checkout.run("test.py", "--max_step", 1, "--divide", 1, cwd=folder)
-    made = {str((folder / "output" / f"generated{n}.png").relative_to(checkout.root))
-            for n in range(5)}
+    names = ("painting", *(f"generated{n}" for n in range(5)))
+    made = {str((folder / "output" / f"{name}.png").relative_to(checkout.root)) for name in names}
     assert checkout.files() - before == made
 
 
@@ -48,7 +48,7 @@ def test_a_painting_goes_on_without_a_reader(checkout):
         done = subprocess.run(["bash", "-o", "pipefail", "-c", command], cwd=checkout.root,
                               check=False, capture_output=True, text=True)
         assert (done.returncode, done.stderr) == (0, "")
-        assert len(list((checkout.root / "output").iterdir())) == 10
+        assert len(list((checkout.root / "output").iterdir())) == 11
         shutil.rmtree(checkout.root / "output")
 
 
@@ -59,14 +59,46 @@ def test_the_divide_scheme(checkout):
     assert [(name, int(step)) for name, step, _ in lines] == [
         ("canvas", 1), ("canvas", 2), ("2x2 tiles", 1), ("2x2 tiles", 2)]
     assert "50 strokes" in out  # 2 x 5, then 2 x 5 x 4
-    frames = sorted((checkout.root / "output").iterdir())
-    assert {f.name for f in frames} == {f"generated{n}.png" for n in range(7, 27)}
+    files = {file.name for file in (checkout.root / "output").iterdir()}
+    assert files == {"painting.png", *(f"generated{n}.png" for n in range(7, 27))}
+    assert out.endswith("\nthe painting: output/painting.png\n")
+    finished = cv2.imread(str(checkout.root / "output" / "painting.png"))
     last = cv2.imread(str(checkout.root / "output" / "generated26.png"))
     assert last.shape == (100, 150, 3)
+    assert np.array_equal(finished, last)
     target = cv2.imread(str(checkout.root / "image" / "test.png"))
     error = np.square((last.astype(float) - target) / 255).mean()
     assert error == pytest.approx(float(lines[-1][2]), rel=0.1)  # resizing aside
     assert np.log10(error) == pytest.approx(-psnr(error) / 10)
+
+
+@pytest.mark.parametrize("refine", [(), ("--refine", 2)])
+def test_a_painting_alone(checkout, compiled, refine):
+    """Where --output names a picture, that is all that is written; of several each has its own."""
+    flags = ("--max_step", 1, "--divide", 1, *refine)
+    out = checkout.run("test.py", "image/test.png", "-o", "new/p.png", *flags)
+    assert out.endswith("\nthe painting: new/p.png\n")
+    assert [file.name for file in (checkout.root / "new").iterdir()] == ["p.png"]
+    picture = cv2.imread(str(checkout.root / "new" / "p.png"))
+    assert picture.shape == (100, 150, 3) and picture.any()
+    assert not (checkout.root / "output").exists()
+    shutil.copy(checkout.root / "image" / "test.png", checkout.root / "two.png")
+    checkout.run("test.py", "image/test.png", "two.png", "-o", "new/p.png", *flags)
+    both = [cv2.imread(str(checkout.root / "new" / f"p-{name}.png")) for name in ("test", "two")]
+    assert all(np.array_equal(each, picture) for each in both)
+    refused = checkout.start("test.py", "image/test.png", "two.png", "-o", "p.png", "--frames",
+                             "all")
+    assert refused.wait() == 2
+    assert "need a folder for each" in refused.errors
+
+
+def test_large_images_get_their_last_frame_alone(checkout):
+    large = cv2.resize(cv2.imread(str(checkout.root / "image" / "test.png")), (2000, 1001))
+    cv2.imwrite(str(checkout.root / "large.png"), large)
+    out = checkout.run("test.py", "large.png", "--max_step", 1, "--divide", 1)
+    assert "large.png: only the last of 5 frames is written; --frames all would take about" in out
+    files = [file.name for file in (checkout.root / "output").iterdir()]
+    assert sorted(files) == ["generated0.png", "painting.png"]
 
 
 def test_later_frames_of_an_older_painting_are_named(checkout):
@@ -136,7 +168,7 @@ def test_strokes_of_any_painting_paint_it_again(checkout, compiled, flags):
     assert re.fullmatch(r"\dx\d", settings["divide"])
     canvas = np.zeros((strokes.height, strokes.width, 3), np.float32)
     paint_exact(strokes, canvas)
-    frames = sorted((checkout.root / "output").iterdir())
+    frames = sorted((checkout.root / "output").glob("generated*.png"))
     assert len(frames) == 4  # 3, 6, 9 and 10
     checkout.run("replay.py", "s.json", "--output", "again.png")
     last, again = (cv2.imread(str(path)).astype(int)
@@ -187,6 +219,7 @@ BAD_INPUT = (
     ("test.py", ("--video", "v.mp4", "--fps", "1000"), "frames a second"),
     ("test.py", ("--compare", "c.txt"), "c.txt"),
     ("test.py", ("--frames", "some"), "--frames"),
+    ("test.py", ("image/test.png", "--img", "image/test.png"), "not both"),
     ("test.py", ("--img", "baseline"), "no images"),
     ("test.py", ("--img", "image", "image/test.png"), "called test"),
     ("test.py", ("--divide", "65"), "8192 a side"),

@@ -119,6 +119,13 @@ class FrameWriter(Background):
         super().__exit__(*exception)
         os.close(self._lock)
 
+    def written(self) -> list[str]:
+        """The frames in words: nothing, one, or how many from which to which."""
+        count = self.next - self.first
+        first, last = self.path(self.first), self.path(self.next - 1)
+        return [] if not count else [str(first)] if count == 1 else [
+            f"{count} frames, {first} to {last.name}"]
+
     def later_frames(self) -> list[Path]:
         """Frames of an earlier painting that the folder holds after this one's last."""
         numbers = (path.stem[len("generated"):] for path in self.folder.glob("generated*.png"))

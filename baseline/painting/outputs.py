@@ -3,6 +3,7 @@
 import argparse
 import os
 import re
+import sys
 from contextlib import ExitStack
 from itertools import pairwise
 from pathlib import Path
@@ -17,13 +18,17 @@ from painting.svg import write_svg
 from painting.video import Video, video_kind
 from utils.command import LONGEST_NAME, UserError
 from utils.files import make_folder
-from utils.pictures import compare, picture_file, resized, write_picture
+from utils.pictures import SUFFIXES, compare, picture_file, resized, write_picture
+
+LARGE = 2e6  # pixels of an image, above which not all frames are written unasked
+FRAME_BYTES = 0.37  # a pixel of a frame, about
 
 
 class Places(NamedTuple):
     """Where the files of one painting go."""
 
     frames: Path  # a folder
+    painting: Path  # the finished one
     video: Path | None
     strokes: list[Path]
     compare: Path | None
@@ -31,18 +36,25 @@ class Places(NamedTuple):
     @classmethod
     def of(cls, options: argparse.Namespace, image: Path, several: bool) -> "Places":
         """several: whether there are more paintings, so that each needs names of its own."""
-        if not several:
-            return cls(options.output, options.video, options.strokes, options.compare)
-
         def own(path: Path | None) -> Path | None:
-            return path and path.with_stem(f"{path.stem}-{image.stem}")
+            return path and (path.with_stem(f"{path.stem}-{image.stem}") if several else path)
 
-        return cls(options.output / image.stem, own(options.video), list(map(own, options.strokes)),
+        if names_a_picture(options.output):
+            folder, painting = options.output.parent, own(options.output)
+        else:
+            folder = options.output / image.stem if several else options.output
+            painting = folder / "painting.png"
+        return cls(folder, painting, own(options.video), list(map(own, options.strokes)),
                    own(options.compare))
 
     def files(self) -> list[Path]:
-        """All but the frames."""
+        """All but the frames and the finished painting."""
         return [path for path in (self.video, *self.strokes, self.compare) if path]
+
+
+def names_a_picture(output: Path) -> bool:
+    """Whether ``--output`` is a file for the finished painting, and no folder."""
+    return output.suffix.lower() in SUFFIXES and not output.is_dir()
 
 
 def check_places(options: argparse.Namespace, images: list[Path]) -> None:
@@ -54,6 +66,10 @@ def check_places(options: argparse.Namespace, images: list[Path]) -> None:
         video_kind(options.video, options.fps)
     if options.compare:
         picture_file(options.compare)
+    if names_a_picture(options.output):
+        picture_file(options.output)
+        if options.frames and len(images) > 1:
+            raise UserError("frames of several images need a folder for each: let --output be one")
     taken = {image.resolve(): f"the image {image}" for image in images}
     if len({image.stem.casefold() for image in images}) < len(images):
         names = sorted(image.stem.casefold() for image in images)
@@ -63,7 +79,7 @@ def check_places(options: argparse.Namespace, images: list[Path]) -> None:
         if len(images) > 1 and image.stem in (".", ".."):
             raise UserError(f"{image} gives no name for its folder; paint it alone or rename it")
         places = Places.of(options, image, len(images) > 1)
-        for path in places.files():
+        for path in (places.painting, *places.files()):
             if path.resolve() in taken:
                 raise UserError(f"{path} would take the place of {taken[path.resolve()]}")
             if len(os.fsencode(path.name)) > LONGEST_NAME:
@@ -87,19 +103,28 @@ class Files:
         """
         self.painting, self.seconds = painting, options.seconds
         self.places = Places.of(options, painting.path, several)
-        for folder in (self.places.frames, *(path.parent for path in self.places.files())):
-            make_folder(folder)
-        times = [every(options.frames, total)]
+        for path in (self.places.painting, *self.places.files()):
+            make_folder(path.parent)
+        height, width = painting.picture.shape[:2]
+        step = options.frames
+        if step is None:
+            step = sys.maxsize if height * width > LARGE else 1
+            if step > 1:
+                size = FRAME_BYTES * height * width * total
+                print(f"{painting.path.name}: only the last of {total} frames is written; "
+                      f"--frames all would take about {size / 1e6:.0f} MB", flush=True)
+        shown = options.frames or not names_a_picture(options.output)
+        times = [every(step, total)] if shown else []
         if self.places.video:
             times.append(fitted(total, options.fps, options.seconds))
-        self.wanted = np.flatnonzero(np.any(times, 0)) if options.refine else np.arange(total)
-        height, width = painting.picture.shape[:2]
+        needed = np.any([*times, np.arange(total) == total - 1], 0)
+        self.wanted = np.flatnonzero(needed) if options.refine else np.arange(total)
         self.frames = FrameWriter(self.places.frames, options.imgid, width, height,
-                                  times[0][self.wanted])
-        self.sinks = [self.frames]
+                                  times[0][self.wanted]) if shown else None
+        self.sinks = [self.frames] if shown else []
         if self.places.video:
             self.sinks.append(Video(self.places.video, height=height, width=width,
-                                    fps=options.fps, times=times[1][self.wanted]))
+                                    fps=options.fps, times=times[-1][self.wanted]))
 
     def open(self, stack: ExitStack) -> None:
         """Let the painting's frames go to the files until ``stack`` ends."""
@@ -115,10 +140,13 @@ class Files:
                 write_json(path, strokes, size, {"image": self.painting.path.name} | settings)
             else:
                 write_svg(path, strokes, size, self.seconds)
+        painted = resized(self.painting.frame, *size[::-1])
+        write_picture(self.places.painting, painted)
         if self.places.compare:
-            painted = resized(self.painting.frame, *size[::-1])
             write_picture(self.places.compare, compare(picture, painted))
-        frames = self.frames
-        first, last = (frames.path(number) for number in (frames.first, frames.next - 1))
-        return "; ".join((f"{frames.next - frames.first} frames, {first} to {last.name}",
-                          *map(str, self.places.files())))
+        frames = self.frames.written() if self.frames else []
+        return "; ".join((*frames, *map(str, self.places.files())))
+
+    def later_frames(self) -> list[Path]:
+        """Frames of an earlier painting that follow this one's."""
+        return self.frames.later_frames() if self.frames else []

@@ -134,10 +134,11 @@ def paint_batch(
         print(f"{painting.path.name}: {len(painting.strokes())} strokes, {spent:.1f} s"
               + f" for {len(paintings)} images together" * (len(paintings) > 1)
               + f", squared error {painting.error:.5f} ({canvas}), PSNR "
-              f"{psnr(painting.error):.2f} dB; {written}", flush=True)
-        if later := each.frames.later_frames():
+              f"{psnr(painting.error):.2f} dB" + f"; {written}" * bool(written), flush=True)
+        if later := each.later_frames():
             print(f"warning: {later[0]} and {len(later) - 1} more frames of an earlier painting "
                   "follow them; delete those before making a video", file=sys.stderr)
+        print(f"the painting: {each.places.painting}", flush=True)
     return [painting.error for painting in paintings]
 
 
