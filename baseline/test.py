@@ -5,9 +5,6 @@ import argparse
 import re
 from pathlib import Path
 
-from painting.frames import frame_step
-from painting.paint import LARGEST_CANVAS, paint_pictures
-from Renderer.stroke_gen import WIDTH
 from utils.command import (
     ACTOR,
     RENDERER,
@@ -15,6 +12,7 @@ from utils.command import (
     Parser,
     UserError,
     add_device_flags,
+    frame_step,
     new_file,
     number,
     path,
@@ -27,7 +25,6 @@ from utils.command import (
 )
 
 LARGEST_OVERLAP = 96
-LARGEST_GRID = 1 + (LARGEST_CANVAS - WIDTH) // (WIDTH - LARGEST_OVERLAP)
 
 
 def divide(text: str) -> tuple[int, int] | None:
@@ -36,10 +33,7 @@ def divide(text: str) -> tuple[int, int] | None:
         return None
     if not (numbers := re.fullmatch(r"([1-9]\d{0,4})(?:x([1-9]\d{0,4}))?", text, re.ASCII)):
         raise argparse.ArgumentTypeError(f"{text[:100]} is not D, RxC or auto")
-    rows, columns = int(numbers[1]), int(numbers[2] or numbers[1])
-    if max(rows, columns) > LARGEST_GRID:
-        raise argparse.ArgumentTypeError(f"{LARGEST_GRID} rows or columns are the most")
-    return rows, columns
+    return int(numbers[1]), int(numbers[2] or numbers[1])
 
 
 def parse_args() -> argparse.Namespace:
@@ -101,5 +95,12 @@ def check(options: argparse.Namespace) -> None:
         raise UserError("--seconds needs --video or --strokes FILE.svg")
 
 
+def main(options: argparse.Namespace) -> None:
+    """Paint as the options say."""
+    from painting.paint import paint_pictures  # its imports take seconds, mistakes none
+
+    paint_pictures(options)
+
+
 if __name__ == "__main__":
-    run(lambda: paint_pictures(parse_args()))
+    run(lambda: main(parse_args()))

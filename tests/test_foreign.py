@@ -291,7 +291,7 @@ FOREIGN = (
     ("test.py", ("--video", "v" * 230 + ".mp4"), "the name is too long"),
     ("test.py", ("--img", "image/test.png", "i" * 198 + ".png", "--compare", "map.png"),
      "is too long; paint"),
-    ("test.py", ("--divide", "99999x99999"), "253 rows or columns are the most"),
+    ("test.py", ("--divide", "99999x99999"), "make a canvas of 12799872x12799872 pixels"),
     ("test.py", ("--divide", "\N{FULLWIDTH DIGIT TWO}"), "is not D, RxC or auto"),
     ("test.py", ("--max_step", "1" + "0" * 30), "from 1 to 2147483647"),
     ("test.py", ("--max_step", "9" * 5000), "from 1 to 2147483647"),

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from painting.frames import FrameWriter, every, frame_step
-from utils.command import UserError
+from painting.frames import FrameWriter, every
+from utils.command import UserError, frame_step
 from utils.pictures import (
     FULL_SCALE,
     compare,

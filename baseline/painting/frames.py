@@ -2,8 +2,6 @@
 
 import math
 import os
-import re
-import sys
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -27,15 +25,6 @@ HOLD_SHARE = 0.2  # of the length that was asked for
 # a fifth slower and larger on painted frames; without deflate it is no faster and three times
 # larger.
 PNG_FLAGS = (cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_UP)
-
-
-def frame_step(text: str) -> int:
-    """An argparse type, for ``every``: ``all`` is 1, ``N`` or ``every N`` N, ``last`` endless."""
-    if text in ("all", "last"):
-        return 1 if text == "all" else sys.maxsize
-    if not (words := re.fullmatch(r"(?:every\s+)?0*([1-9]\d{0,17})", text, re.ASCII)):
-        raise UserError(f"--frames takes all, last, or every N, a whole number from 1; not {text}")
-    return int(words[1])
 
 
 def every(step: int, total: int) -> np.ndarray:

@@ -22,7 +22,7 @@ from painting.painting import (
     scatter,
     show_exact,
 )
-from painting.tiles import fitting_grid, plan
+from painting.tiles import canvas_side, fitting_grid, plan
 from Renderer.canvas import BUNDLE
 from Renderer.model import TrainedRender, load_render
 from utils.command import UserError, enough_memory
@@ -98,10 +98,11 @@ def paint_batch(
     Returns their squared errors.
     """
     start = time.monotonic()
-    height, width, stages = plan(*shape, options.overlap, options.max_step)
+    height, width = (canvas_side(tiles, options.overlap) for tiles in shape)
     if max(height, width) > LARGEST_CANVAS:
         raise UserError(f"{shape[0]}x{shape[1]} tiles make a canvas of {width}x{height} pixels; "
                         f"{LARGEST_CANVAS} a side are the most")
+    height, width, stages = plan(*shape, options.overlap, options.max_step)
     if not all(stage.steps for stage in stages):
         raise UserError(f"--max_step {options.max_step} leaves no step for the tiles; "
                         "use --max_step 2 or more, or --divide 1")

@@ -27,6 +27,11 @@ class Stage(NamedTuple):
         return "canvas" if len(self.tiles) == 1 else f"{self.rows}x{self.columns} tiles"
 
 
+def canvas_side(tiles: int, overlap: int) -> int:
+    """Pixels of a row of tiles that share so many with their neighbours."""
+    return WIDTH + (tiles - 1) * (WIDTH - overlap)
+
+
 def plan(rows: int, columns: int, overlap: int, max_step: int) -> tuple[int, int, list[Stage]]:
     """The canvas and the stages of a painting on rows x columns tiles of 128 pixels.
 
@@ -35,7 +40,7 @@ def plan(rows: int, columns: int, overlap: int, max_step: int) -> tuple[int, int
     coarser one gets all steps.  overlap: pixels that neighbours share; then strokes may reach
     over the edges of their tile.  Returns the canvas's height and width in pixels, and the stages.
     """
-    height, width = (WIDTH + (n - 1) * (WIDTH - overlap) for n in (rows, columns))
+    height, width = (canvas_side(n, overlap) for n in (rows, columns))
     coarser = math.gcd(rows, columns)
     grids = [(rows // coarser, columns // coarser), (rows, columns)][coarser == 1 :]
     stages = []

@@ -161,6 +161,15 @@ def new_file(text: str) -> Path:
     return found
 
 
+def frame_step(text: str) -> int:
+    """What --frames names: ``all`` is every first, ``N`` or ``every N`` every Nth, ``last`` none."""
+    if text in ("all", "last"):
+        return 1 if text == "all" else sys.maxsize
+    if not (words := re.fullmatch(r"(?:every\s+)?0*([1-9]\d{0,17})", text, re.ASCII)):
+        raise UserError(f"--frames takes all, last, or every N, a whole number from 1; not {text}")
+    return int(words[1])
+
+
 def add_device_flags(parser: argparse._ActionsContainer) -> None:
     """Add --device and --precision to a parser or a group of one."""
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"),
