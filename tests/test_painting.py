@@ -41,6 +41,15 @@ def test_defaults_hang_on_the_repository_and_output_on_the_users_folder(checkout
     assert checkout.files() - before == made
 
 
+def test_help_and_mistakes_come_before_the_slow_imports(checkout):
+    (checkout.root / "blocked").mkdir()
+    (checkout.root / "blocked" / "torch.py").write_text("raise SystemExit('imported')")
+    for flags, status in (("--help", 0), ("--divide=0", 2)):
+        done = subprocess.run([sys.executable, "baseline/test.py", flags], cwd=checkout.root,
+                              env=os.environ | {"PYTHONPATH": "blocked"}, check=False)
+        assert done.returncode == status
+
+
 def test_a_painting_goes_on_without_a_reader(checkout):
     """Of what it prints: the pipe is closed after a line, or there was none."""
     painting = f"{sys.executable} baseline/test.py --max_step 2 --divide 1"

@@ -162,7 +162,7 @@ def new_file(text: str) -> Path:
 
 
 def frame_step(text: str) -> int:
-    """What --frames names: ``all`` is every first, ``N`` or ``every N`` every Nth, ``last`` none."""
+    """What --frames says: ``all`` is 1, ``N`` or ``every N`` N, ``last`` more than there are."""
     if text in ("all", "last"):
         return 1 if text == "all" else sys.maxsize
     if not (words := re.fullmatch(r"(?:every\s+)?0*([1-9]\d{0,17})", text, re.ASCII)):
