@@ -280,7 +280,6 @@ def test_endless_files_are_refused(monkeypatch):
 LONG = "n" * 5000
 FOREIGN = (
     ("test.py", ("--img", "...png", "image/test.png"), "...png gives no name"),
-    ("test.py", ("--img", "image/test.png", "image/TEST.jpg"), "two of the images are called test"),
     ("test.py", ("--img", "bomb.png"), "bomb.png is 60000x60000 pixels"),
     ("test.py", ("--img", ""), "an empty path"),
     ("test.py", ("--img", LONG), "too long"),
@@ -329,8 +328,7 @@ def test_names_of_any_bytes_do(checkout):
 
 
 def test_foreign_names_and_numbers_are_one_line_and_write_nothing(checkout):
-    for name, like in (("...png", "image/test.png"), ("image/TEST.jpg", "image/test.png"),
-                       ("i" * 198 + ".png", "image/test.png")):
+    for name, like in (("...png", "image/test.png"), ("i" * 198 + ".png", "image/test.png")):
         (checkout.root / name).write_bytes((checkout.root / like).read_bytes())
     (checkout.root / "bomb.png").write_bytes(BOMBS["60000 PNG"])
     (checkout.root / "page.pkl").write_text("<html>")

@@ -101,6 +101,32 @@ def test_a_painting_alone(checkout, compiled, refine):
     assert "need a folder for each" in refused.errors
 
 
+def test_images_of_one_name_and_broken_ones_among_several(checkout):
+    """Each painting has names of its own; what cannot be read is named, and the rest painted."""
+    image = (checkout.root / "image" / "test.png").read_bytes()
+    (checkout.root / "more").mkdir()
+    for name in ("Test.PNG", "test-2.png"):
+        (checkout.root / "more" / name).write_bytes(image)
+    for name in ("cut.png", "text.jpg"):
+        (checkout.root / "more" / name).write_bytes(image[:30])
+    process = checkout.start("test.py", "image/test.png", "more", "--max_step", 1, "--divide", 1,
+                             "--frames", "last", "--compare", "c.png")
+    assert process.wait() == 1
+    assert process.errors.splitlines()[-1] == (
+        "2 of 5 images were left out: more/cut.png, more/text.jpg")
+    assert "more/cut.png" in process.errors.splitlines()[0]
+    made = {str(file.relative_to(checkout.root)) for file in checkout.root.glob("output/*/*.png")}
+    names = "test", "Test-3", "test-2"
+    assert made == {f"output/{name}/{file}.png" for name in names
+                    for file in ("painting", "generated0")}
+    assert all((checkout.root / f"c-{name}.png").is_file() for name in names)
+    for name in ("cut.png", "text.jpg"):
+        shutil.copy(checkout.root / "more" / name, checkout.root / name)
+    process = checkout.start("test.py", "cut.png", "text.jpg")
+    assert process.wait() == 2
+    assert process.errors.splitlines()[-1] == "error: none of the images can be read"
+
+
 def test_large_images_get_their_last_frame_alone(checkout):
     large = cv2.resize(cv2.imread(str(checkout.root / "image" / "test.png")), (2000, 1001))
     cv2.imwrite(str(checkout.root / "large.png"), large)
@@ -230,7 +256,6 @@ BAD_INPUT = (
     ("test.py", ("--frames", "some"), "--frames"),
     ("test.py", ("image/test.png", "--img", "image/test.png"), "not both"),
     ("test.py", ("--img", "baseline"), "no images"),
-    ("test.py", ("--img", "image", "image/test.png"), "called test"),
     ("test.py", ("--divide", "65"), "8192 a side"),
     ("test.py", ("--seconds", "4000", "--video", "v.mp4"), "0.1 to 3600"),
     ("test.py", ("--compare", "image/test.png"), "the image"),

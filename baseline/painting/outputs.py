@@ -5,7 +5,6 @@ import os
 import re
 import sys
 from contextlib import ExitStack
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,15 +33,15 @@ class Places(NamedTuple):
     compare: Path | None
 
     @classmethod
-    def of(cls, options: argparse.Namespace, image: Path, several: bool) -> "Places":
-        """several: whether there are more paintings, so that each needs names of its own."""
+    def of(cls, options: argparse.Namespace, name: str | None) -> "Places":
+        """name: that of the painting, where there are more of them; see ``own_names``."""
         def own(path: Path | None) -> Path | None:
-            return path and (path.with_stem(f"{path.stem}-{image.stem}") if several else path)
+            return path and (path.with_stem(f"{path.stem}-{name}") if name else path)
 
         if names_a_picture(options.output):
             folder, painting = options.output.parent, own(options.output)
         else:
-            folder = options.output / image.stem if several else options.output
+            folder = options.output / name if name else options.output
             painting = folder / "painting.png"
         return cls(folder, painting, own(options.video), list(map(own, options.strokes)),
                    own(options.compare))
@@ -50,6 +49,25 @@ class Places(NamedTuple):
     def files(self) -> list[Path]:
         """All but the frames and the finished painting."""
         return [path for path in (self.video, *self.strokes, self.compare) if path]
+
+
+def own_names(images: list[Path]) -> list[str | None]:
+    """A name for each painting's files: its image's, with a number from the second of a name on.
+
+    One painting alone needs none.
+    """
+    if len(images) == 1:
+        return [None]
+    names: list[str] = []
+    taken = {image.stem.casefold() for image in images}
+    for image in images:
+        name, number = image.stem, 1
+        while name.casefold() in (used.casefold() for used in names) or (
+                number > 1 and name.casefold() in taken):
+            number += 1
+            name = f"{image.stem}-{number}"
+        names.append(name)
+    return names
 
 
 def names_a_picture(output: Path) -> bool:
@@ -71,14 +89,10 @@ def check_places(options: argparse.Namespace, images: list[Path]) -> None:
         if options.frames and len(images) > 1:
             raise UserError("frames of several images need a folder for each: let --output be one")
     taken = {image.resolve(): f"the image {image}" for image in images}
-    if len({image.stem.casefold() for image in images}) < len(images):
-        names = sorted(image.stem.casefold() for image in images)
-        twice = next(a for a, b in pairwise(names) if a == b)
-        raise UserError(f"two of the images are called {twice}; paint them one after the other")
-    for image in images:
-        if len(images) > 1 and image.stem in (".", ".."):
+    for image, name in zip(images, own_names(images), strict=True):
+        if name in (".", ".."):
             raise UserError(f"{image} gives no name for its folder; paint it alone or rename it")
-        places = Places.of(options, image, len(images) > 1)
+        places = Places.of(options, name)
         for path in (places.painting, *places.files()):
             if path.resolve() in taken:
                 raise UserError(f"{path} would take the place of {taken[path.resolve()]}")
@@ -94,15 +108,14 @@ def check_places(options: argparse.Namespace, images: list[Path]) -> None:
 class Files:
     """The files of one painting."""
 
-    def __init__(self, options: argparse.Namespace, painting: Painting, several: bool,
-                 total: int) -> None:
+    def __init__(self, options: argparse.Namespace, painting: Painting, total: int) -> None:
         """total: frames of the painting.  Raises UserError where a folder cannot be written.
 
-        several: see ``Places``.  ``wanted`` are the frames that go anywhere, from 0; where
+        ``wanted`` are the frames that go anywhere, from 0; where
         strokes are refined no others need to be made.
         """
         self.painting, self.seconds = painting, options.seconds
-        self.places = Places.of(options, painting.path, several)
+        self.places = Places.of(options, painting.name)
         for path in (self.places.painting, *self.places.files()):
             make_folder(path.parent)
         height, width = painting.picture.shape[:2]

@@ -3,7 +3,7 @@
 import argparse
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from itertools import chain, groupby
 from pathlib import Path
@@ -12,7 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from DRL.painter import Painter
-from painting.outputs import Files, check_places
+from painting.outputs import Files, check_places, own_names
 from painting.painting import (
     Painting,
     Progress,
@@ -25,7 +25,7 @@ from painting.painting import (
 from painting.tiles import canvas_side, fitting_grid, plan
 from Renderer.canvas import BUNDLE
 from Renderer.model import TrainedRender, load_render
-from utils.command import UserError, enough_memory
+from utils.command import UserError, enough_memory, one_line
 from utils.device import Precision, pick_device
 from utils.pictures import list_pictures, psnr, read_picture
 
@@ -33,13 +33,26 @@ TILES_AT_ONCE = 64  # that the actor sees in one batch
 LARGEST_CANVAS = 8192  # pixels
 
 
-def batches(paths: list[Path], grid: tuple[int, int] | None) -> Iterator[
+def readable(paths: list[Path], left_out: list[Path]) -> Iterator[Painting]:
+    """A painting of each picture; of several those that cannot be read are left out, and named."""
+    for path, name in zip(paths, own_names(paths), strict=True):
+        try:
+            picture = read_picture(path)
+        except UserError as error:
+            if name is None:
+                raise
+            left_out.append(path)
+            print(f"warning: {one_line(str(error))}; it is left out", file=sys.stderr)
+        else:
+            yield Painting(path, picture, name)
+
+
+def batches(paintings: Iterable[Painting], grid: tuple[int, int] | None) -> Iterator[
         tuple[tuple[int, int], list[Painting]]]:
-    """Read pictures; those in a row with the same grid of tiles come together, as many as fit."""
+    """Paintings in a row with the same grid of tiles come together, as many as fit."""
     def grid_of(painting: Painting) -> tuple[int, int]:
         return grid or fitting_grid(*painting.picture.shape[:2])
 
-    paintings = (Painting(path, read_picture(path)) for path in paths)
     for shape, alike in groupby(paintings, grid_of):
         most = max(1, TILES_AT_ONCE // (shape[0] * shape[1]))
         few = []
@@ -91,7 +104,7 @@ def refine_painting(painting: Painting, render: TrainedRender, steps: int, seed:
 
 def paint_batch(
     options: argparse.Namespace, painter: Painter | None, render: TrainedRender,
-    shape: tuple[int, int], paintings: list[Painting], several: bool,
+    shape: tuple[int, int], paintings: list[Painting],
 ) -> list[float]:
     """Paint pictures on a grid of tiles, side by side where tiles do not overlap.
 
@@ -108,7 +121,7 @@ def paint_batch(
                         "use --max_step 2 or more, or --divide 1")
     steps = sum(stage.steps for stage in stages)
     bundle = painter.bundle if painter else BUNDLE
-    files = [Files(options, painting, several, bundle * steps) for painting in paintings]
+    files = [Files(options, painting, bundle * steps) for painting in paintings]
     with ExitStack() as stack:
         if not options.refine:
             for each in files:
@@ -145,20 +158,26 @@ def paint_batch(
 
 @enough_memory("--divide, or fewer images at once")
 def paint_pictures(options: argparse.Namespace) -> None:
-    """Paint as the options of ``test.py`` say."""
+    """Paint as the options of ``test.py`` say; exit status 1 where images are left out."""
     start = time.monotonic()
     precision = Precision(options.precision, pick_device(options.device))
     paths = list_pictures(options.img)
     check_places(options, paths)
-    groups = batches(paths, options.divide)
-    first = next(groups)  # before the weights, for what is no image
+    left_out: list[Path] = []
+    groups = batches(readable(paths, left_out), options.divide)
+    if (first := next(groups, None)) is None:  # before the weights
+        raise UserError("none of the images can be read")
     if options.actor == Path("none"):
         painter, render = None, load_render(options.renderer, precision)
     else:
         painter = Painter.load(options.actor, options.renderer, precision)
         render = painter.render
     all_errors = [error for shape, paintings in chain([first], groups) for error in
-                  paint_batch(options, painter, render, shape, paintings, len(paths) > 1)]
+                  paint_batch(options, painter, render, shape, paintings)]
     if len(paths) > 1:
-        print(f"{len(paths)} images: mean squared error {np.mean(all_errors):.5f}, "
-              f"{(time.monotonic() - start) / len(paths):.1f} s an image")
+        print(f"{len(all_errors)} images: mean squared error {np.mean(all_errors):.5f}, "
+              f"{(time.monotonic() - start) / len(all_errors):.1f} s an image", flush=True)
+    if left_out:
+        print(f"{len(left_out)} of {len(paths)} images were left out: "
+              + ", ".join(one_line(str(path)) for path in left_out), file=sys.stderr)
+        sys.exit(1)

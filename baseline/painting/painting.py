@@ -29,9 +29,9 @@ class Sink(Protocol):
 class Painting:
     """One picture that is painted."""
 
-    def __init__(self, path: Path, picture: np.ndarray) -> None:
-        """picture: (H, W, 3) uint8 BGR."""
-        self.path, self.picture = path, picture
+    def __init__(self, path: Path, picture: np.ndarray, name: str | None = None) -> None:
+        """picture: (H, W, 3) uint8 BGR; name: in its files', where there are more paintings."""
+        self.path, self.picture, self.name = path, picture, name
         self.sinks: list[Sink] = []
         self.parts: list[Strokes] = []  # in painting order
         self.frame = picture  # the last one shown
