@@ -73,7 +73,7 @@ class Drawing:
             options.seed, ranks.part(options.batch_size, "--batch_size"), options.stroke, ranks,
             drawn=device.type == "cpu")
         self.best = Best(Path(options.output), options.stroke, self.error_of)
-        self.precision = Precision(options.precision, device)
+        self.precision = Precision(options.precision, device, learning=True)
         rng = np.random.default_rng(VALIDATION_SEED)
         strokes = torch.from_numpy(rng.random((VALIDATION_STROKES, SHAPE_DIM), np.float32))
         self.drawn = draw_batch(strokes, family=options.stroke).to(device)

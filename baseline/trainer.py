@@ -64,7 +64,7 @@ class Training:
         self.env_batch = ranks.part(options.env_batch, "--env_batch")
         if options.fast:
             need_compiler()
-        precision = Precision(options.precision, device)
+        precision = Precision(options.precision, device, learning=True)
         render = load_render(Path(options.renderer), precision)
         self.family = render.family  # of the strokes
         kind = METHODS[options.method]

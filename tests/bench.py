@@ -301,7 +301,7 @@ def main(options: argparse.Namespace) -> None:
     """Print the tables."""
     device = pick_device("auto")
     gpu = device.type == "cuda"
-    pair = plain, own = Precision("fp32", device), Precision("auto", device)
+    pair = plain, own = Precision("fp32", device), Precision("auto", device, learning=True)
     rates = machine(own)
     name = torch.cuda.get_device_name() if gpu else processor()
     print(f"torch {torch.__version__}, OpenCV {cv2.__version__}, {name}, "

@@ -223,3 +223,11 @@ def test_a_graph_carries_back_the_same_gradients(monkeypatch):
         inputs = batch.canvas, batch.action, target, torch.rand(4, 3, 128, 128, device=GPU)
         for one, two in zip(plain.carry_back(*inputs), fast.carry_back(*inputs), strict=True):
             assert (one - two).norm() <= 1e-3 * one.norm()
+
+
+def test_a_processor_paints_in_fp32_unless_asked(monkeypatch):
+    monkeypatch.setattr("utils.device.computes_in_bf16", lambda device: True)
+    cpu, gpu = torch.device("cpu"), torch.device("cuda", 0)
+    assert not Precision("auto", cpu).bf16
+    assert Precision("auto", cpu, learning=True).bf16 and Precision("auto", gpu).bf16
+    assert Precision("bf16", cpu).bf16 and not Precision("fp32", gpu, learning=True).bf16

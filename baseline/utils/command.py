@@ -175,4 +175,5 @@ def add_device_flags(parser: argparse._ActionsContainer) -> None:
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"),
                         help="where the networks run (auto: a GPU where there is one)")
     parser.add_argument("--precision", default="auto", choices=("auto", "fp32", "bf16"),
-                        help="auto: bf16 where the device computes in it, fp32 elsewhere")
+                        help="auto: bf16 where the device computes in it (a processor in trainings "
+                        "alone), fp32 elsewhere")

@@ -66,9 +66,14 @@ def computes_in_bf16(device: torch.device) -> bool:
 class Precision:
     """The precision of the networks' arithmetic; weights and losses stay in fp32."""
 
-    def __init__(self, name: str, device: torch.device) -> None:
+    def __init__(self, name: str, device: torch.device, learning: bool = False) -> None:
+        """name: fp32, bf16, or auto: bf16 where the device has it of its own.
+
+        On a processor auto is that for learning alone: a painting is the same on every one.
+        """
         self.device = device
-        self.bf16 = name == "bf16" or (name == "auto" and computes_in_bf16(device))
+        own = learning or device.type == "cuda"
+        self.bf16 = name == "bf16" or (name == "auto" and own and computes_in_bf16(device))
 
     def __str__(self) -> str:
         return "bf16" if self.bf16 else "fp32"
