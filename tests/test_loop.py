@@ -84,6 +84,29 @@ def test_a_job_runs_to_its_end(tmp_path, capsys):
     assert '"finished": true' in (run.folder / "run.json").read_text()
 
 
+@pytest.mark.parametrize("total", [100_000, None])
+def test_a_line_soon_after_the_start_and_each_minute(tmp_path, capsys, clock, total):
+    """Where there is no terminal; the first step, which may compile, is not timed."""
+    run = started(tmp_path)
+    job = Counting(run, total, 10**9)
+
+    def tick() -> None:
+        job.done += 1
+        clock.now += 7 if job.done > 1 else 50
+        if job.done == 22:
+            job.total = 22
+
+    job.tick = tick
+    loop(job, run, Ranks())
+    lines = capsys.readouterr().out.splitlines()[1:-1]
+    if total is None:
+        assert lines == ["4 of ? steps, 0.143 a second", "13 of ? steps, 0.143 a second"]
+        return
+    hint = "; --minutes N makes a training that ends after N"
+    assert lines == [f"4 of 100000 steps, 0.143 a second, 194.4 hours to go{hint}",
+                     "13 of 100000 steps, 0.143 a second, 194.4 hours to go"]
+
+
 def test_a_job_that_is_over_does_nothing(tmp_path, capsys):
     run = started(tmp_path)
     job = Counting(run, 0)

@@ -1,5 +1,6 @@
 """The one loop of both trainings: work, validate, save, stop."""
 
+import math
 import os
 import sys
 import time
@@ -78,6 +79,43 @@ class Budget:
         return done + max(1, int((self.end - now) / (now - since) * (done - start)))
 
 
+def duration(seconds: float) -> str:
+    """A time in words, in the largest fitting unit."""
+    size, unit = next(((size, unit) for size, unit in ((3600, "hours"), (60, "minutes"))
+                       if seconds >= 1.5 * size), (1, "seconds"))
+    return f"{seconds / size:.{int(size == 3600)}f} {unit}"
+
+
+class Pace:
+    """Tells how fast the work goes: soon after it has begun, and each minute where no bar does."""
+
+    FIRST, INTERVAL = 20.0, 60.0  # seconds
+
+    def __init__(self, job: Job, bar: bool) -> None:
+        """bar: whether a progress bar is shown."""
+        self.job, self.bar = job, bar
+        self.start: float | None = None
+        self.due = math.inf
+
+    def tick(self) -> None:
+        """After a tick of the job; the first one is not timed."""
+        job, now = self.job, time.monotonic()
+        if self.start is None:
+            self.start, self.first, self.due = now, job.done, now + self.FIRST
+        if now < self.due or job.done == self.first or job.over:
+            return
+        begun = self.due == self.start + self.FIRST
+        rate = (job.done - self.first) / (now - self.start)
+        text = f"{job.done} of {job.total or '?'} {job.unit}s, {rate:.3g} a second"
+        if job.total is not None:
+            left = (job.total - job.done) / rate
+            text += f", {duration(left)} to go"
+            if begun and left > 3600:
+                text += "; --minutes N makes a training that ends after N"
+        say(text)
+        self.due = math.inf if self.bar else now + self.INTERVAL
+
+
 def say(text: str) -> None:
     """Print a line, above a progress bar where there is one."""
     tqdm.write(text, file=sys.stdout)
@@ -91,7 +129,7 @@ def loop(job: Job, run: Run, ranks: Ranks, budget: Budget | None = None) -> None
     """
     bar = tqdm(initial=job.done, total=job.total, unit=job.unit,
                disable=None if ranks.main else True)
-    ticks = 0
+    ticks, pace = 0, Pace(job, bar=not bar.disable)
     with StopSignals() as signals, bar:
         if not ranks.any(run.checkpoint_file.exists()):
             job.save()  # so that it can be resumed from the beginning
@@ -102,6 +140,8 @@ def loop(job: Job, run: Run, ranks: Ranks, budget: Budget | None = None) -> None
             # What is over stays so, or the budget would give one more unit again and again.
             if budget and (job.total is None or job.due and not job.over):
                 job.total = ranks.share(budget.total(job.done))
+            if ranks.main:
+                pace.tick()
             bar.total = job.total
             bar.update(job.done - bar.n)
             # Processes must agree, which takes an exchange; one alone stops at once.
