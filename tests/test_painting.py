@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -99,6 +100,21 @@ def test_a_painting_alone(checkout, compiled, refine):
                              "all")
     assert refused.wait() == 2
     assert "need a folder for each" in refused.errors
+
+
+def test_a_signal_ends_refining_with_the_best_so_far(checkout, compiled):
+    process = checkout.start("test.py", "--divide", 1, "--max_step", 2, "--refine", 10**6,
+                             "--strokes", "s.json", "-o", "p.png")
+    while "before refining" not in process.output:
+        assert not process.over(0.1), process.errors
+    assert not process.over(1)
+    os.kill(process.pid, signal.SIGINT)
+    assert process.wait() == 130
+    steps = int(re.search(r"stopped after (\d+) of 1000000 steps", process.output)[1])
+    assert steps < 10**6
+    assert process.output.endswith("the painting: p.png\n")
+    assert read_json(checkout.root / "s.json")[0].shapes.shape == (10, 10)
+    assert (checkout.root / "p.png").is_file()
 
 
 def test_images_of_one_name_and_broken_ones_among_several(checkout):

@@ -28,6 +28,7 @@ from Renderer.model import TrainedRender, load_render
 from utils.command import UserError, enough_memory, one_line
 from utils.device import Precision, pick_device
 from utils.pictures import list_pictures, psnr, read_picture
+from utils.run import StopSignals
 
 TILES_AT_ONCE = 64  # that the actor sees in one batch
 LARGEST_CANVAS = 8192  # pixels
@@ -75,8 +76,11 @@ def show_progress(steps: Progress, total: int) -> None:
                 print(f"{stage.name} step {step}: squared error {error:.5f}", flush=True)
 
 
-def refine_painting(painting: Painting, render: TrainedRender, steps: int, seed: int) -> None:
-    """Refine the strokes of a painting and say what it gave."""
+def refine_painting(painting: Painting, render: TrainedRender, steps: int, seed: int) -> bool:
+    """Refine the strokes of a painting and say what it gave.
+
+    A signal ends it with the best so far.  Returns whether one came.
+    """
     from painting.refine import refine
 
     def say(when: str) -> None:
@@ -87,7 +91,7 @@ def refine_painting(painting: Painting, render: TrainedRender, steps: int, seed:
     say("before refining")
     start = time.monotonic()
     strokes = painting.strokes()
-    with tqdm(total=steps, unit="step", disable=None) as bar:
+    with StopSignals() as signals, tqdm(total=steps, unit="step", disable=None) as bar:
         def report(error: float) -> None:
             bar.set_postfix_str(f"refining, squared error {error:.5f}")
             bar.update()
@@ -98,8 +102,11 @@ def refine_painting(painting: Painting, render: TrainedRender, steps: int, seed:
 
         done = 0
         target = painting.target(strokes.height, strokes.width)
-        painting.parts = [refine(strokes, target, steps, seed, report)]
-    say(f"after {steps} steps of refining in {time.monotonic() - start:.1f} s")
+        painting.parts = [refine(strokes, target, steps, seed, report,
+                                 lambda: signals.stopped)]
+    say(f"stopped after {done} of {steps} steps" if signals.stopped else
+        f"after {steps} steps of refining in {time.monotonic() - start:.1f} s")
+    return signals.stopped
 
 
 def paint_batch(
@@ -134,9 +141,11 @@ def paint_batch(
                 show_progress(paint_overlapping(painter, painting, height, width, stages), steps)
         else:
             show_progress(paint_tiles(painter, paintings, height, width, stages), steps)
+        stopped = False
         if options.refine:
             for painting, each in zip(paintings, files, strict=True):
-                refine_painting(painting, render, options.refine, options.seed)
+                stopped = refine_painting(painting, render, 0 if stopped else options.refine,
+                                          options.seed) or stopped
                 each.open(stack)
                 show_exact(painting, stages, bundle, each.wanted)
     spent = time.monotonic() - start
@@ -153,6 +162,8 @@ def paint_batch(
             print(f"warning: {later[0]} and {len(later) - 1} more frames of an earlier painting "
                   "follow them; delete those before making a video", file=sys.stderr)
         print(f"the painting: {each.places.painting}", flush=True)
+    if stopped:
+        raise KeyboardInterrupt  # now that all is written
     return [painting.error for painting in paintings]
 
 

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import torch
 from numba import njit, parallel_chunksize, prange
+from numba.core import event
 
 from painting.strokes import Strokes
 from Renderer.stroke_batch import half_widths
@@ -22,6 +23,24 @@ PIXELS_AT_ONCE = 2**24  # of boxes that are drawn before they are blended
 STROKES_AT_ONCE = 256
 STROKES_A_CHUNK = 4  # of a thread's work: early strokes are larger than late ones
 REPORT_INTERVAL = 64  # strokes
+
+
+class Compiling(event.Listener):
+    """Says, once, that kernels are compiled, which takes its time."""
+
+    said = False
+
+    def on_start(self, _: event.Event) -> None:
+        """A kernel was not found where compiled ones are kept."""
+        if not self.said:
+            print("compiling the rasteriser, once: some 15 s", flush=True)
+        self.said = True
+
+    def on_end(self, _: event.Event) -> None:
+        """It is done."""
+
+
+event.register("numba:compile", Compiling())
 
 
 def compiled(**options: bool) -> Callable[[Callable], Callable]:

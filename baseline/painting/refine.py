@@ -52,14 +52,15 @@ class Adam:
 def refine(
     strokes: Strokes, target: np.ndarray, steps: int, seed: int = 0,
     report: Callable[[float], object] = lambda error: None,
+    stopped: Callable[[], bool] = lambda: False,
 ) -> Strokes:
     """Lower the mean squared error of the strokes' exact raster.
 
     target: (height, width, 3) float32 BGR in [0, 1], for the strokes' canvas, which is black at
     first.  Shapes follow Adam, colours step towards their optimum; now and then the strokes that
     matter least move, within their tile, to where the error is largest, last in painting order.
-    report: called after each step with the error before it.  Returns the best strokes that were
-    met, at least as good as those given.
+    report: called after each step with the error before it; stopped: whether to leave it at that.
+    Returns the best strokes that were met, at least as good as those given.
     """
     rng = np.random.default_rng(seed)
     best, least = strokes, math.inf
@@ -73,7 +74,7 @@ def refine(
         error = float(np.square(difference).mean())
         if error < least:
             best, least = strokes, error
-        if step == steps:
+        if step == steps or stopped():
             break
         descend(placed, found)
         progress = step / steps
