@@ -282,6 +282,8 @@ FOREIGN = (
     ("test.py", ("--img", "...png", "image/test.png"), "...png gives no name"),
     ("test.py", ("--img", "bomb.png"), "bomb.png is 60000x60000 pixels"),
     ("test.py", ("--img", ""), "an empty path"),
+    ("test.py", ("https://example.org/a.png",), "https://example.org/a.png: an address; download"),
+    ("test.py", ("phone.heic",), "phone.heic is a HEIC photo"),
     ("test.py", ("--img", LONG), "too long"),
     ("test.py", ("--img", "-"), "cannot read the image -: No such file"),
     ("test.py", ("--img", "two\nlines\x1b"), r"two\nlines\x1b: No such file"),
@@ -331,6 +333,7 @@ def test_foreign_names_and_numbers_are_one_line_and_write_nothing(checkout):
     for name, like in (("...png", "image/test.png"), ("i" * 198 + ".png", "image/test.png")):
         (checkout.root / name).write_bytes((checkout.root / like).read_bytes())
     (checkout.root / "bomb.png").write_bytes(BOMBS["60000 PNG"])
+    (checkout.root / "phone.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(99))
     (checkout.root / "page.pkl").write_text("<html>")
     (checkout.root / "only").mkdir()
     (checkout.root / "only" / "a.png").write_bytes(b"broken")

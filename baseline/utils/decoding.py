@@ -23,6 +23,7 @@ LONGEST_HEADER = 2**20  # bytes
 KINDS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "SUN", "WEBP", "AVIF")
 WHOLE = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i", 16: "Q", 17: "q"}  # numbers in TIFF
 TIFF = re.compile(rb"II[*+]\0|MM\0[*+]")
+HEIC = re.compile(rb"....ftyp(hei|hev|mif1|msf1)", re.DOTALL)
 # Where files say width and height whose kind, or kinds of pixels, Pillow does not know.
 SIZES = [(re.compile(pattern, re.DOTALL), whole) for whole, *patterns in (
     (partial(int.from_bytes, byteorder="big"),
@@ -72,6 +73,8 @@ def decoded(path: Path, flags: int) -> tuple[np.ndarray, bytes]:
     except cv2.error:
         picture = None
     if picture is None or not picture.size:
+        if HEIC.match(data):
+            raise UserError(f"{path} is a HEIC photo, which OpenCV cannot read; save it as JPEG")
         raise UserError(f"{path} is not an image that OpenCV can read, or a damaged one")
     return picture, data
 
