@@ -32,7 +32,7 @@ from utils.schedule import sizes
 
 # What states know beside the flags of all, and their defaults.
 STATE_FLAGS = {
-    "memory": {"warmup": 400, "rmsize": 800, "episode_train_times": 10}, "pool": {"pool": 1152},
+    "memory": {"warmup": 400, "rmsize": 800, "episode_train_times": 10}, "pool": {"pool": 192},
     "paintings": {},
 }
 CHEAP = {"states": "pool", "sizes": "64:0.7,128", "penalty_every": 4, "joint": True}
@@ -106,7 +106,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--states", choices=tuple(SOURCES),
         help="where states come from: the paper's replay memory (the default), or a pool of "
         "paintings, each at a step of its own, that the updates themselves paint on")
-    add("--pool", type=positive_int, help="paintings in the pool (1152)")
+    add("--pool", type=positive_int, help="paintings in the pool (192)")
     add("--cheap", action="store_true", help="the paper's method in a third of the time: "
         + " ".join(f"--{name}" + f" {value}" * (value is not True)
                    for name, value in CHEAP.items()) + ", those of them that are not given")
