@@ -188,6 +188,11 @@ class FromPaintings(FromEpisodes):
 
     def __init__(self, training: "Training") -> None:
         super().__init__(training)
+        env = self.env
+        self.canvases = torch.zeros(  # (steps, P, 3, 128, 128), those that bundles are painted on
+            env.max_step, *env.canvas.shape, dtype=torch.uint8, device=env.device)
+        self.actions = torch.zeros(  # (steps, P, 13 N); those carried back to are gradients
+            *self.canvases.shape[:2], STROKE_DIM * training.options.bundle, device=env.device)
         self.begin_anew()
 
     @property
@@ -206,11 +211,6 @@ class FromPaintings(FromEpisodes):
     def begin_anew(self) -> None:
         """Forget the paintings that were begun."""
         self.updates_due = 0
-        env, training = self.env, self.training
-        self.canvases = torch.zeros(  # (steps, P, 3, 128, 128), those that bundles are painted on
-            env.max_step, *env.canvas.shape, dtype=torch.uint8, device=env.device)
-        self.actions = torch.zeros(  # (steps, P, 13 N); those carried back to are gradients
-            *self.canvases.shape[:2], STROKE_DIM * training.options.bundle, device=env.device)
         self.slope: torch.Tensor | None = None  # of the loss to the canvas carried back to
         self.carried = self.env.max_step  # the step it was carried back to
         self.order = torch.zeros(0, dtype=torch.int64)
@@ -257,16 +257,19 @@ class FromPaintings(FromEpisodes):
 
     def state_dict(self) -> dict[str, Any]:
         """Everything, for a checkpoint."""
-        names = "updates_due", "canvases", "actions", "slope", "carried", "order"
-        return {"env": self.env.state_dict(), **{name: getattr(self, name) for name in names}}
+        names = "updates_due", "slope", "carried", "order"
+        painted = {name: getattr(self, name)[: self.env.step_count].clone()
+                   for name in ("canvases", "actions")}
+        return {"env": self.env.state_dict(), **{name: getattr(self, name) for name in names},
+                **painted}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up what ``state_dict`` gave."""
         self.env.load_state_dict(state["env"])
-        for name in state.keys() - {"env"}:
+        for name in state.keys() - {"env", "canvases", "actions"}:
             setattr(self, name, state[name])
-        self.canvases, self.actions = (
-            each.to(self.training.device) for each in (self.canvases, self.actions))
+        for name in ("canvases", "actions"):
+            getattr(self, name)[: len(state[name])] = state[name]
         if self.slope is not None:
             self.slope = self.slope.to(self.training.device)
 

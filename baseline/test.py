@@ -40,7 +40,8 @@ def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = Parser(description=__doc__)
     parser.add_argument("images", type=path, nargs="*", metavar="PATH", help="images to paint, or "
-                        "folders of them (image/test.png); what is transparent counts as white")
+                        "folders of them (image/test.png), before all flags; what is transparent "
+                        "counts as white")
     parser.add_argument("--img", type=path, nargs="+", metavar="PATH", help="the same")
     parser.add_argument("--max_step", type=positive_int, default=40,
                         help="steps, each of as many strokes as the actor chooses at once; with "

@@ -61,7 +61,7 @@ def picture_pairs(drawn: torch.Tensor, made: torch.Tensor) -> torch.Tensor:
 class Drawing:
     """A renderer that learns to draw; a ``Job``, once it is attached to a run."""
 
-    unit, exchange_every = "step", 20
+    unit, exchange_every, settled = "step", 20, True
 
     def __init__(self, options: argparse.Namespace, ranks: Ranks) -> None:
         """options: see ``parse_args``.  Raises UserError where they do not fit what is there."""

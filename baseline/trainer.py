@@ -169,6 +169,10 @@ class Training:
                 and self.source.idle)
 
     @property
+    def settled(self) -> bool:
+        return self.source.between_rounds and self.global_step >= self.source.burn_in[1]
+
+    @property
     def due(self) -> bool:
         return (self.source.between_rounds
                 and self.global_episode % self.options.validate_interval == 0)

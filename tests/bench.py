@@ -326,7 +326,8 @@ def main(options: argparse.Namespace) -> None:
     row(f"environment step, {batch} paintings", pair, options.updates, rates, without_fast(
         lambda p, kind: environment_step(p, kind, batch)))
     for size in (512, 1024):
-        row(f"painting 30 frames of {size}x{size} on 4x4 tiles", pair, 3, rates, without_fast(
+        row(f"painting 30 frames of {size}x{size} on 4x4 tiles",
+            (plain, Precision("auto", device)), 3, rates, without_fast(
             lambda p, kind, size=size: painting(p, kind, size)))
         seconds = seconds_of(encoding(size), torch.device("cpu"), 3)
         print(f"| of which encoding alone | - | {seconds:.4f} | - | - | - | - | - |")

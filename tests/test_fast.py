@@ -231,3 +231,15 @@ def test_a_processor_paints_in_fp32_unless_asked(monkeypatch):
     assert not Precision("auto", cpu).bf16
     assert Precision("auto", cpu, learning=True).bf16 and Precision("auto", gpu).bf16
     assert Precision("bf16", cpu).bf16 and not Precision("fp32", gpu, learning=True).bf16
+
+
+def test_the_penalty_in_bf16_has_about_the_same_gradient():
+    discriminator = fill(Discriminator(), "wgan", 4, 2.0)
+    real, fake = (torch.cat((image(3, 3, 7), image(3, 3, seed)), 1) for seed in (7, 8))
+    weights = [p for name, p in discriminator.named_parameters() if "weight" in name]
+    gradients = []
+    for bf16 in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            penalty = gradient_penalty(discriminator, real, fake, torch.tensor([0.1, 0.5, 0.8]))
+        gradients.append(torch.cat([g.flatten() for g in torch.autograd.grad(penalty, weights)]))
+    assert (gradients[0] - gradients[1]).norm() <= 0.1 * gradients[0].norm()

@@ -32,7 +32,7 @@ def clock(monkeypatch) -> Clock:
 class Counting:
     """A job that counts, and writes down what the loop asks of it."""
 
-    unit, exchange_every = "step", 1
+    unit, exchange_every, settled = "step", 1, True
 
     def __init__(self, run: Run, total: int | None, interval: int = 100) -> None:
         self.run, self.total, self.interval = run, total, interval

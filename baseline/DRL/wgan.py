@@ -57,7 +57,8 @@ def gradient_penalty(
 ) -> torch.Tensor:
     """10 (|grad D| - 1)^2 at alpha real + (1 - alpha) fake, mean over the batch.
 
-    Gulrajani et al. 2017.  real, fake: (B, 6, 128, 128); alpha: (B,) in [0, 1].
+    Gulrajani et al. 2017; in the precision of now, but for the length.
+    real, fake: (B, 6, 128, 128); alpha: (B,) in [0, 1].
     """
     slope = discriminator.slope(torch.lerp(fake, real, alpha.view(-1, 1, 1, 1)))
     length = slope.float().flatten(1).norm(dim=1)  # (B,)

@@ -14,7 +14,7 @@ from painting.frames import FrameWriter, every, fitted
 from painting.painting import Painting
 from painting.stroke_file import write_json
 from painting.svg import write_svg
-from painting.video import Video, video_kind
+from painting.video import KINDS, Video, video_kind
 from utils.command import LONGEST_NAME, UserError
 from utils.files import make_folder
 from utils.pictures import SUFFIXES, compare, picture_file, resized, write_picture
@@ -58,15 +58,15 @@ def own_names(images: list[Path]) -> list[str | None]:
     """
     if len(images) == 1:
         return [None]
-    names: list[str] = []
-    taken = {image.stem.casefold() for image in images}
+    names: list[str | None] = []
+    stems, used = {image.stem.casefold() for image in images}, set()
     for image in images:
         name, number = image.stem, 1
-        while name.casefold() in (used.casefold() for used in names) or (
-                number > 1 and name.casefold() in taken):
+        while name.casefold() in used or (number > 1 and name.casefold() in stems):
             number += 1
             name = f"{image.stem}-{number}"
         names.append(name)
+        used.add(name.casefold())
     return names
 
 
@@ -88,7 +88,12 @@ def check_places(options: argparse.Namespace, images: list[Path]) -> None:
         picture_file(options.output)
         if options.frames and len(images) > 1:
             raise UserError("frames of several images need a folder for each: let --output be one")
+    elif options.output.suffix.lower() in (".json", ".svg", *KINDS) and not options.output.is_dir():
+        raise UserError(f"--output {options.output} is no picture; --strokes writes strokes and "
+                        "--video videos")
+    framed = options.frames or not names_a_picture(options.output)
     taken = {image.resolve(): f"the image {image}" for image in images}
+    folders = set()
     for image, name in zip(images, own_names(images), strict=True):
         if name in (".", ".."):
             raise UserError(f"{image} gives no name for its folder; paint it alone or rename it")
@@ -99,10 +104,10 @@ def check_places(options: argparse.Namespace, images: list[Path]) -> None:
             if len(os.fsencode(path.name)) > LONGEST_NAME:
                 raise UserError(f"the name {path.name} is too long; paint {image} alone")
             taken[path.resolve()] = "another file of the painting"
-        for path, what in taken.items():
-            if path.parent == places.frames.resolve() and re.fullmatch(r"generated\d+\.png",
-                                                                       path.name):
-                raise UserError(f"a frame could take the place of {what}; name another --output")
+        folders.add(places.frames.resolve())
+    for path, what in taken.items():
+        if framed and path.parent in folders and re.fullmatch(r"generated\d+\.png", path.name):
+            raise UserError(f"a frame could take the place of {what}; name another --output")
 
 
 class Files:
@@ -122,7 +127,7 @@ class Files:
         step = options.frames
         if step is None:
             step = sys.maxsize if height * width > LARGE else 1
-            if step > 1:
+            if step > 1 and not names_a_picture(options.output):
                 size = FRAME_BYTES * height * width * total
                 print(f"{painting.path.name}: only the last of {total} frames is written; "
                       f"--frames all would take about {size / 1e6:.0f} MB", flush=True)

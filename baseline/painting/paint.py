@@ -76,10 +76,10 @@ def show_progress(steps: Progress, total: int) -> None:
                 print(f"{stage.name} step {step}: squared error {error:.5f}", flush=True)
 
 
-def refine_painting(painting: Painting, render: TrainedRender, steps: int, seed: int) -> bool:
+def refine_painting(painting: Painting, render: TrainedRender, steps: int, seed: int) -> int:
     """Refine the strokes of a painting and say what it gave.
 
-    A signal ends it with the best so far.  Returns whether one came.
+    A signal ends it with the best so far.  Returns its number, or 0.
     """
     from painting.refine import refine
 
@@ -106,7 +106,7 @@ def refine_painting(painting: Painting, render: TrainedRender, steps: int, seed:
                                  lambda: signals.stopped)]
     say(f"stopped after {done} of {steps} steps" if signals.stopped else
         f"after {steps} steps of refining in {time.monotonic() - start:.1f} s")
-    return signals.stopped
+    return signals.number
 
 
 def paint_batch(
@@ -141,11 +141,13 @@ def paint_batch(
                 show_progress(paint_overlapping(painter, painting, height, width, stages), steps)
         else:
             show_progress(paint_tiles(painter, paintings, height, width, stages), steps)
-        stopped = False
+        stopped = 0  # the number of a signal, after which nothing more is refined
         if options.refine:
             for painting, each in zip(paintings, files, strict=True):
-                stopped = refine_painting(painting, render, 0 if stopped else options.refine,
-                                          options.seed) or stopped
+                if not stopped:
+                    stopped = refine_painting(painting, render, options.refine, options.seed)
+                else:
+                    _, painting.error = errors(painting, render, render.precision.device)
                 each.open(stack)
                 show_exact(painting, stages, bundle, each.wanted)
     spent = time.monotonic() - start
@@ -163,7 +165,7 @@ def paint_batch(
                   "follow them; delete those before making a video", file=sys.stderr)
         print(f"the painting: {each.places.painting}", flush=True)
     if stopped:
-        raise KeyboardInterrupt  # now that all is written
+        sys.exit(128 + stopped)  # now that all is written
     return [painting.error for painting in paintings]
 
 

@@ -143,8 +143,8 @@ def path(text: str) -> Path:
     try:
         if not text:  # a variable of the shell that is not set
             raise ValueError("an empty path")
-        if re.match(r"https?://", text):
-            raise ValueError("an address; download it and name the file")
+        if re.match("https?://", text, re.IGNORECASE):
+            raise ValueError("an address and no path")
         os.lstat(text)
     except (FileNotFoundError, NotADirectoryError):
         pass

@@ -64,12 +64,15 @@ def computes_in_bf16(device: torch.device) -> bool:
 
 
 class Precision:
-    """The precision of the networks' arithmetic; weights and losses stay in fp32."""
+    """The precision of the networks' arithmetic; weights, and losses but for the discriminator's
+    slope in the gradient penalty, stay in fp32.
+    """
 
     def __init__(self, name: str, device: torch.device, learning: bool = False) -> None:
         """name: fp32, bf16, or auto: bf16 where the device has it of its own.
 
-        On a processor auto is that for learning alone: a painting is the same on every one.
+        On a processor auto is that for learning alone: so a painting hardly differs from one to
+        another.
         """
         self.device = device
         own = learning or device.type == "cuda"

@@ -27,6 +27,10 @@ class Job(Protocol):
         """Whether nothing is left to do."""
 
     @property
+    def settled(self) -> bool:
+        """Whether the time since another such moment tells how long what is left will take."""
+
+    @property
     def due(self) -> bool:
         """Whether to validate and save after the tick that was."""
 
@@ -87,31 +91,36 @@ def duration(seconds: float) -> str:
 
 
 class Pace:
-    """Tells how fast the work goes: soon after it has begun, and each minute where no bar does."""
+    """Tells how fast the work goes: soon after it has begun, and each minute where no bar does.
+
+    It is timed from one settled tick to another.
+    """
 
     FIRST, INTERVAL = 20.0, 60.0  # seconds
 
-    def __init__(self, job: Job, bar: bool) -> None:
-        """bar: whether a progress bar is shown."""
-        self.job, self.bar = job, bar
+    def __init__(self, job: Job, bar: bool, hint: bool) -> None:
+        """bar: whether a progress bar is shown; hint: whether to name --minutes for long work."""
+        self.job, self.bar, self.hint = job, bar, hint
         self.start: float | None = None
         self.due = math.inf
 
     def tick(self) -> None:
-        """After a tick of the job; the first one is not timed."""
+        """After a tick of the job."""
         job, now = self.job, time.monotonic()
+        if not job.settled:
+            return
         if self.start is None:
             self.start, self.first, self.due = now, job.done, now + self.FIRST
-        if now < self.due or job.done == self.first or job.over:
+        if now < self.due or job.done == self.first or job.done >= (job.total or math.inf):
             return
-        begun = self.due == self.start + self.FIRST
         rate = (job.done - self.first) / (now - self.start)
         text = f"{job.done} of {job.total or '?'} {job.unit}s, {rate:.3g} a second"
         if job.total is not None:
             left = (job.total - job.done) / rate
             text += f", {duration(left)} to go"
-            if begun and left > 3600:
+            if self.hint and left > 3600:
                 text += "; --minutes N makes a training that ends after N"
+            self.hint = False
         say(text)
         self.due = math.inf if self.bar else now + self.INTERVAL
 
@@ -129,7 +138,7 @@ def loop(job: Job, run: Run, ranks: Ranks, budget: Budget | None = None) -> None
     """
     bar = tqdm(initial=job.done, total=job.total, unit=job.unit,
                disable=None if ranks.main else True)
-    ticks, pace = 0, Pace(job, bar=not bar.disable)
+    ticks, pace = 0, Pace(job, bar=not bar.disable, hint=not budget and not job.done)
     with StopSignals() as signals, bar:
         if not ranks.any(run.checkpoint_file.exists()):
             job.save()  # so that it can be resumed from the beginning

@@ -1,4 +1,4 @@
-"""Pictures on disk: reading any image as BGR, and writing frames in the background."""
+"""Pictures on disk: reading any image as BGR, and writing one."""
 
 import re
 from pathlib import Path
@@ -16,7 +16,6 @@ SUFFIXES = {".avif", ".bmp", ".gif", ".hdr", ".jp2", ".jpeg", ".jpg", ".pbm", ".
 LONGEST_EXIF = 2**16  # bytes, as JPEG has room for; older Pillow takes memory for each tag
 ROWS_AT_ONCE = 64  # that floats are made of
 FULL_SCALE = 0.5  # of the error map: differences from here on look alike
-
 
 
 def read_picture(path: Path) -> np.ndarray:

@@ -175,10 +175,13 @@ def resumed(
 
 
 class StopSignals:
-    """Within this context the first Ctrl-C, SIGTERM or loss of the terminal sets ``stopped``."""
+    """Within this context the first Ctrl-C, SIGTERM or loss of the terminal sets ``stopped``.
+
+    ``number`` is the signal's.
+    """
 
     def __enter__(self) -> "StopSignals":
-        self.stopped = False
+        self.stopped, self.number = False, 0
         self._before = {
             number: signal.signal(number, self._stop)
             for number in STOP_SIGNALS
@@ -191,7 +194,7 @@ class StopSignals:
             signal.signal(number, handler)
 
     def _stop(self, number: int, frame: object) -> None:
-        self.stopped = True
+        self.stopped, self.number = True, number
         with suppress(OSError):
             os.write(sys.stderr.fileno(), STOPPING)  # print may be at work below this
         for each, handler in self._before.items():
