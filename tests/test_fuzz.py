@@ -139,7 +139,7 @@ def changed(draw: st.DrawFn, contents: list[dict]) -> bytes:
 
 
 @thorough
-def test_any_bytes_are_strokes_or_refused(tmp_path, thorough, capfd):
+def test_any_bytes_are_strokes_or_refused(tmp_path, thorough, compiled, capfd):
     """What is read can be painted at a small size, and written as SVG."""
     path = tmp_path / "s.json"
     readable = 0
