@@ -279,6 +279,8 @@ def test_the_slow_actor_normalises_by_its_own_batch(renderer, batch):
     for norm_until in (1.0, 0.0):
         for mean in (0.0, 1.0):
             agent = golden(renderer, setup={"norm_until": norm_until})
+            agent.phase = None  # golden networks are in eval mode
+            agent.enter(0.0)
             agent.slow["actor"].bn1.running_mean.fill_(mean)
             goals.append(agent.goal(*(agent.look(as_float(each)) for each in (
                 batch.next_canvas, TARGET)), batch.step))

@@ -41,6 +41,8 @@ def agent_on(
         if name in agent.networks and (name != "critic" or kind is DDPG):
             fill(agent.networks[name], name, seed, gain)
             fill(agent.slow[name], name, seed + 10, gain)
+    agent.phase = None  # they are in eval mode now
+    agent.enter(0.0)
     return agent
 
 

@@ -44,6 +44,8 @@ def update_once(rank: int, world: int) -> dict[str, torch.Tensor]:
             for name, seed, gain in (("actor", 2, 1.0), ("critic", 3, 0.8), ("wgan", 4, 2.0)):
                 fill(agent.networks[name], name, seed, gain)
                 fill(agent.slow[name], name, seed + 10, gain)
+            agent.phase = None  # they are in eval mode now
+            agent.enter(0.0)
             kept = batch._replace(action=None, next_canvas=None) if joint else batch
             tensors = [target, alpha, *(each for each in kept if each is not None)]
             agent._learn(1, *(each[part] for each in tensors))
@@ -82,7 +84,8 @@ def test_an_update_in_two_processes_is_that_of_one(tmp_path):
     for name, expected in whole.items():
         assert torch.equal(parts[0][name], parts[1][name]), name
         if expected.is_floating_point():
-            allowed = 1e-3 if name.startswith(("critic", "wgan False")) else 0.01
+            kinds = {"critic": 5e-4, "wgan False": 1e-4}  # by the slow actor's statistics or not
+            allowed = next((kinds[kind] for kind in kinds if name.startswith(kind)), 0.01)
             assert (parts[0][name] - expected).norm() <= allowed * expected.norm(), name
         else:
             assert torch.equal(parts[0][name], expected), name

@@ -104,8 +104,6 @@ class DDPG(Learner):
         bundle itself stands on both sides of Q = r + V and cancels.
         """
         progress = (step + 1) / self.max_step  # (B,)
-        # Statistics of the actor of now would not go with weights of 1,000 updates ago.
-        self.slow["actor"].train(self.phase.norm)
         action = self.slow_calls["actor"](now.small, target.small, progress)
         after = self.look(self.paint(now.whole, action))
         value = self.slow_calls["critic"](

@@ -127,7 +127,7 @@ class Learner:
                 share_batch_norm(self.slow["actor"])
         # How losses call the networks and paint.
         self.calls, self.slow_calls = dict(self.networks), dict(self.slow)
-        if setup.fast:  # but for the discriminator, whose last layer PyTorch 2.11 compiles wrongly
+        if setup.fast:  # but for the discriminator, whose last layer PyTorch 2.11 fails to compile
             for calls in (self.calls, self.slow_calls):
                 for name in {"actor", "critic"} & calls.keys():
                     calls[name] = torch.compile(calls[name], dynamic=False)
@@ -165,6 +165,8 @@ class Learner:
         if phase == getattr(self, "phase", None):
             return
         self.phase, self.actor.size, self.average.size = phase, size, size
+        if self.slow:  # statistics of the actor of now do not go with weights of 1,000 updates ago
+            self.slow["actor"].train(phase.norm)
         self.replays: dict[tuple, Graphed] = {}  # what was captured holds no longer
 
     def replay(self, function: Callable, *which: object) -> Graphed:
@@ -230,13 +232,11 @@ class Learner:
         """The canvases (B, 3, 128, 128) uint8 that bundles (B, 13 N) on such lead to."""
         return self.replay(self._advance, "advance")(canvas, action)
 
-    @torch.no_grad()
     def _explore(
         self, canvas: torch.Tensor, target: torch.Tensor, progress: torch.Tensor
     ) -> torch.Tensor:
-        size = self.phase.size
-        with self.precision.autocast():
-            return self.calls["actor"](shrunk(canvas, size), shrunk(target, size), progress)
+        painter = Painter(self.calls["actor"], self.render, self.precision)
+        return painter.act(canvas, target, progress)
 
     @torch.no_grad()
     def _advance(self, canvas: torch.Tensor, action: torch.Tensor) -> torch.Tensor:

@@ -86,7 +86,6 @@ class ModelFreeDDPG(DDPG):
         """mse(Q(s, a), r + discount (1 - done) Q_slow(s', a'))."""
         later = (step + 1) / self.max_step  # (B,)
         with torch.no_grad():
-            self.slow["actor"].train(self.phase.norm)
             chosen = self.slow_calls["actor"](now.small, target.small, later)
             value = self.slow_calls["critic"](now.small, target.small, later, chosen)
             alive = (step + 1 < self.max_step).float()[:, None]  # (B, 1)

@@ -26,7 +26,7 @@ FRAME_BYTES = 0.37  # a pixel of a frame, about
 class Places(NamedTuple):
     """Where the files of one painting go."""
 
-    frames: Path  # a folder
+    frames: Path | None  # a folder, where some are to be written
     painting: Path  # the finished one
     video: Path | None
     strokes: list[Path]
@@ -39,7 +39,8 @@ class Places(NamedTuple):
             return path and (path.with_stem(f"{path.stem}-{name}") if name else path)
 
         if names_a_picture(options.output):
-            folder, painting = options.output.parent, own(options.output)
+            folder = options.output.parent if options.frames else None
+            painting = own(options.output)
         else:
             folder = options.output / name if name else options.output
             painting = folder / "painting.png"
@@ -91,7 +92,6 @@ def check_places(options: argparse.Namespace, images: list[Path]) -> None:
     elif options.output.suffix.lower() in (".json", ".svg", *KINDS) and not options.output.is_dir():
         raise UserError(f"--output {options.output} is no picture; --strokes writes strokes and "
                         "--video videos")
-    framed = options.frames or not names_a_picture(options.output)
     taken = {image.resolve(): f"the image {image}" for image in images}
     folders = set()
     for image, name in zip(images, own_names(images), strict=True):
@@ -104,9 +104,9 @@ def check_places(options: argparse.Namespace, images: list[Path]) -> None:
             if len(os.fsencode(path.name)) > LONGEST_NAME:
                 raise UserError(f"the name {path.name} is too long; paint {image} alone")
             taken[path.resolve()] = "another file of the painting"
-        folders.add(places.frames.resolve())
+        folders.add(places.frames and places.frames.resolve())
     for path, what in taken.items():
-        if framed and path.parent in folders and re.fullmatch(r"generated\d+\.png", path.name):
+        if path.parent in folders and re.fullmatch(r"generated\d+\.png", path.name):
             raise UserError(f"a frame could take the place of {what}; name another --output")
 
 
@@ -116,30 +116,29 @@ class Files:
     def __init__(self, options: argparse.Namespace, painting: Painting, total: int) -> None:
         """total: frames of the painting.  Raises UserError where a folder cannot be written.
 
-        ``wanted`` are the frames that go anywhere, from 0; where
-        strokes are refined no others need to be made.
+        ``wanted`` are the frames that go anywhere, from 0; where strokes are refined no others need
+        to be made.
         """
         self.painting, self.seconds = painting, options.seconds
         self.places = Places.of(options, painting.name)
         for path in (self.places.painting, *self.places.files()):
             make_folder(path.parent)
         height, width = painting.picture.shape[:2]
-        step = options.frames
-        if step is None:
-            step = sys.maxsize if height * width > LARGE else 1
-            if step > 1 and not names_a_picture(options.output):
+        folder, times = self.places.frames, []
+        if folder:
+            large = not options.frames and height * width > LARGE
+            if large:
                 size = FRAME_BYTES * height * width * total
                 print(f"{painting.path.name}: only the last of {total} frames is written; "
                       f"--frames all would take about {size / 1e6:.0f} MB", flush=True)
-        shown = options.frames or not names_a_picture(options.output)
-        times = [every(step, total)] if shown else []
+            times.append(every(sys.maxsize if large else options.frames or 1, total))
         if self.places.video:
             times.append(fitted(total, options.fps, options.seconds))
         needed = np.any([*times, np.arange(total) == total - 1], 0)
         self.wanted = np.flatnonzero(needed) if options.refine else np.arange(total)
-        self.frames = FrameWriter(self.places.frames, options.imgid, width, height,
-                                  times[0][self.wanted]) if shown else None
-        self.sinks = [self.frames] if shown else []
+        self.frames = FrameWriter(folder, options.imgid, width, height,
+                                  times[0][self.wanted]) if folder else None
+        self.sinks = [self.frames] if folder else []
         if self.places.video:
             self.sinks.append(Video(self.places.video, height=height, width=width,
                                     fps=options.fps, times=times[-1][self.wanted]))

@@ -33,7 +33,7 @@ class Compiling(event.Listener):
     def on_start(self, _: event.Event) -> None:
         """A kernel was not found where compiled ones are kept."""
         if not self.said:
-            print("compiling the rasteriser, once: some 15 s", flush=True)
+            print("compiling the rasteriser, once", flush=True)
         self.said = True
 
     def on_end(self, _: event.Event) -> None:

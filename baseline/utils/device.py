@@ -64,8 +64,9 @@ def computes_in_bf16(device: torch.device) -> bool:
 
 
 class Precision:
-    """The precision of the networks' arithmetic; weights, and losses but for the discriminator's
-    slope in the gradient penalty, stay in fp32.
+    """The precision of the networks' arithmetic; weights and losses stay in fp32.
+
+    The discriminator's slope, of which the gradient penalty is made, counts as arithmetic.
     """
 
     def __init__(self, name: str, device: torch.device, learning: bool = False) -> None:
