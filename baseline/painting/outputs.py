@@ -20,7 +20,7 @@ from utils.files import make_folder
 from utils.pictures import SUFFIXES, compare, picture_file, resized, write_picture
 
 LARGE = 2e6  # pixels of an image, above which not all frames are written unasked
-FRAME_BYTES = 0.37  # a pixel of a frame, about
+FRAME_BYTES = 0.37  # a pixel of a frame, about: 0.23 on the whole canvas, 0.48 on 4x4 tiles
 
 
 class Places(NamedTuple):
