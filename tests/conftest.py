@@ -105,6 +105,7 @@ def checkout(tmp_path: Path) -> Checkout:
 @pytest.fixture(scope="session")
 def compiled() -> None:
     """Compile the exact rasteriser before checkouts copy it, which would each compile it anew."""
+    from painting.raster import paint_frames
     from painting.refine import refine
     from painting.strokes import Strokes
 
@@ -113,3 +114,4 @@ def compiled() -> None:
                       np.ones((1, 3), np.float32), np.array([[0, 0, 128]]),
                       np.array([[0, 0, 128, 128]]))
         refine(one, np.ones((128, 128, 3), np.float32), 1)
+        list(paint_frames(one, 128, 128, [1]))

@@ -55,7 +55,8 @@ def search(check: Callable[[Any], None], inputs: st.SearchStrategy, count: int,
         one = seed(number)(one)
     with alarmed():
         one()
-    assert capfd.readouterr() == ("", "")
+    printed = capfd.readouterr()
+    assert printed == ("", ""), printed
     with capfd.disabled() if thorough else contextlib.nullcontext():
         print(f"{tried} inputs tried" + f", from the seed {number}" * thorough)
 

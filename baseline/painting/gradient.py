@@ -9,9 +9,9 @@ visible are read off the raster itself.
 from typing import NamedTuple
 
 import numpy as np
-from numba import parallel_chunksize, prange
 
-from painting.raster import STROKES_A_CHUNK, Boxes, compiled
+from painting.jit import compiled, parallel_chunksize, prange
+from painting.raster import STROKES_A_CHUNK, Boxes
 
 LEAST_JUMP = 0.02  # of opacity, for an edge to count
 EVERY = 2  # discs looked at for the one that an edge belongs to

@@ -10,9 +10,8 @@ from collections.abc import Callable, Iterable, Iterator
 import cv2
 import numpy as np
 import torch
-from numba import njit, parallel_chunksize, prange
-from numba.core import event
 
+from painting.jit import compiled, parallel_chunksize, prange
 from painting.strokes import Strokes
 from Renderer.stroke_batch import half_widths
 from Renderer.stroke_gen import FAMILIES, Discs, Triangles
@@ -23,36 +22,6 @@ PIXELS_AT_ONCE = 2**24  # of boxes that are drawn before they are blended
 STROKES_AT_ONCE = 256
 STROKES_A_CHUNK = 4  # of a thread's work: early strokes are larger than late ones
 REPORT_INTERVAL = 64  # strokes
-
-
-class Compiling(event.Listener):
-    """Says, once, that kernels are compiled, which takes its time."""
-
-    said = False
-
-    def on_start(self, _: event.Event) -> None:
-        """A kernel was not found where compiled ones are kept."""
-        if not self.said:
-            print("compiling the rasteriser, once", flush=True)
-        self.said = True
-
-    def on_end(self, _: event.Event) -> None:
-        """It is done."""
-
-
-event.register("numba:compile", Compiling())
-
-
-def compiled(**options: bool) -> Callable[[Callable], Callable]:
-    """Compile a kernel, and keep it for later runs where there is a place for it."""
-
-    def decorate(kernel: Callable) -> Callable:
-        try:
-            return njit(cache=True, **options)(kernel)
-        except RuntimeError:  # neither the program's folder nor the user's can be written
-            return njit(**options)(kernel)
-
-    return decorate
 
 
 def place(strokes: Strokes, shapes: torch.Tensor, scale: float = 1.0) -> Discs | Triangles:

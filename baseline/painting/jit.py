@@ -1,0 +1,38 @@
+"""The door to numba: kernels are compiled at their first call, kept, and it is said."""
+
+from collections.abc import Callable
+
+from numba import njit, parallel_chunksize, prange
+from numba.core import event
+
+__all__ = ["compiled", "parallel_chunksize", "prange"]
+
+
+class Compiling(event.Listener):
+    """Says, once, that kernels are compiled, which takes its time."""
+
+    said = False
+
+    def on_start(self, _: event.Event) -> None:
+        """A kernel was not found where compiled ones are kept."""
+        if not self.said:
+            print("compiling the rasteriser, once", flush=True)
+        self.said = True
+
+    def on_end(self, _: event.Event) -> None:
+        """It is done."""
+
+
+event.register("numba:compile", Compiling())
+
+
+def compiled(**options: bool) -> Callable[[Callable], Callable]:
+    """Compile a kernel, and keep it for later runs where there is a place for it."""
+
+    def decorate(kernel: Callable) -> Callable:
+        try:
+            return njit(cache=True, **options)(kernel)
+        except RuntimeError:  # neither the program's folder nor the user's can be written
+            return njit(**options)(kernel)
+
+    return decorate
