@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from DRL.layers import STAGES, Planes, residual_stages
+from DRL.layers import STAGES, Planes, in_full, residual_stages
 from Renderer.canvas import BUNDLE, LARGEST_BUNDLE, STROKE_DIM
 from Renderer.stroke_gen import WIDTH
 from utils.weights import load_built
@@ -67,7 +67,7 @@ class Actor(nn.Module):
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
             x = stage(x)
         x = x.mean((2, 3))  # (B, 512), over the 4x4 map
-        return torch.sigmoid(self.fc(x).float())
+        return torch.sigmoid(in_full(self.fc, x))
 
 
 def load_actor(path: Path, what: str, otherwise: str) -> tuple[Actor, str]:

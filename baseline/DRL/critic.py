@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from DRL.layers import STAGES, Planes, TReLU, WeightNormConv2d, residual_stages
+from DRL.layers import STAGES, Planes, TReLU, WeightNormConv2d, in_full, residual_stages
 
 
 class Block(nn.Module):
@@ -56,4 +56,4 @@ class Critic(nn.Module):
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
             x = stage(x)
         x = x.mean((2, 3))  # (B, 512), over the 4x4 map
-        return self.fc(x).float()
+        return in_full(self.fc, x)

@@ -82,6 +82,12 @@ def shrunk(picture: torch.Tensor, size: int) -> torch.Tensor:
     return picture if size == WIDTH else F.avg_pool2d(picture, WIDTH // size)
 
 
+def in_full(layer: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """A last layer in fp32: bf16 would round scores by as much as a late bundle earns."""
+    with torch.autocast(x.device.type, enabled=False):
+        return layer(x.float())
+
+
 def residual_stages(block: type[nn.Module]) -> list[nn.Sequential]:
     """Four stages of two blocks; the first block of each halves the picture."""
     channels = (STAGES[0], *STAGES)

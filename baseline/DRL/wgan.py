@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from DRL.layers import TReLU, WeightNormConv2d
+from DRL.layers import TReLU, WeightNormConv2d, in_full
 
 PENALTY = 10
 
@@ -27,7 +27,7 @@ class Discriminator(nn.Module):
         x = self.relu1(self.conv1(x))
         x = self.relu2(self.conv2(x))
         x = self.relu3(self.conv3(x))
-        return self.conv4(x).float().mean((2, 3))  # over the 4x4 map
+        return in_full(self.conv4, x).mean((2, 3))  # over the 4x4 map
 
     def slope(self, pair: torch.Tensor) -> torch.Tensor:
         """The gradient (B, 6, 128, 128) of each score to its pair, which gradients can go through.
