@@ -30,7 +30,7 @@ from DRL.painter import Painter
 from DRL.rpm import Transitions
 from env import Paint
 from measure import Work, machine, seconds_of
-from painting.frames import FrameWriter
+from painting.frames import FrameWriter, every
 from painting.raster import paint_exact
 from painting.refine import random_shapes
 from painting.strokes import Strokes
@@ -210,7 +210,7 @@ def painting(precision: Precision, kind: str, size: int) -> Callable[[], object]
 
     def paint() -> None:
         with tempfile.TemporaryDirectory() as folder, FrameWriter(
-            Path(folder), 0, size, size
+            Path(folder), 0, size, size, every(1, 30)
         ) as writer:
             for _, canvases in painter.paint(torch.zeros_like(target), target, 6):
                 for canvas in canvases:
@@ -232,7 +232,7 @@ def encoding(size: int) -> Callable[[], object]:
 
     def write() -> None:
         with tempfile.TemporaryDirectory() as folder, FrameWriter(
-            Path(folder), 0, size, size
+            Path(folder), 0, size, size, every(1, 30)
         ) as writer:
             for _ in range(30):
                 writer.write(frame)

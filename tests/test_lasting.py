@@ -6,6 +6,7 @@ to the bit, what an uninterrupted training gives.
 
 import csv
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -25,6 +26,7 @@ from conftest import Checkout
 from DRL.painter import Painter
 from forks import Script
 from images import Images
+from painting.stroke_file import read_json
 from Renderer.best import validate
 from Renderer.model import Renderer
 from Renderer.stroke_batch import draw_batch
@@ -33,6 +35,7 @@ from test_training import assert_finite, assert_same
 from train_renderer import VALIDATION_SEED
 from utils.device import Precision
 from utils.files import write_atomically
+from utils.pictures import read_picture
 from utils.run import STOPPING
 from utils.weights import load_weights
 
@@ -430,12 +433,30 @@ def test_paintings_into_one_folder(checkout):
     checkout.run("test.py", "--max_step", 1, "--divide", 1)
 
 
-def test_stopped_paintings_leave_no_beginnings(checkout):
-    process = checkout.start("test.py", "--max_step", 2000, "--divide", 1, "--video", "v.mp4",
-                             "--frames", "last")
+def test_a_signal_ends_painting_with_what_there_is(checkout):
+    """Files are whole, and hold the strokes so far."""
+    flags = ("test.py", "--max_step", 2000, "--divide", 1, "--video", "v.mp4", "--frames", "last",
+             "--strokes", "s.json")
+    process = checkout.start(*flags)
     process.wait_for("step 2:")
     assert list(checkout.root.glob(".v.mp4.*.part"))
     process.signal(signal.SIGTERM)
     assert process.wait() == 128 + signal.SIGTERM
-    assert process.errors == ""
+    steps = int(re.search(r"stopped after (\d+) of 2000 steps", process.output)[1])
+    assert len(read_json(checkout.root / "s.json")[0]) == 5 * steps
+    assert process.output.endswith("the painting: output/painting.png\n")
+    frame, painting = (read_picture(checkout.root / "output" / name)
+                       for name in ("generated0.png", "painting.png"))
+    assert np.array_equal(frame, painting)
+    assert not list(checkout.root.glob(".*.part"))
+    assert (checkout.root / "v.mp4").stat().st_size > 1000
+
+
+def test_paintings_that_are_ended_at_once_leave_no_beginnings(checkout):
+    process = checkout.start("test.py", "--max_step", 2000, "--divide", 1, "--video", "v.mp4",
+                             "--frames", "last")
+    process.wait_for("step 2:")
+    process.signal(signal.SIGINT)
+    process.signal(signal.SIGTERM)
+    assert process.wait() == 128 + signal.SIGTERM
     assert not list(checkout.root.glob(".*.part")) + list((checkout.root / "output").iterdir())

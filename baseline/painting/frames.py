@@ -6,7 +6,6 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from itertools import repeat
 from pathlib import Path
 
 import cv2
@@ -59,7 +58,8 @@ class Background:
 
     def __init__(self, times: Iterable[int], threads: int) -> None:
         """times: how often each frame that comes is written; see ``every`` and ``fitted``."""
-        self._times = iter(times)
+        self._times = deque(map(int, times))
+        self._newest: np.ndarray | None = None  # of the frames that were written
         self._room = QUEUED_A_THREAD * threads
         self._pool = ThreadPoolExecutor(threads)
         self._pending: deque[Future] = deque()
@@ -69,6 +69,7 @@ class Background:
         while self._pending and (self._pending[0].done() or len(self._pending) >= room):
             self._pending.popleft().result()
         self._pending.append(self._pool.submit(work, frame, *arguments))
+        self._newest = frame
 
     def __enter__(self) -> "Background":
         return self
@@ -84,7 +85,7 @@ class FrameWriter(Background):
     """Writes ``folder/generated<N>.png``, N upward from ``first`` without a gap."""
 
     def __init__(self, folder: Path, first: int, width: int, height: int,
-                 times: Iterable[int] = repeat(1)) -> None:
+                 times: Iterable[int]) -> None:
         """width, height: the size that all frames are written in.  times: see Background."""
         super().__init__(times, min(8, os.cpu_count() or 1))
         try:
@@ -100,9 +101,15 @@ class FrameWriter(Background):
 
     def write(self, frame: np.ndarray) -> None:
         """Take the next frame, (h, w, 3) uint8 BGR, which must not change any more."""
-        if next(self._times):
+        if self._times.popleft():
             self._queue(self._write, frame, self.path(self.next))
             self.next += 1
+
+    def end(self, frame: np.ndarray) -> None:
+        """Let the newest frame be the last, as ``write`` does where it is not written already."""
+        if self._times and frame is not self._newest:
+            self._times = deque([1])
+            self.write(frame)
 
     def __exit__(self, *exception: object) -> None:
         super().__exit__(*exception)

@@ -66,21 +66,26 @@ def batches(paintings: Iterable[Painting], grid: tuple[int, int] | None) -> Iter
             yield shape, few
 
 
-def show_progress(steps: Progress, total: int) -> None:
-    """Paint; show a bar on a terminal, lines elsewhere."""
+def show_progress(steps: Progress, total: int, signals: StopSignals) -> None:
+    """Paint until all is done or a signal comes; show a bar on a terminal, lines elsewhere."""
+    done = 0
     with tqdm(total=total, unit="step", disable=None) as bar:
         for stage, step, error in steps:
             bar.set_postfix_str(f"{stage.name}, squared error {error:.5f}")
             bar.update()
+            done += 1
             if bar.disable:
                 print(f"{stage.name} step {step}: squared error {error:.5f}", flush=True)
+            if signals.stopped:
+                break
+    if done < total:
+        print(f"stopped after {done} of {total} steps", flush=True)
 
 
-def refine_painting(painting: Painting, render: TrainedRender, steps: int, seed: int) -> int:
-    """Refine the strokes of a painting and say what it gave.
-
-    A signal ends it with the best so far.  Returns its number, or 0.
-    """
+def refine_painting(
+    painting: Painting, render: TrainedRender, steps: int, seed: int, signals: StopSignals
+) -> None:
+    """Refine the strokes of a painting and say what it gave; a signal ends it with the best."""
     from painting.refine import refine
 
     def say(when: str) -> None:
@@ -91,7 +96,7 @@ def refine_painting(painting: Painting, render: TrainedRender, steps: int, seed:
     say("before refining")
     start = time.monotonic()
     strokes = painting.strokes()
-    with StopSignals() as signals, tqdm(total=steps, unit="step", disable=None) as bar:
+    with tqdm(total=steps, unit="step", disable=None) as bar:
         def report(error: float) -> None:
             bar.set_postfix_str(f"refining, squared error {error:.5f}")
             bar.update()
@@ -106,16 +111,15 @@ def refine_painting(painting: Painting, render: TrainedRender, steps: int, seed:
                                  lambda: signals.stopped)]
     say(f"stopped after {done} of {steps} steps" if signals.stopped else
         f"after {steps} steps of refining in {time.monotonic() - start:.1f} s")
-    return signals.number
 
 
 def paint_batch(
     options: argparse.Namespace, painter: Painter | None, render: TrainedRender,
-    shape: tuple[int, int], paintings: list[Painting],
+    shape: tuple[int, int], paintings: list[Painting], signals: StopSignals,
 ) -> list[float]:
     """Paint pictures on a grid of tiles, side by side where tiles do not overlap.
 
-    Returns their squared errors.
+    A signal ends it with what is painted by then.  Returns the squared errors of what is.
     """
     start = time.monotonic()
     height, width = (canvas_side(tiles, options.overlap) for tiles in shape)
@@ -138,35 +142,39 @@ def paint_batch(
                 scatter(painting, render.family, height, width, stages, options.seed)
         elif options.overlap:
             for painting in paintings:
-                show_progress(paint_overlapping(painter, painting, height, width, stages), steps)
+                if not signals.stopped:
+                    show_progress(paint_overlapping(painter, painting, height, width, stages),
+                                  steps, signals)
         else:
-            show_progress(paint_tiles(painter, paintings, height, width, stages), steps)
-        stopped = 0  # the number of a signal, after which nothing more is refined
-        if options.refine:
-            for painting, each in zip(paintings, files, strict=True):
-                if not stopped:
-                    stopped = refine_painting(painting, render, options.refine, options.seed)
-                else:
-                    _, painting.error = errors(painting, render, render.precision.device)
-                each.open(stack)
-                show_exact(painting, stages, bundle, each.wanted)
+            show_progress(paint_tiles(painter, paintings, height, width, stages), steps, signals)
+        for painting, each in zip(paintings, files, strict=True):
+            if not painting.parts:  # stopped before
+                continue
+            if not options.refine:
+                painting.end()
+                continue
+            if signals.stopped:
+                _, painting.error = errors(painting, render, render.precision.device)
+            else:
+                refine_painting(painting, render, options.refine, options.seed, signals)
+            each.open(stack)
+            show_exact(painting, stages, bundle, each.wanted)
+    begun = [pair for pair in zip(paintings, files, strict=True) if pair[0].parts]
     spent = time.monotonic() - start
     kept = ("max_step", "overlap", "refine", "seed", "actor", "renderer")
     settings = {name: vars(options)[name] for name in kept} | {"divide": f"{shape[0]}x{shape[1]}"}
     canvas = "exact raster" if options.refine or options.overlap else "neural canvas"
-    for painting, each in zip(paintings, files, strict=True):
+    for painting, each in begun:
         written = each.finish(settings)
         print(f"{painting.path.name}: {len(painting.strokes())} strokes, {spent:.1f} s"
-              + f" for {len(paintings)} images together" * (len(paintings) > 1)
+              + f" for {len(begun)} images together" * (len(begun) > 1)
               + f", squared error {painting.error:.5f} ({canvas}), PSNR "
               f"{psnr(painting.error):.2f} dB" + f"; {written}" * bool(written), flush=True)
         if later := each.later_frames():
             print(f"warning: {later[0]} and {len(later) - 1} more frames of an earlier painting "
                   "follow them; delete those before making a video", file=sys.stderr)
         print(f"the painting: {each.places.painting}", flush=True)
-    if stopped:
-        sys.exit(128 + stopped)  # now that all is written
-    return [painting.error for painting in paintings]
+    return [painting.error for painting, _ in begun]
 
 
 @enough_memory("--divide, or fewer images at once")
@@ -185,12 +193,20 @@ def paint_pictures(options: argparse.Namespace) -> None:
     else:
         painter = Painter.load(options.actor, options.renderer, precision)
         render = painter.render
-    all_errors = [error for shape, paintings in chain([first], groups) for error in
-                  paint_batch(options, painter, render, shape, paintings)]
-    if len(paths) > 1:
+    all_errors = []
+    with StopSignals() as signals:
+        for shape, paintings in chain([first], groups):
+            all_errors += paint_batch(options, painter, render, shape, paintings, signals)
+            if signals.stopped:
+                break
+    if len(paths) > 1 and all_errors:
         print(f"{len(all_errors)} images: mean squared error {np.mean(all_errors):.5f}, "
               f"{(time.monotonic() - start) / len(all_errors):.1f} s an image", flush=True)
     if left_out:
         print(f"{len(left_out)} of {len(paths)} images were left out: "
               + ", ".join(one_line(str(path)) for path in left_out), file=sys.stderr)
+    if signals.stopped:
+        print(f"{len(all_errors)} of {len(paths)} images were painted", file=sys.stderr)
+        sys.exit(128 + signals.number)
+    if left_out:
         sys.exit(1)

@@ -25,6 +25,9 @@ class Sink(Protocol):
     def write(self, frame: np.ndarray) -> None:
         """Take the next frame, (h, w, 3) uint8 BGR."""
 
+    def end(self, frame: np.ndarray) -> None:
+        """Let the newest frame be the last one, before its time."""
+
 
 class Painting:
     """One picture that is painted."""
@@ -46,6 +49,11 @@ class Painting:
         self.frame = frame
         for sink in self.sinks:
             sink.write(frame)
+
+    def end(self) -> None:
+        """No more frames will come."""
+        for sink in self.sinks:
+            sink.end(self.frame)
 
     def strokes(self) -> Strokes:
         """All strokes, in painting order."""
@@ -135,8 +143,10 @@ def show_exact(
     strokes = painting.strokes()
     together = [len(stage.tiles) for stage in stages for _ in range(stage.steps * bundle)]
     size = np.maximum(painting.picture.shape[:2], (strokes.height, strokes.width)).tolist()
-    for frame in paint_frames(strokes, *size, np.cumsum(together)[wanted].tolist()):
+    ends = np.unique(np.cumsum(together)[wanted].clip(max=len(strokes)))  # fewer, if stopped
+    for frame in paint_frames(strokes, *size, ends.tolist()):
         painting.show(frame)
+    painting.end()
 
 
 def rounded(canvas: np.ndarray) -> np.ndarray:

@@ -174,8 +174,13 @@ class Video(Background):
 
     def write(self, frame: np.ndarray) -> None:
         """Take the next frame, (h, w, 3) uint8 BGR, which must not change any more."""
-        if times := next(self._times):
-            self._queue(self._encode, frame, int(times))
+        if times := self._times.popleft():
+            self._queue(self._encode, frame, times)
+
+    def end(self, frame: np.ndarray) -> None:
+        """Let the newest frame be the last, and stay as long as that would have."""
+        if self._times:
+            self._queue(self._encode, frame, self._times[-1])
 
     def _encode(self, frame: np.ndarray, times: int) -> None:
         try:
