@@ -6,11 +6,9 @@ import csv
 import io
 import re
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator
 
 from utils.command import (
     LOG,
@@ -19,12 +17,15 @@ from utils.command import (
     UserError,
     new_file,
     one_line,
-    path,
+    path_type,
     positive_int,
     run,
     weight,
 )
 from utils.files import reason, write_atomically
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 PAPER = TRAIN_LOG / "paper_curves.csv"
 KINDS = (".svg", ".png", ".pdf")
@@ -91,8 +92,11 @@ def read_paper(names: list[str]) -> list[Curve]:
             for name in names]
 
 
-def draw(ours: list[Curve], paper: list[Curve], strokes: int) -> Figure:
+def draw(ours: list[Curve], paper: list[Curve], strokes: int) -> "Figure":
     """A picture of all curves, on logarithmic axes."""
+    from matplotlib.figure import Figure  # takes long to import, and --help needs none
+    from matplotlib.ticker import LogLocator
+
     figure = Figure(figsize=(7.5, 4.5), dpi=150, layout="constrained")
     axes = figure.subplots()
     for curve in paper:
@@ -135,19 +139,19 @@ def main(options: argparse.Namespace) -> None:
 
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
-    parser = Parser(description=__doc__)
-    parser.add_argument("runs", nargs="+", type=path, metavar="RUN",
-                        help=f"a folder that train.py made, or a {LOG} of one; each is a line")
-    parser.add_argument("--chain", action="store_true",
-                        help="one line: each run was started from the one before, by --init")
-    parser.add_argument("--paper", nargs="+", default=[], metavar="SERIES",
-                        help='curves of the paper beside them, such as "CelebA 200"; an unknown '
-                        "one lists them all")
-    parser.add_argument("--strokes", type=positive_int, default=200, metavar="N",
-                        help="the error after so many strokes")
-    parser.add_argument("--output", type=new_file, default=Path("curve.svg"),
-                        help=f"the picture: {', '.join(KINDS)}")
-    parser.add_argument("--csv", type=new_file, metavar="FILE", help="our points as numbers too")
+    parser = Parser(__doc__, 'python3 baseline/curve.py train_log/Paint-run1 --paper "CelebA 200"')
+    add = parser.add_argument
+    add("runs", nargs="+", type=path_type, metavar="RUN",
+        help=f"a folder that train.py made, or a {LOG} of one; each is a line")
+    add("--chain", action="store_true",
+        help="one line: each run was started from the one before, by --init")
+    add("--paper", nargs="+", default=[], metavar="SERIES",
+        help='curves of the paper beside them, such as "CelebA 200"; an unknown one lists them all')
+    add("--strokes", type=positive_int, default=200, metavar="N",
+        help="the error after so many strokes")
+    add("--output", type=new_file, metavar="FILE", default=Path("curve.svg"),
+        help=f"the picture: {', '.join(KINDS)}")
+    add("--csv", type=new_file, metavar="FILE", help="our points as numbers too")
     options = parser.parse_args()
     if options.output.suffix.lower() not in KINDS:
         raise UserError(f"--output {options.output} must end in {', '.join(KINDS)}")

@@ -6,9 +6,9 @@ import numpy as np
 import torch
 
 from DRL.rpm import Transitions
+from facts import WIDTH
 from images import Images
 from Renderer.canvas import as_float
-from Renderer.stroke_gen import WIDTH
 
 
 class Paint:

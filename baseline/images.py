@@ -13,7 +13,7 @@ import torch
 import torchvision.transforms.functional as TF
 from tqdm import tqdm
 
-from Renderer.stroke_gen import WIDTH
+from facts import WIDTH
 from utils.command import ROOT, UserError
 from utils.decoding import decoded, silent_stderr
 from utils.files import reason, replacing, write_atomically

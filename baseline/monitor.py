@@ -11,7 +11,7 @@ import torch
 from torchvision.utils import make_grid
 
 from DRL.painter import Measured
-from Renderer.stroke_gen import WIDTH
+from facts import WIDTH
 from utils.command import LOG, ROOT, UserError
 from utils.events import Events
 from utils.files import write_atomically

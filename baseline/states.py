@@ -7,8 +7,8 @@ import torch
 
 from DRL.rpm import ReplayMemory, Transitions
 from env import Paint, Pool
+from facts import WIDTH
 from Renderer.canvas import STROKE_DIM, as_float
-from Renderer.stroke_gen import WIDTH
 
 if TYPE_CHECKING:
     from trainer import Training

@@ -15,12 +15,12 @@ from utils.command import (
     frame_step,
     new_file,
     number,
-    path,
+    path_type,
     positive_float,
     positive_int,
     run,
-    seconds,
-    seed,
+    seconds_type,
+    seed_type,
     whole_number,
 )
 
@@ -38,44 +38,49 @@ def divide(text: str) -> tuple[int, int] | None:
 
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
-    parser = Parser(description=__doc__)
-    parser.add_argument("images", type=path, nargs="*", metavar="PATH", help="images to paint, or "
-                        "folders of them (image/test.png), before all flags; what is transparent "
-                        "counts as white")
-    parser.add_argument("--img", type=path, nargs="+", metavar="PATH", help="the same")
-    parser.add_argument("--max_step", type=positive_int, default=40,
-                        help="steps, each of as many strokes as the actor chooses at once; with "
-                        "--divide, half of them on the tiles")
-    parser.add_argument("--divide", type=divide, default=(4, 4), metavar="D|RxC|auto",
-                        help="paint the second half on D x D tiles, or on R rows and C columns; "
-                        "1: no second half; auto: tiles that hardly stretch the image")
-    parser.add_argument("--overlap", type=number(
-                        int, 0, LARGEST_OVERLAP + 1, f"a whole number from 0 to {LARGEST_OVERLAP}"),
-                        default=0, metavar="PX", help="let neighbouring tiles, of 128 pixels, "
-                        "share PX of them and paint all on one canvas, without seams")
-    parser.add_argument("--refine", type=whole_number, default=0, metavar="N",
-                        help="improve all strokes together by N steps after the actor")
-    parser.add_argument("--actor", type=path, default=ACTOR,
-                        help="weights of the actor; none: random strokes, to be refined")
-    parser.add_argument("--renderer", type=path, default=RENDERER, help="weights of the renderer")
-    parser.add_argument("--seed", type=seed, default=1234, help="of what --refine draws by chance")
-    parser.add_argument("--imgid", type=whole_number, default=0, help="number of the first frame")
-    parser.add_argument("-o", "--output", type=path, default=Path("output"),
-                        help="folder for the finished painting.png and the frames "
-                        "generated<N>.png, or a file for the finished painting (then frames come "
-                        "beside it where --frames asks for some); of several images each gets a "
-                        "folder in it, and its name in all other files'")
-    parser.add_argument("--frames", nargs="+", metavar="all|every N|last",
-                        help="the frames to write (all, of images above 2 megapixels the last)")
-    parser.add_argument("--video", type=new_file, metavar="FILE", help="a video too, .mp4 or .gif")
-    parser.add_argument("--fps", type=positive_float, default=30, help="frames a second of it")
-    parser.add_argument("--seconds", type=seconds,
-                        help="length of the video; an SVG paints itself in that time")
-    parser.add_argument("--strokes", type=new_file, nargs="+", default=[], metavar="FILE",
-                        help="the strokes too, as .json (for replay.py) or .svg")
-    parser.add_argument("--compare", type=new_file, metavar="FILE",
-                        help="an image too of target, painting and error side by side")
-    add_device_flags(parser)
+    parser = Parser(__doc__, "python3 baseline/test.py photo.jpg -o painting.png")
+    parser.add_argument("images", type=path_type, nargs="*", metavar="PATH",
+                        help="images to paint, or folders of them (image/test.png), before all "
+                        "flags; what is transparent counts as white")
+    add = parser.add_argument_group("how to paint").add_argument
+    add("--max_step", type=positive_int, default=40, metavar="N",
+        help="steps, each of as many strokes as the actor chooses at once; with --divide, half of "
+        "them on the tiles")
+    add("--divide", type=divide, default="4", metavar="D|RxC|auto",
+        help="paint the second half on D x D tiles, or on R rows and C columns; 1: no second "
+        "half; auto: tiles that hardly stretch the image")
+    add("--overlap", default=0, metavar="PX",
+        type=number(int, 0, LARGEST_OVERLAP + 1, f"a whole number from 0 to {LARGEST_OVERLAP}"),
+        help="let neighbouring tiles, of 128 pixels, share PX of them and paint all on one "
+        "canvas, without seams")
+    add("--refine", type=whole_number, default=0, metavar="N",
+        help="improve all strokes together by N steps after the actor")
+    add("--actor", type=path_type, default=ACTOR, metavar="FILE",
+        help="weights of the actor; none: random strokes, to be refined")
+    add("--renderer", type=path_type, default=RENDERER, metavar="FILE",
+        help="weights of the renderer")
+    add("--seed", type=seed_type, default=1234, metavar="N",
+        help="of what --refine draws by chance")
+    add = parser.add_argument_group("what to write").add_argument
+    add("-o", "--output", type=path_type, default=Path("output"), metavar="PATH",
+        help="folder for the finished painting.png and the frames generated<N>.png, or a file for "
+        "the finished painting (then frames come beside it where --frames asks for some); of "
+        "several images each gets a folder in it, and its name in all other files'")
+    add("--frames", nargs="+", metavar="all|every N|last",
+        help="the frames to write (all, of images above 2 megapixels the last)")
+    add("--video", type=new_file, metavar="FILE", help="a video too, .mp4 or .gif")
+    add("--fps", type=positive_float, default=30, metavar="N", help="frames a second of it")
+    add("--seconds", type=seconds_type, metavar="S",
+        help="length of the video; an SVG paints itself in that time")
+    add("--strokes", type=new_file, nargs="+", default=[], metavar="FILE",
+        help="the strokes too, as .json (for replay.py) or .svg")
+    add("--compare", type=new_file, metavar="FILE",
+        help="an image too of target, painting and error side by side")
+    add("--imgid", type=whole_number, default=0, metavar="N", help="number of the first frame")
+    running = parser.add_argument_group("running")
+    running.add_argument("--img", type=path_type, nargs="+", metavar="PATH",
+                         help="images, as without a flag")
+    add_device_flags(running)
     options = parser.parse_args()
     options.frames = options.frames and frame_step(" ".join(options.frames))
     check(options)

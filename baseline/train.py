@@ -5,9 +5,7 @@ import argparse
 import math
 from pathlib import Path
 
-from images import Images
-from Renderer.canvas import BUNDLE, LARGEST_BUNDLE
-from trainer import METHOD_FLAGS, SOURCES, Training
+from facts import BUNDLE, LARGEST_BUNDLE, METHOD_FLAGS, STATE_FLAGS, sizes
 from utils.command import (
     RENDERER,
     ROOT,
@@ -15,87 +13,52 @@ from utils.command import (
     Parser,
     UserError,
     add_device_flags,
-    enough_memory,
     number,
-    path,
+    path_type,
     positive_float,
     positive_int,
     run,
-    seed,
+    seed_type,
     weight,
     whole_number,
 )
-from utils.loop import Budget, loop
-from utils.ranks import Ranks
-from utils.run import Run, resumed
-from utils.schedule import sizes
 
-# What states know beside the flags of all, and their defaults.
-STATE_FLAGS = {
-    "memory": {"warmup": 400, "rmsize": 800, "episode_train_times": 10}, "pool": {"pool": 192},
-    "paintings": {},
-}
 CHEAP = {"states": "pool", "sizes": "64:0.7,128", "penalty_every": 4, "joint": True}
-
-
-def train(options: argparse.Namespace) -> None:
-    """Train as the options say; see ``parse_args``."""
-    direct = options.method == "direct"
-    if options.resume is None and not options.init and (direct or not options.norm_until):
-        raise UserError(f"{'--method direct' if direct else '--norm_until 0'} needs --init: a new "
-                        "actor has learnt nothing that could be kept")
-    with (Ranks(options.device or "auto") as ranks,
-          enough_memory("--batch_size, --env_batch, --rmsize or --pool")):
-        parent, run_folder = Path(options.output or TRAIN_LOG), None
-        if options.resume is not None:
-            run_folder = Run.reopen(parent, "Paint", options.resume, ranks)
-            options = resumed(options, run_folder, parse_args)
-        with ranks.one_by_one():
-            data = Images(Path(options.data))
-        training = Training(options, data, ranks)
-        if run_folder:
-            training.load(run_folder)
-            run_folder.keep_options()
-        else:
-            run_folder = Run.create(parent, "Paint", vars(options), ranks)
-        training.attach(run_folder)
-        budget = None
-        if training.total is None:
-            budget = Budget(options.minutes, *training.source.burn_in)
-        loop(training, run_folder, ranks, budget)
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line, or other arguments."""
-    parser = Parser(description=__doc__)
+    parser = Parser(__doc__, "python3 baseline/train.py --cheap --minutes 600")
     add = parser.add_argument_group("the reference's flags").add_argument
-    add("--warmup", type=whole_number,
+    add("--warmup", type=whole_number, metavar="N",
         help="steps of the environment before learning (400; with --states memory)")
     add("--discount", type=discount, help="of a bundle (0.95 a stroke)")
-    add("--batch_size", type=positive_int, default=96)
-    add("--rmsize", type=positive_int, help="episodes in the replay memory (800)")
-    add("--env_batch", type=positive_int, default=96,
+    add("--batch_size", type=positive_int, default=96, metavar="N", help="bundles an update")
+    add("--rmsize", type=positive_int, metavar="N", help="episodes in the replay memory (800)")
+    add("--env_batch", type=positive_int, default=96, metavar="N",
         help="paintings side by side: of the environment, of a round of --method direct, and of a "
         "validation")
     add("--tau", type=positive_float, help="how fast slow copies follow (0.001)")
-    add("--max_step", type=positive_int, default=40, help="bundles an episode")
+    add("--max_step", type=positive_int, default=40, metavar="N", help="bundles an episode")
     add("--noise_factor", type=weight,
         help="standard deviation of the noise while exploring: on actions (0); with --method "
         "model_free on the actor's parameters, the same in a whole episode (0.05)")
-    add("--validate_interval", type=positive_int, default=50,
+    add("--validate_interval", type=positive_int, default=50, metavar="N",
         help="episodes between validations and checkpoints; with --states pool an episode is "
         "--max_step updates")
-    add("--validate_episodes", type=positive_int, default=5,
+    add("--validate_episodes", type=positive_int, default=5, metavar="N",
         help="how many times env_batch test images a validation paints")
-    add("--train_times", type=positive_int,
+    add("--train_times", type=positive_int, metavar="N",
         help="steps, each a bundle on every painting of the environment, or on a batch of the "
         "pool, which is an update (2000000)")
-    add("--episode_train_times", type=positive_int, help="updates after an episode (10)")
+    add("--episode_train_times", type=positive_int, metavar="N",
+        help="updates after an episode (10)")
     add("--resume", nargs="?", const="", metavar="DIR",
         help="go on with the run in DIR, or with the newest unfinished one")
-    add("--output", type=path, default=str(TRAIN_LOG), help="where the folder of the run is made")
+    add("--output", type=path_type, default=str(TRAIN_LOG),
+        help="where the folder of the run is made")
     add("--debug", action="store_true", help="print every episode and round of learning")
-    add("--seed", type=seed, default=1234)
+    add("--seed", type=seed_type, default=1234, metavar="N", help="of all that is drawn by chance")
 
     add = parser.add_argument_group("how it learns").add_argument
     add("--method", choices=tuple(METHOD_FLAGS), default="ddpg",
@@ -103,10 +66,10 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         "sees as numbers; direct: a finisher, which carries the error of whole paintings back and "
         "needs --init; scan: imitate a painter that scans the picture, a first lesson; patch: the "
         "squared error where that painter would paint now, a second one")
-    add("--states", choices=tuple(SOURCES),
+    add("--states", choices=("memory", "pool"),
         help="where states come from: the paper's replay memory (the default), or a pool of "
         "paintings, each at a step of its own, that the updates themselves paint on")
-    add("--pool", type=positive_int, help="paintings in the pool (192)")
+    add("--pool", type=positive_int, metavar="N", help="paintings in the pool (192)")
     add("--cheap", action="store_true", help="the paper's method in a third of the time: "
         + " ".join(f"--{name}" + f" {value}" * (value is not True)
                    for name, value in CHEAP.items()) + ", those of them that are not given")
@@ -130,18 +93,18 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
 
     running = parser.add_argument_group("running")
     add = running.add_argument
-    add("--data", type=path, default=str(ROOT / "data" / "img_align_celeba"),
+    add("--data", type=path_type, default=str(ROOT / "data" / "img_align_celeba"),
         help="a folder of images")
-    add("--renderer", type=path, default=str(RENDERER),
+    add("--renderer", type=path_type, default=str(RENDERER),
         help="the trained renderer; the agent paints with its family of strokes")
-    add("--init", type=path, metavar="DIR", help="start from the actor.pkl in DIR, and from "
+    add("--init", type=path_type, metavar="DIR", help="start from the actor.pkl in DIR, and from "
         "critic.pkl and wgan.pkl where they are there; of the renderer's family")
     add("--minutes", type=positive_float, help="choose the number of steps that fits, after the "
         "first rounds, in place of --train_times; it takes longer where --sizes has larger ones "
         "in the end")
     add("--fast", action="store_true",
-        help="compile the networks and, on a GPU, replay updates as CUDA graphs (never tried "
-        "on a GPU yet)")
+        help="compile the networks (needs a C++ compiler) and, on a GPU, replay updates as CUDA "
+        "graphs")
     add_device_flags(running)
     options = parser.parse_args(arguments)
     for name in ("data", "renderer", "output", "init"):
@@ -189,6 +152,9 @@ def check(options: argparse.Namespace) -> None:
         raise UserError("--penalty_every does not go with --reward l2: it has no discriminator")
     if options.train_times and options.minutes:
         raise UserError("--train_times does not go with --minutes: which of them ends it?")
+    if not options.init and (direct or options.norm_until == 0):
+        raise UserError(f"{'--method direct' if direct else '--norm_until 0'} needs --init: a new "
+                        "actor has learnt nothing that could be kept")
     if options.norm_until is None:
         options.norm_until = 0.0 if direct else 1.0
     if states == "pool" and options.batch_size > options.pool:
@@ -224,5 +190,12 @@ def discount(text: str) -> float:
     return value
 
 
+def main(options: argparse.Namespace) -> None:
+    """Train as the options say."""
+    from trainer import train  # its imports take seconds, mistakes none
+
+    train(options, parse_args)
+
+
 if __name__ == "__main__":
-    run(lambda: train(parse_args()))
+    run(lambda: main(parse_args()))

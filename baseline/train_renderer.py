@@ -2,239 +2,49 @@
 """Train the renderer network to draw what the rasteriser draws."""
 
 import argparse
-import math
-import sys
-from contextlib import closing
-from pathlib import Path
 
-import numpy as np
-import torch
-import torch.nn.functional as F
-from torchvision.utils import make_grid
-
-from Renderer.best import Best, validate
-from Renderer.model import Renderer
-from Renderer.stroke_batch import draw_batch
-from Renderer.stroke_data import StrokeBatches, drawn_ahead, drawn_on
-from Renderer.stroke_gen import FAMILIES, SHAPE_DIM
+from facts import FAMILY_NAMES
 from utils.command import (
     RENDERER,
     ROOT,
-    TRAIN_LOG,
     Parser,
-    UserError,
     add_device_flags,
-    enough_memory,
     new_file,
     positive_float,
     positive_int,
     run,
-    seed,
+    seed_type,
 )
-from utils.device import Precision, need_compiler, pick_device
-from utils.events import Events
-from utils.graph import Graphed
-from utils.loop import Budget, loop, say
-from utils.ranks import Ranks
-from utils.run import Run, fitting, resumed
-from utils.schedule import adam, cosine, load_optimizer, set_rate, stepped
-from utils.weights import finite
-
-VALIDATION_SEED = 2**32  # no training seed reaches it
-VALIDATION_STROKES = 2048
-BURN_IN = {"cpu": 40, "cuda": 400}  # steps before --minutes becomes a number of steps
-
-
-def learning_rate(schedule: str, progress: float, peak: float) -> float:
-    """The rate at ``progress`` in [0, 1]: half a cosine, or a tenth after 40 % and 80 %."""
-    if schedule == "cosine":
-        return cosine(progress, peak)
-    return stepped(progress, (peak, peak / 10, peak / 100), (0.4, 0.8))
-
-
-def picture_pairs(drawn: torch.Tensor, made: torch.Tensor) -> torch.Tensor:
-    """A grid of pairs, drawn | network, white paint on black.  Returns (3, H, W) in [0, 1]."""
-    pairs = torch.stack((drawn[: len(made)], made), 1).flatten(0, 1)  # (2n, 128, 128)
-    return make_grid(1 - pairs[:, None], nrow=8, pad_value=0.5)
-
-
-class Drawing:
-    """A renderer that learns to draw; a ``Job``, once it is attached to a run."""
-
-    unit, exchange_every, settled = "step", 20, True
-
-    def __init__(self, options: argparse.Namespace, ranks: Ranks) -> None:
-        """options: see ``parse_args``.  Raises UserError where they do not fit what is there."""
-        self.options, self.ranks = options, ranks
-        self.device = device = pick_device(options.device)
-        if options.fast:
-            need_compiler()
-        self.data = StrokeBatches(
-            options.seed, ranks.part(options.batch_size, "--batch_size"), options.stroke, ranks,
-            drawn=device.type == "cpu")
-        self.best = Best(Path(options.output), options.stroke, self.error_of)
-        self.precision = Precision(options.precision, device, learning=True)
-        rng = np.random.default_rng(VALIDATION_SEED)
-        strokes = torch.from_numpy(rng.random((VALIDATION_STROKES, SHAPE_DIM), np.float32))
-        self.drawn = draw_batch(strokes, family=options.stroke).to(device)
-        self.strokes = strokes.to(device)
-        self.done, self.total, self.rate = 0, options.steps, 0.0
-        self.losses, self.since = torch.zeros((), device=device), 0  # steps since a validation
-        self.build()
-
-    def build(self) -> None:
-        """The network, from the output file where there is one, and its optimiser."""
-        options = self.options
-        torch.manual_seed(options.seed)
-        self.renderer = Renderer().to(self.device, memory_format=torch.channels_last)
-        # Starting at the mean opacity: from 0.5 the first steps would all push towards bare canvas,
-        # where strokes are small so far that the sigmoid is flat and nothing is learnt any more.
-        self.renderer.conv6.bias.data.fill_((1 - self.drawn).mean().logit())
-        # Exchanges between processes stay out of graphs.
-        graphed = options.fast and self.device.type == "cuda" and self.ranks.world == 1
-        self.optimizer = adam(self.renderer, graphed)
-        self.best.begin(Renderer() if options.scratch else self.renderer)
-        self.ranks.make_same(self.renderer)
-        self.forward = torch.compile(self.renderer) if options.fast else self.renderer
-        self.learn = Graphed(self.update, graphed)
-
-    def load(self, log: Run) -> None:
-        """Take up the checkpoint, in place of what the output file holds."""
-        state = self.ranks.share(log.load() if self.ranks.main else None)
-        with fitting(log.checkpoint_file):
-            self.renderer.load_state_dict(state["renderer"])
-            load_optimizer(self.optimizer, state["optimizer"])
-            self.done, self.total = state["step"], state["total"]
-
-    def attach(self, log: Run) -> None:
-        """Log and save in the folder of a run from here on, and draw batches ahead."""
-        self.log, end = log, self.total or sys.maxsize
-        self.events = Events(log.folder, self.done + 1, self.ranks.main)
-        self.batches = (drawn_ahead(self.data, self.done, end) if self.data.drawn else
-                        drawn_on(self.device, self.data, self.done, end, self.options.fast))
-
-    def update(self, inputs: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-        """Learn from strokes (n, 10) and their pictures (n, 128, 128).  Returns the loss."""
-        with self.precision.autocast():
-            made = self.forward(inputs)
-        loss = F.mse_loss(made.float(), wanted)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        self.ranks.mean_gradients(self.renderer)
-        self.optimizer.step()
-        return loss.detach()
-
-    def error_of(self, network: Renderer) -> float:
-        """The error of a network on the fixed strokes."""
-        return validate(network.to(self.device), self.strokes, self.drawn, self.precision)[0]
-
-    def sound(self, error: float | None = None) -> float:
-        """The mean loss since the last validation.  error: that of a new one.
-
-        Raises UserError where they or the weights are no finite numbers.
-        """
-        loss = self.ranks.total(self.losses.clone()).item() / self.since / self.ranks.world
-        if not (math.isfinite(loss + (error or 0)) and finite(self.renderer)):
-            measured = "" if error is None else f"squared error {error:.4g}, "
-            raise UserError(
-                f"the training diverged by step {self.done} ({measured}training {loss:.4g}); "
-                f"{self.log.folder} keeps the last good checkpoint, if there is one yet; start "
-                "again with a smaller --lr")
-        return loss
-
-    # What follows is the loop's; see ``utils.loop.Job``.
-
-    @property
-    def over(self) -> bool:
-        return self.total is not None and self.done >= self.total
-
-    @property
-    def due(self) -> bool:
-        return self.done % self.options.validate_interval == 0
-
-    def tick(self) -> None:
-        progress = self.done / self.total if self.total else 0
-        self.rate = learning_rate(self.options.schedule, progress, self.options.lr)
-        set_rate(self.optimizer, self.rate)
-        self.losses += self.learn(*next(self.batches))
-        self.since += 1
-        self.done += 1
-
-    def check(self) -> None:
-        self.sound()
-
-    def validate(self) -> None:
-        error, made = validate(self.renderer, self.strokes, self.drawn, self.precision)
-        loss, events, step = self.sound(error), self.events, self.done
-        events.scalar("train/squared_error", loss, step)
-        events.scalar("validation/squared_error", error, step)
-        events.scalar("train/learning_rate", self.rate, step)
-        if step % (10 * self.options.validate_interval) == 0 or self.over:
-            events.image("validation/drawn_and_network", picture_pairs(self.drawn, made), step)
-        events.flush()
-        if self.ranks.main:
-            self.best.offer(self.renderer, error)
-        say(f"step {step}: squared error {error:.6f} (training {loss:.6f}, "
-            f"best {self.best.error:.6f})")
-        self.losses.zero_()
-        self.since = 0
-
-    def save(self) -> None:
-        if self.ranks.main:
-            self.log.save({
-                "renderer": self.renderer.state_dict(), "optimizer": self.optimizer.state_dict(),
-                "step": self.done, "total": self.total})
-
-    def introduce(self) -> str:
-        return f"step {self.done} of {self.total or '?'} on {self.device} in {self.precision}"
-
-    def report(self) -> str:
-        return str(self.best)
-
-
-def train(options: argparse.Namespace) -> None:
-    """Train as the options say; see ``parse_args``."""
-    with Ranks(options.device or "auto") as ranks, enough_memory("--batch_size"):
-        log = None
-        if options.resume is not None:
-            log = Run.reopen(TRAIN_LOG, "Renderer", options.resume, ranks)
-            options = resumed(options, log, parse_args)
-        drawing = Drawing(options, ranks)
-        if log:
-            drawing.load(log)
-            log.keep_options()
-        else:
-            log = Run.create(TRAIN_LOG, "Renderer", vars(options), ranks)
-        drawing.attach(log)
-        budget = None if drawing.total else Budget(options.minutes, BURN_IN[drawing.device.type])
-        with closing(drawing.batches):  # its helper would keep this process from ending
-            loop(drawing, log, ranks, budget)
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line, or other arguments."""
-    parser = Parser(description=__doc__)
-    length = parser.add_mutually_exclusive_group()
-    length.add_argument("--steps", type=positive_int, help="default: 500000")
-    length.add_argument("--minutes", type=positive_float,
+    parser = Parser(__doc__, "python3 baseline/train_renderer.py --minutes 60")
+    group = parser.add_argument_group("how it learns")
+    length = group.add_mutually_exclusive_group()
+    length.add_argument("--steps", type=positive_int, metavar="N",
+                        help="the training's length (500000)")
+    length.add_argument("--minutes", type=positive_float, metavar="N",
                         help="choose the number of steps that fits, after a burn-in")
-    add = parser.add_argument
-    add("--batch_size", type=positive_int, default=64)
-    add("--lr", type=positive_float, default=5e-4, help="the highest rate of Adam")
-    add("--schedule", default="cosine", choices=("cosine", "stepped"))
-    add("--stroke", default="bezier", choices=tuple(FAMILIES),
-        help="the family of strokes to learn")
-    add("--output", type=new_file, help="the weight file to write (renderer.pkl; of another "
-        "family, its name, such as triangle.pkl)")
+    add = group.add_argument
+    add("--batch_size", type=positive_int, default=64, metavar="N", help="strokes a step")
+    add("--lr", type=positive_float, default=5e-4, metavar="RATE", help="the highest rate of Adam")
+    add("--schedule", default="cosine", choices=("cosine", "stepped"),
+        help="how the rate falls: by half a cosine, or to a tenth after 40 %% and 80 %%")
+    add("--stroke", default="bezier", choices=FAMILY_NAMES, help="the family of strokes to learn")
     add("--scratch", action="store_true", help="start anew, not from the weights in --output")
+    add("--seed", type=seed_type, default=1234, metavar="N", help="of all that is drawn by chance")
+    running = parser.add_argument_group("running")
+    add = running.add_argument
+    add("--output", type=new_file, metavar="FILE", help="the weight file to write (renderer.pkl; "
+        "of another family, its name, such as triangle.pkl)")
     add("--resume", nargs="?", const="", metavar="DIR",
         help="go on with the run in DIR, or with the newest unfinished one")
-    add("--validate_interval", type=positive_int, default=1000,
+    add("--validate_interval", type=positive_int, default=1000, metavar="N",
         help="steps between validations and checkpoints")
     add("--fast", action="store_true", help="compile the network (needs a C++ compiler) and, on a "
         "GPU, replay steps as CUDA graphs (never tried on a GPU yet)")
-    add("--seed", type=seed, default=1234)
-    add_device_flags(parser)
+    add_device_flags(running)
     options = parser.parse_args(arguments)
     if options.resume is None and options.steps is None and options.minutes is None:
         options.steps = 500_000
@@ -246,5 +56,12 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     return options
 
 
+def main(options: argparse.Namespace) -> None:
+    """Train as the options say."""
+    from Renderer.training import train  # its imports take seconds, mistakes none
+
+    train(options, parse_args)
+
+
 if __name__ == "__main__":
-    run(lambda: train(parse_args()))
+    run(lambda: main(parse_args()))

@@ -5,6 +5,7 @@ import hashlib
 import math
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,16 +19,16 @@ from DRL.learner import Learner, Setup
 from DRL.model_free import ModelFreeDDPG
 from DRL.painter import Measured
 from DRL.rpm import Transitions
+from facts import METHOD_FLAGS, WIDTH, sizes
 from images import Images
 from monitor import Monitor
 from Renderer.model import load_render
-from Renderer.stroke_gen import WIDTH
 from states import FromMemory, FromPaintings, FromPool
-from utils.command import UserError
+from utils.command import TRAIN_LOG, UserError, enough_memory
 from utils.device import Precision, need_compiler, pick_device
+from utils.loop import Budget, loop
 from utils.ranks import Ranks
-from utils.run import Run, fitting
-from utils.schedule import sizes
+from utils.run import Run, fitting, resumed
 from utils.weights import half_state, load_file, load_weights, save_atomically
 
 METHODS: dict[str, type[Learner]] = {
@@ -35,13 +36,6 @@ METHODS: dict[str, type[Learner]] = {
     "scan": Apprentice, "patch": Journeyman,
 }
 SOURCES = {"memory": FromMemory, "pool": FromPool}
-# The flags that each method knows beside those of all.
-OF_REWARD = {"discount", "tau", "reward", "noise_factor", "penalty_every", "actor_rate",
-             "critic_rate"}
-METHOD_FLAGS = {
-    "ddpg": OF_REWARD | {"joint"}, "model_free": OF_REWARD, "direct": {"actor_rate", "early"},
-    "scan": {"actor_rate"}, "patch": {"actor_rate"},
-}
 
 
 class Training:
@@ -297,3 +291,28 @@ class Training:
         self.save_best(log)  # if the process was killed before it could
         if not (log.folder / "actor.pkl").is_file():
             self.best = math.inf  # deleted
+
+
+def train(
+    options: argparse.Namespace, parse_args: Callable[[list[str]], argparse.Namespace]
+) -> None:
+    """Train as the options say; parse_args: how those of a run that is resumed are read."""
+    with (Ranks(options.device or "auto") as ranks,
+          enough_memory("--batch_size, --env_batch, --rmsize or --pool")):
+        parent, run_folder = Path(options.output or TRAIN_LOG), None
+        if options.resume is not None:
+            run_folder = Run.reopen(parent, "Paint", options.resume, ranks)
+            options = resumed(options, run_folder, parse_args)
+        with ranks.one_by_one():
+            data = Images(Path(options.data))
+        training = Training(options, data, ranks)
+        if run_folder:
+            training.load(run_folder)
+            run_folder.keep_options()
+        else:
+            run_folder = Run.create(parent, "Paint", vars(options), ranks)
+        training.attach(run_folder)
+        budget = None
+        if training.total is None:
+            budget = Budget(options.minutes, *training.source.burn_in)
+        loop(training, run_folder, ranks, budget)

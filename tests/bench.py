@@ -29,6 +29,7 @@ from DRL.learner import Setup
 from DRL.painter import Painter
 from DRL.rpm import Transitions
 from env import Paint
+from facts import WIDTH
 from measure import Work, machine, seconds_of
 from painting.frames import FrameWriter, every
 from painting.raster import paint_exact
@@ -38,7 +39,7 @@ from Renderer.canvas import as_float, as_uint8
 from Renderer.model import Renderer
 from Renderer.stroke_batch import draw_batch
 from Renderer.stroke_data import BATCHES_AT_ONCE, StrokeBatches, drawn_ahead, drawn_on
-from Renderer.stroke_gen import WIDTH, draw
+from Renderer.stroke_gen import draw
 from utils.command import ACTOR, RENDERER, positive_int, run
 from utils.device import Precision, computes_in_bf16, pick_device
 from utils.graph import Graphed

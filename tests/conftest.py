@@ -44,7 +44,7 @@ class Checkout:
         self.root = root
         shutil.copytree(ROOT / "baseline", root / "baseline",
                         ignore=shutil.ignore_patterns("*.pyc"))  # compiled kernels stay
-        script = root / "baseline" / "train_renderer.py"
+        script = root / "baseline" / "Renderer" / "training.py"
         few = script.read_text().replace("VALIDATION_STROKES = 2048", "VALIDATION_STROKES = 64")
         assert few != script.read_text()
         script.write_text(few)  # or most of the time would go into validation

@@ -16,9 +16,9 @@ from typing import Any
 import hypothesis.strategies as st
 import numpy as np
 
-import replay
 from fuzzing import images, search, stroke_files, thorough
 from images import FLAWS, _decode_one
+from painting.again import size_with_side
 from painting.raster import paint_frames
 from painting.stroke_file import read_json
 from painting.svg import write_svg
@@ -150,7 +150,7 @@ def test_any_bytes_are_strokes_or_refused(tmp_path, thorough, compiled, capfd):
         with refusal():
             strokes, size, settings = read_json(path)
             assert isinstance(settings, dict)
-            height, width = replay.size_with_side(size, 40)
+            height, width = size_with_side(size, 40)
             (frame,) = paint_frames(strokes, height, width, [len(strokes)])
             assert frame.shape == (height, width, 3) and frame.dtype == np.uint8
             write_svg(tmp_path / "s.svg", strokes, size, 1.0)

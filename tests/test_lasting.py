@@ -31,8 +31,8 @@ from Renderer.best import validate
 from Renderer.model import Renderer
 from Renderer.stroke_batch import draw_batch
 from Renderer.stroke_gen import SHAPE_DIM
+from Renderer.training import VALIDATION_SEED
 from test_training import assert_finite, assert_same
-from train_renderer import VALIDATION_SEED
 from utils.device import Precision
 from utils.files import write_atomically
 from utils.pictures import read_picture

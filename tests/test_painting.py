@@ -43,12 +43,32 @@ def test_defaults_hang_on_the_repository_and_output_on_the_users_folder(checkout
 
 
 def test_help_and_mistakes_come_before_the_slow_imports(checkout):
+    """Every script names its defaults and an example; without a package it says how to get it."""
     (checkout.root / "blocked").mkdir()
-    (checkout.root / "blocked" / "torch.py").write_text("raise SystemExit('imported')")
-    for flags, status in (("--help", 0), ("--divide=0", 2)):
-        done = subprocess.run([sys.executable, "baseline/test.py", flags], cwd=checkout.root,
-                              env=os.environ | {"PYTHONPATH": "blocked"}, check=False)
-        assert done.returncode == status
+    for name in ("torch", "cv2", "matplotlib", "numba"):
+        (checkout.root / "blocked" / f"{name}.py").write_text(
+            f"raise ModuleNotFoundError('blocked', name='{name}')")
+
+    def run(*command: str) -> subprocess.CompletedProcess:
+        return subprocess.run([sys.executable, *command], cwd=checkout.root, check=False,
+                              env=os.environ | {"PYTHONPATH": "blocked"}, capture_output=True,
+                              text=True)
+
+    for script, mistake, default, needs in (
+            ("test", "--divide=0", "(4)", ()), ("evaluate", "--limit=0", "(actor.pkl)", ()),
+            ("replay", "--size=0", "(replay.png)", ("s.json",)),
+            ("curve", "--strokes=0", "(200)", ("run",)), ("train", "--pool=0", "(96)", ()),
+            ("train_renderer", "--lr=0", "(0.0005)", ())):
+        shown = run(f"baseline/{script}.py", "--help")
+        assert shown.returncode == 0
+        assert default in shown.stdout
+        assert f"example: python3 baseline/{script}.py" in shown.stdout
+        assert run(f"baseline/{script}.py", *needs, mistake).returncode == 2
+        if script != "curve":  # it looks for the run first
+            missing = run("-m", f"baseline.{script}", *needs)
+            assert missing.returncode == 2
+            assert re.fullmatch(r"error: the package (torch|cv2|numba) is missing: .* -m pip "
+                                r"install -r .*requirements.txt\n", missing.stderr)
 
 
 def test_a_painting_goes_on_without_a_reader(checkout):

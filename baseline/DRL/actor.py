@@ -8,8 +8,8 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from DRL.layers import STAGES, Planes, in_full, residual_stages
-from Renderer.canvas import BUNDLE, LARGEST_BUNDLE, STROKE_DIM
-from Renderer.stroke_gen import WIDTH
+from facts import BUNDLE, LARGEST_BUNDLE, WIDTH
+from Renderer.canvas import STROKE_DIM
 from utils.weights import load_built
 
 

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 
 from DRL.learner import Learner, Metrics, Seen, Setup
 from DRL.rpm import Transitions
-from Renderer.canvas import BUNDLE, as_float, paint
-from Renderer.stroke_gen import WIDTH
+from facts import BUNDLE, WIDTH
+from Renderer.canvas import as_float, paint
 from utils.schedule import cosine, stepped
 
 RATES = (1e-3, 3e-4, 1e-4)  # for the first fifth of a training, the second, and the rest

@@ -13,9 +13,9 @@ from DRL.actor import Actor
 from DRL.layers import shrunk
 from DRL.painter import Painter
 from DRL.rpm import Transitions
-from Renderer.canvas import BUNDLE, as_float, as_uint8, paint
+from facts import BUNDLE, WIDTH
+from Renderer.canvas import as_float, as_uint8, paint
 from Renderer.model import TrainedRender
-from Renderer.stroke_gen import WIDTH
 from utils.device import Precision
 from utils.graph import Graphed
 from utils.ranks import Ranks, share_batch_norm

@@ -13,7 +13,8 @@ from DRL.critic import Critic
 from DRL.ddpg import DDPG
 from DRL.learner import Metrics, Seen, Setup
 from DRL.painter import Painter
-from Renderer.canvas import BUNDLE, STROKE_DIM, as_float
+from facts import BUNDLE
+from Renderer.canvas import STROKE_DIM, as_float
 
 PARAMETER_NOISE = 0.05  # the paper's
 

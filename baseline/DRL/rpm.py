@@ -6,8 +6,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from Renderer.canvas import BUNDLE, STROKE_DIM
-from Renderer.stroke_gen import WIDTH
+from facts import BUNDLE, WIDTH
+from Renderer.canvas import STROKE_DIM
 
 
 class Transitions(NamedTuple):

@@ -7,12 +7,11 @@ from collections.abc import Callable
 
 import torch
 
-from Renderer.stroke_gen import SHAPE_DIM, WIDTH
+from facts import WIDTH
+from Renderer.stroke_gen import SHAPE_DIM
 
 COLOUR_DIM = 3
 STROKE_DIM = SHAPE_DIM + COLOUR_DIM  # x0 y0 x1 y1 x2 y2 z0 z2 w0 w2 b g r
-BUNDLE = 5  # strokes an action where nothing else is said: N in the shapes here and elsewhere
-LARGEST_BUNDLE = 1000
 
 # Turns (n, 10) strokes into (n, 128, 128) pictures of 1 - opacity: network or rasteriser.
 Render = Callable[[torch.Tensor], torch.Tensor]

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from Renderer.stroke_gen import FAMILIES, WIDTH, Discs, Triangles, draw
+from facts import WIDTH
+from Renderer.stroke_gen import FAMILIES, Discs, Triangles, draw
 
 PIXELS_AT_ONCE = 2**27  # of shapes times pixels that tensor operations hold at a time
 

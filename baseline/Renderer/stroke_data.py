@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from facts import WIDTH
 from Renderer.stroke_batch import draw_batch
-from Renderer.stroke_gen import SHAPE_DIM, WIDTH
+from Renderer.stroke_gen import SHAPE_DIM
 from utils.command import STOP_SIGNALS
 from utils.ranks import Ranks
 

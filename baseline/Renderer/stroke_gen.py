@@ -23,7 +23,8 @@ import cv2
 import numpy as np
 import torch
 
-WIDTH = 128  # the width of the canvas that networks see
+from facts import WIDTH
+
 SHAPE_DIM = 10  # the numbers of a stroke that give its shape
 DISCS = 100  # discs of a Bezier stroke at WIDTH
 

@@ -12,6 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from DRL.painter import Painter
+from facts import BUNDLE
 from painting.outputs import Files, check_places, own_names
 from painting.painting import (
     Painting,
@@ -23,7 +24,6 @@ from painting.painting import (
     show_exact,
 )
 from painting.tiles import canvas_side, fitting_grid, plan
-from Renderer.canvas import BUNDLE
 from Renderer.model import TrainedRender, load_render
 from utils.command import UserError, enough_memory, one_line
 from utils.device import Precision, pick_device

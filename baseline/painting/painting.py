@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 
 from DRL.painter import Painter
+from facts import BUNDLE, WIDTH
 from painting.strokes import Strokes
 from painting.tiles import Stage, from_tiles, paint_placed, smooth_seams, to_tiles
-from Renderer.canvas import BUNDLE, STROKE_DIM, as_uint8, split_action
-from Renderer.stroke_gen import WIDTH
+from Renderer.canvas import STROKE_DIM, as_uint8, split_action
 
 # What a step reports: the stage, the step from 1, and the mean squared error after it.
 Progress = Iterator[tuple[Stage, int, float]]

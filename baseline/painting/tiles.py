@@ -7,9 +7,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from facts import WIDTH
 from painting.strokes import Strokes
 from Renderer.canvas import Render
-from Renderer.stroke_gen import WIDTH
 
 
 class Stage(NamedTuple):

@@ -25,8 +25,25 @@ class UserError(Exception):
     """Something the user can mend; its message is the one line to print."""
 
 
+class Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Each flag's default in brackets at the end of its line, where it has one."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        default = action.default
+        if default is None or default is False or default in (argparse.SUPPRESS, []):
+            return action.help
+        if str(default).startswith(f"{ROOT}{os.sep}"):
+            default = Path(default).relative_to(ROOT)
+        return f"{action.help} ({default})"
+
+
 class Parser(argparse.ArgumentParser):
     """A command line whose mistakes are UserErrors: one line and no usage."""
+
+    def __init__(self, description: str, example: str) -> None:
+        """example: a command to try."""
+        super().__init__(description=description, epilog=f"example: {example}",
+                         formatter_class=Help)
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message} (--help lists the flags)")
@@ -82,6 +99,12 @@ def run(main: Callable[[], None]) -> None:
     try:
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
         main()
+    except ModuleNotFoundError as error:
+        if (ROOT / "baseline" / (error.name or "").split(".")[0]).with_suffix(".py").exists():
+            raise
+        print(f"error: the package {error.name} is missing: "
+              f"{sys.executable} -m pip install -r {ROOT / 'requirements.txt'}", file=sys.stderr)
+        sys.exit(2)
     except (UserError, OSError) as error:
         sys.stdout.flush()
         print(f"error: {one_line(str(error))}", file=sys.stderr)
@@ -134,11 +157,11 @@ positive_int = number(int, 1, 2**31, "a whole number from 1 to 2147483647")
 whole_number = number(int, 0, 2**31, "a whole number from 0 to 2147483647")
 positive_float = number(float, 1e-30, 1e30, "a number above 0, below 1e30")
 weight = number(float, 0, 1e30, "a number from 0, below 1e30")
-seconds = number(float, 0.1, 3600.1, "a number of seconds from 0.1 to 3600")
-seed = number(int, 1, 2**32, "a whole number from 1 to 4294967295")
+seconds_type = number(float, 0.1, 3600.1, "a number of seconds from 0.1 to 3600")
+seed_type = number(int, 1, 2**32, "a whole number from 1 to 4294967295")
 
 
-def path(text: str) -> Path:
+def path_type(text: str) -> Path:
     """An argparse type: a path that can be, whether something is there or not."""
     try:
         if not text:  # a variable of the shell that is not set
@@ -157,7 +180,7 @@ def path(text: str) -> Path:
 
 def new_file(text: str) -> Path:
     """An argparse type: the path of a file to write, which may be there."""
-    found = path(text)
+    found = path_type(text)
     if len(os.fsencode(found.name)) > LONGEST_NAME:
         raise argparse.ArgumentTypeError(f"{text}: the name is too long")
     return found
@@ -175,7 +198,7 @@ def frame_step(text: str) -> int:
 def add_device_flags(parser: argparse._ActionsContainer) -> None:
     """Add --device and --precision to a parser or a group of one."""
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"),
-                        help="where the networks run (auto: a GPU where there is one)")
+                        help="where the networks run; auto: on a GPU where there is one")
     parser.add_argument("--precision", default="auto", choices=("auto", "fp32", "bf16"),
                         help="auto: bf16 where the device computes in it (a processor in trainings "
                         "alone), fp32 elsewhere")

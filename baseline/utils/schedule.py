@@ -2,11 +2,8 @@
 
 import math
 import warnings
-from itertools import pairwise
 
 import torch
-
-from utils.weights import SIZES
 
 
 def cosine(progress: float, peak: float, floor: float = 0.01) -> float:
@@ -18,20 +15,6 @@ def cosine(progress: float, peak: float, floor: float = 0.01) -> float:
 def stepped(progress: float, rates: tuple[float, ...], ends: tuple[float, ...]) -> float:
     """``rates[i]`` until progress reaches ``ends[i]``; the last rate after all of them."""
     return next((r for r, end in zip(rates, ends, strict=False) if progress < end), rates[-1])
-
-
-def sizes(text: str) -> tuple[tuple[int, float], ...]:
-    """Such as ``64:0.7,128``, as pairs of a size and the share of a training that it ends at.
-
-    Raises ValueError where it is not like that, or shares do not rise to 1.
-    """
-    parts = [(int(size), float(end or 1)) for size, _, end in
-             (part.partition(":") for part in text.split(","))]
-    ends = [0.0, *(end for _, end in parts)]
-    if {size for size, _ in parts} - set(SIZES) or ends[-1] != 1 or any(
-            not low < high <= 1 for low, high in pairwise(ends)):
-        raise ValueError(text)
-    return tuple(parts)
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

@@ -18,14 +18,13 @@ from typing import Any, NoReturn
 import torch
 from torch import nn
 
+from facts import SIZES, WIDTH
 from utils.command import UserError
 from utils.files import write_atomically
 
 # What the pickles in files of tensors and plain values name.
 PLAIN = (r"collections OrderedDict|torch\._utils _rebuild_(tensor(_v2)?|parameter)"
          r"|torch (BFloat16|Bool|Byte|Char|Double|Float|Half|Int|Long|Short)Storage")
-WIDTH = 128  # pixels a side of what networks usually see
-SIZES = (WIDTH // 4, WIDTH // 2, WIDTH)
 LONGEST_PICKLE = 10**6  # operations; those of a checkpoint are some ten thousand
 
 
