@@ -3,6 +3,7 @@
 
 import argparse
 
+from facts import STEPS
 from utils.command import (
     ACTOR,
     RENDERER,
@@ -29,7 +30,7 @@ def parse_args() -> argparse.Namespace:
     add("--actor", type=path_type, metavar="FILE", default=ACTOR, help="weights of the actor")
     add("--renderer", type=path_type, metavar="FILE", default=RENDERER,
         help="weights of the renderer")
-    add("--max_step", type=positive_int, metavar="N", default=40,
+    add("--max_step", type=positive_int, metavar="N", default=STEPS,
         help="steps, each of as many strokes as the actor chooses at once")
     add("--batch_size", type=positive_int, metavar="N", default=64,
         help="images to paint side by side")

@@ -8,6 +8,7 @@ from itertools import pairwise
 WIDTH = 128  # pixels a side of the canvas that networks see
 BUNDLE = 5  # strokes an action where nothing else is said: N in shapes
 LARGEST_BUNDLE = 1000
+STEPS = 40  # actions of a painting where nothing else is said
 SIZES = (WIDTH // 4, WIDTH // 2, WIDTH)  # of the pictures that actor and critic may see
 FAMILY_NAMES = ("bezier", "bezierwotrans", "triangle", "round")  # of strokes
 VIDEOS = (".mp4", ".gif")  # by the suffix of their file

@@ -5,6 +5,7 @@ import argparse
 import re
 from pathlib import Path
 
+from facts import STEPS
 from utils.command import (
     ACTOR,
     RENDERER,
@@ -43,9 +44,9 @@ def parse_args() -> argparse.Namespace:
                         help="images to paint, or folders of them (image/test.png), before all "
                         "flags; what is transparent counts as white")
     add = parser.add_argument_group("how to paint").add_argument
-    add("--max_step", type=positive_int, default=40, metavar="N",
+    add("--max_step", type=positive_int, metavar="N",
         help="steps, each of as many strokes as the actor chooses at once; with --divide, half of "
-        "them on the tiles")
+        f"them on the tiles ({STEPS}, and {STEPS} more on the tiles)")
     add("--divide", type=divide, default="4", metavar="D|RxC|auto",
         help="paint the second half on D x D tiles, or on R rows and C columns; 1: no second "
         "half; auto: tiles that hardly stretch the image")

@@ -5,7 +5,7 @@ import argparse
 import math
 from pathlib import Path
 
-from facts import BUNDLE, LARGEST_BUNDLE, METHOD_FLAGS, STATE_FLAGS, sizes
+from facts import BUNDLE, LARGEST_BUNDLE, METHOD_FLAGS, STATE_FLAGS, STEPS, sizes
 from utils.command import (
     RENDERER,
     ROOT,
@@ -39,7 +39,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         help="paintings side by side: of the environment, of a round of --method direct, and of a "
         "validation")
     add("--tau", type=positive_float, help="how fast slow copies follow (0.001)")
-    add("--max_step", type=positive_int, default=40, metavar="N", help="bundles an episode")
+    add("--max_step", type=positive_int, default=STEPS, metavar="N", help="bundles an episode")
     add("--noise_factor", type=weight,
         help="standard deviation of the noise while exploring: on actions (0); with --method "
         "model_free on the actor's parameters, the same in a whole episode (0.05)")

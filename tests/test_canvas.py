@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
+from facts import BUNDLE, STEPS
 from golden_networks import ARRAYS, assert_golden, fill, image
 from painting.strokes import Strokes
 from painting.tiles import fitting_grid, from_tiles, paint_placed, plan, smooth_seams, to_tiles
 from Renderer.canvas import (
-    BUNDLE,
     STROKE_DIM,
     as_float,
     as_uint8,
@@ -127,3 +127,11 @@ def test_uint8_round_trip():
     assert torch.equal(as_uint8(as_float(every)), every)
     assert as_uint8(torch.tensor([-0.1, 1.1, 0.5])).tolist() == [0, 255, 128]
     assert np.isclose(as_float(every).max(), 1)
+
+
+def test_steps_of_the_whole_and_of_the_tiles():
+    """An odd step is not lost, and without a number each part has as many as were learnt."""
+    for (rows, columns), asked, steps in (
+            ((4, 4), 100, [50, 50]), ((4, 4), 41, [21, 20]), ((4, 4), None, [STEPS, STEPS]),
+            ((1, 1), 41, [41]), ((1, 1), None, [STEPS]), ((2, 3), 7, [7]), ((4, 4), 1, [1, 0])):
+        assert [stage.steps for stage in plan(rows, columns, 0, asked)[2]] == steps

@@ -71,6 +71,13 @@ def test_help_and_mistakes_come_before_the_slow_imports(checkout):
                                 r"install -r .*requirements.txt\n", missing.stderr)
 
 
+def test_more_steps_than_help_are_warned_of(checkout):
+    for steps, warned in ((51, True), (50, False)):
+        painting = checkout.start("test.py", "--divide", 1, "--max_step", steps, "-o", "p.png")
+        assert painting.wait() == 0
+        assert ("worse again" in painting.errors) == warned
+
+
 def test_a_painting_goes_on_without_a_reader(checkout):
     """Of what it prints: the pipe is closed after a line, or there was none."""
     painting = f"{sys.executable} baseline/test.py --max_step 2 --divide 1"
@@ -83,17 +90,17 @@ def test_a_painting_goes_on_without_a_reader(checkout):
 
 
 def test_the_divide_scheme(checkout):
-    """Half the steps on the canvas, half on the tiles; a frame a stroke; numbers from --imgid."""
+    """Half the steps and an odd one on the canvas, half on the tiles; a frame a stroke; numbers from --imgid."""
     out = checkout.run("test.py", "--max_step", 5, "--divide", 2, "--imgid", 7)
     lines = re.findall(r"(canvas|2x2 tiles) step (\d+): squared error (\d\.\d+)\n", out)
     assert [(name, int(step)) for name, step, _ in lines] == [
-        ("canvas", 1), ("canvas", 2), ("2x2 tiles", 1), ("2x2 tiles", 2)]
-    assert "50 strokes" in out  # 2 x 5, then 2 x 5 x 4
+        ("canvas", 1), ("canvas", 2), ("canvas", 3), ("2x2 tiles", 1), ("2x2 tiles", 2)]
+    assert "55 strokes" in out  # 3 x 5, then 2 x 5 x 4
     files = {file.name for file in (checkout.root / "output").iterdir()}
-    assert files == {"painting.png", *(f"generated{n}.png" for n in range(7, 27))}
+    assert files == {"painting.png", *(f"generated{n}.png" for n in range(7, 32))}
     assert out.endswith("\nthe painting: output/painting.png\n")
     finished = cv2.imread(str(checkout.root / "output" / "painting.png"))
-    last = cv2.imread(str(checkout.root / "output" / "generated26.png"))
+    last = cv2.imread(str(checkout.root / "output" / "generated31.png"))
     assert last.shape == (100, 150, 3)
     assert np.array_equal(finished, last)
     target = cv2.imread(str(checkout.root / "image" / "test.png"))

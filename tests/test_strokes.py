@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 
+from facts import FAMILY_NAMES
 from golden_networks import ARRAYS
 from Renderer.stroke_batch import draw_batch, draw_tensor, half_widths
 from Renderer.stroke_gen import FAMILIES, Discs, Triangles, bezier_discs, draw
@@ -47,6 +48,10 @@ def test_batch_draws_the_golden_pictures():
 def test_tensor_operations_draw_the_golden_pictures():
     drawn = draw_tensor(bezier_discs(torch.from_numpy(PARAMS)), 128)
     assert np.abs(drawn.numpy() - PICTURES).max() <= 1e-6
+
+
+def test_command_lines_know_all_families():
+    assert tuple(FAMILIES) == FAMILY_NAMES
 
 
 @pytest.mark.parametrize("family", FAMILIES)

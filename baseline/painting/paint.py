@@ -12,7 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from DRL.painter import Painter
-from facts import BUNDLE
+from facts import BUNDLE, STEPS
 from painting.outputs import Files, check_places, own_names
 from painting.painting import (
     Painting,
@@ -25,13 +25,14 @@ from painting.painting import (
 )
 from painting.tiles import canvas_side, fitting_grid, plan
 from Renderer.model import TrainedRender, load_render
-from utils.command import UserError, enough_memory, one_line
+from utils.command import ACTOR, UserError, enough_memory, one_line
 from utils.device import Precision, pick_device
 from utils.pictures import list_pictures, psnr, read_picture
 from utils.run import StopSignals
 
 TILES_AT_ONCE = 64  # that the actor sees in one batch
 LARGEST_CANVAS = 8192  # pixels
+MOST_STEPS = 50  # in a stage, that help the actor that comes with this
 
 
 def readable(paths: list[Path], left_out: list[Path]) -> Iterator[Painting]:
@@ -131,6 +132,10 @@ def paint_batch(
         raise UserError(f"--max_step {options.max_step} leaves no step for the tiles; "
                         "use --max_step 2 or more, or --divide 1")
     steps = sum(stage.steps for stage in stages)
+    if max(stage.steps for stage in stages) > MOST_STEPS and options.actor == ACTOR and not (
+            options.refine):
+        print(f"warning: this actor learnt to paint in {STEPS} steps; more than some {MOST_STEPS}, "
+              f"or {2 * MOST_STEPS} with tiles, make its paintings worse again", file=sys.stderr)
     bundle = painter.bundle if painter else BUNDLE
     files = [Files(options, painting, bundle * steps) for painting in paintings]
     with ExitStack() as stack:
@@ -161,8 +166,9 @@ def paint_batch(
             show_exact(painting, stages, bundle, each.wanted)
     begun = [pair for pair in zip(paintings, files, strict=True) if pair[0].parts]
     spent = time.monotonic() - start
-    kept = ("max_step", "overlap", "refine", "seed", "actor", "renderer")
-    settings = {name: vars(options)[name] for name in kept} | {"divide": f"{shape[0]}x{shape[1]}"}
+    kept = ("overlap", "refine", "seed", "actor", "renderer")
+    settings = {name: vars(options)[name] for name in kept} | {
+        "max_step": steps, "divide": f"{shape[0]}x{shape[1]}"}
     canvas = "exact raster" if options.refine or options.overlap else "neural canvas"
     for painting, each in begun:
         written = each.finish(settings)

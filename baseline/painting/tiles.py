@@ -7,7 +7,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from facts import WIDTH
+from facts import STEPS, WIDTH
 from painting.strokes import Strokes
 from Renderer.canvas import Render
 
@@ -32,18 +32,22 @@ def canvas_side(tiles: int, overlap: int) -> int:
     return WIDTH + (tiles - 1) * (WIDTH - overlap)
 
 
-def plan(rows: int, columns: int, overlap: int, max_step: int) -> tuple[int, int, list[Stage]]:
+def plan(
+    rows: int, columns: int, overlap: int, max_step: int | None
+) -> tuple[int, int, list[Stage]]:
     """The canvas and the stages of a painting on rows x columns tiles of 128 pixels.
 
-    The first half of the steps goes to the coarsest grid of the same shape: the whole canvas
-    where there are as many rows as columns, 2x3 tiles where there are 4x6; a grid that has no
-    coarser one gets all steps.  overlap: pixels that neighbours share; then strokes may reach
-    over the edges of their tile.  Returns the canvas's height and width in pixels, and the stages.
+    The first half of the steps, and an odd one, goes to the coarsest grid of the same shape: the
+    whole canvas where there are as many rows as columns, 2x3 tiles where there are 4x6; a grid
+    that has no coarser one gets all.  overlap: pixels that neighbours share; then strokes may
+    reach over the edges of their tile.  max_step: all steps, or None: STEPS for each grid.
+    Returns the canvas's height and width in pixels, and the stages.
     """
     height, width = (canvas_side(n, overlap) for n in (rows, columns))
     coarser = math.gcd(rows, columns)
     grids = [(rows // coarser, columns // coarser), (rows, columns)][coarser == 1 :]
     stages = []
+    max_step = max_step or STEPS * len(grids)
     for down, across in grids:
         side = max(-(-height // down), -(-width // across)) if (down, across) != (rows, columns) \
             else WIDTH
@@ -53,7 +57,8 @@ def plan(rows: int, columns: int, overlap: int, max_step: int) -> tuple[int, int
                                               np.full((down, across), side))], 1)
         clips = (np.hstack((tiles[:, :2], tiles[:, :2] + side)) if not overlap else
                  np.tile((0, 0, height, width), (len(tiles), 1)))
-        stages.append(Stage(down, across, max_step // len(grids), tiles, clips))
+        steps = (max_step + len(grids) - 1 - len(stages)) // len(grids)
+        stages.append(Stage(down, across, steps, tiles, clips))
     return height, width, stages
 
 
