@@ -15,8 +15,8 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "baseline"))
 
-from facts import FAMILY_NAMES  # noqa: E402
-from painting.video import Video  # noqa: E402
+from facts import FAMILY_NAMES
+from painting.video import Video
 
 
 def run(script: str, *flags: object) -> None:
@@ -25,19 +25,19 @@ def run(script: str, *flags: object) -> None:
     subprocess.run([sys.executable, ROOT / "baseline" / script, *map(str, flags)], check=True)
 
 
-def painted(jpg: Path, size: int | None, *flags: object) -> Path:
-    """A painting as strokes and as a picture.  Returns the strokes' file, left beside ``jpg``."""
+def paint(jpg: Path, *flags: object) -> Path:
+    """Paint the portrait, as a picture and as strokes.  Returns the file of these."""
     strokes = jpg.with_suffix(".json")
     run("test.py", *flags, "--strokes", strokes, "-o", strokes.with_suffix(".png"))
-    run("replay.py", strokes, "--output", jpg, *(("--size", size) if size else ()))
+    run("replay.py", strokes, "--output", jpg)
     return strokes
 
 
 def film(frames: list[np.ndarray], gif: Path) -> None:
     """The first 50 strokes, then every tenth frame, in a GIF 160 pixels wide."""
     height = round(160 * frames[0].shape[0] / frames[0].shape[1])
-    shown = frames[:50] + frames[50::10] + frames[-1:] * 24
-    with Video(gif, height=height, width=160, fps=12, times=[1] * len(shown)) as video:
+    shown = frames[:50] + frames[50::10] + frames[-1:] * 50
+    with Video(gif, height=height, width=160, fps=25, times=[1] * len(shown)) as video:
         for frame in shown:
             video.write(cv2.resize(frame, (160, height), interpolation=cv2.INTER_AREA))
 
@@ -56,17 +56,17 @@ def make(folder: Path, work: Path) -> None:
             cv2.imwrite(str(folder / "portrait.png"), np.hstack(small))
 
     alone = ("--divide", 1)
-    painted(work / "agent.jpg", None, *alone)
-    refined = painted(work / "refined.jpg", None, *alone, "--refine", 1000)
+    paint(work / "agent.jpg", *alone)
+    refined = paint(work / "refined.jpg", *alone, "--refine", 1000)
     run("replay.py", refined, "--seconds", 8, "--output", folder / "refined.svg")
-    painted(work / "refined-4x4.jpg", None, "--max_step", 100, "--refine", 100)
+    paint(work / "refined-4x4.jpg", "--max_step", 100, "--refine", 100)
     tiles = ("--max_step", 40, "--divide", 4, "--refine", 40)
-    painted(work / "tiles.jpg", None, *tiles)
-    painted(work / "overlap.jpg", None, *tiles, "--overlap", 32)
+    paint(work / "tiles.jpg", *tiles)
+    paint(work / "overlap.jpg", *tiles, "--overlap", 32)
     for family in FAMILY_NAMES:
         renderer = ROOT / ("renderer.pkl" if family == "bezier" else f"{family}.pkl")
         if renderer.is_file():
-            painted(work / f"{family}.jpg", None, *alone, "--actor", "none", "--renderer",
+            paint(work / f"{family}.jpg", *alone, "--actor", "none", "--renderer",
                     renderer, "--refine", 1000)
     for side in (128, 4096):
         run("replay.py", refined, "--size", side, "--output", work / "side.png")
@@ -74,7 +74,8 @@ def make(folder: Path, work: Path) -> None:
         detail = cv2.imread(str(work / "side.png"))[top : top + size, left : left + size]
         how = cv2.INTER_NEAREST if side == 128 else cv2.INTER_AREA
         cv2.imwrite(str(work / f"detail-{side}.jpg"),
-                    cv2.resize(detail, (400, 400), interpolation=how))
+                    cv2.resize(detail, (400, 400), interpolation=how),
+                    (cv2.IMWRITE_JPEG_QUALITY, 80))
     for picture in work.glob("*.jpg"):
         picture.replace(folder / picture.name)
 

@@ -96,7 +96,7 @@ def test_overlapping_tiles_cover_the_canvas(rows, columns, overlap):
 
 @pytest.mark.parametrize(("height", "width", "grid"), [
     (296, 296, (4, 4)), (427, 640, (4, 6)), (640, 427, (6, 4)), (300, 400, (6, 8)),
-    (1080, 1920, (2, 4)), (100, 1000, (2, 8)),
+    (1080, 1920, (2, 4)), (100, 1000, (2, 20)), (7000, 100, (64, 2)),
 ])
 def test_automatic_grids_hardly_stretch(height, width, grid):
     assert fitting_grid(height, width) == grid

@@ -90,7 +90,7 @@ def test_a_painting_goes_on_without_a_reader(checkout):
 
 
 def test_the_divide_scheme(checkout):
-    """Half the steps and an odd one on the canvas, half on the tiles; a frame a stroke; numbers from --imgid."""
+    """Half the steps, and an odd one, on the canvas, half on the tiles; a frame a stroke."""
     out = checkout.run("test.py", "--max_step", 5, "--divide", 2, "--imgid", 7)
     lines = re.findall(r"(canvas|2x2 tiles) step (\d+): squared error (\d\.\d+)\n", out)
     assert [(name, int(step)) for name, step, _ in lines] == [
@@ -243,6 +243,7 @@ def test_strokes_of_any_painting_paint_it_again(checkout, compiled, flags):
     strokes, size, settings = read_json(checkout.root / "s.json")
     assert size == (100, 150)
     assert settings["max_step"] == 2 and settings["image"] == "test.png"
+    assert settings["actor"] in ("actor.pkl", "none") and settings["renderer"] == "renderer.pkl"
     assert re.fullmatch(r"\dx\d", settings["divide"])
     canvas = np.zeros((strokes.height, strokes.width, 3), np.float32)
     paint_exact(strokes, canvas)

@@ -166,9 +166,9 @@ def paint_batch(
             show_exact(painting, stages, bundle, each.wanted)
     begun = [pair for pair in zip(paintings, files, strict=True) if pair[0].parts]
     spent = time.monotonic() - start
-    kept = ("overlap", "refine", "seed", "actor", "renderer")
-    settings = {name: vars(options)[name] for name in kept} | {
-        "max_step": steps, "divide": f"{shape[0]}x{shape[1]}"}
+    settings = {name: vars(options)[name] for name in ("overlap", "refine", "seed")} | {
+        "max_step": steps, "divide": f"{shape[0]}x{shape[1]}",
+        "actor": options.actor.name, "renderer": options.renderer.name}
     canvas = "exact raster" if options.refine or options.overlap else "neural canvas"
     for painting, each in begun:
         written = each.finish(settings)
@@ -190,6 +190,9 @@ def paint_pictures(options: argparse.Namespace) -> None:
     precision = Precision(options.precision, pick_device(options.device))
     paths = list_pictures(options.img)
     check_places(options, paths)
+    if options.overlap and not options.refine:
+        print("warning: without --refine N paintings on overlapping tiles come out worse than on "
+              "tiles side by side", file=sys.stderr)
     left_out: list[Path] = []
     groups = batches(readable(paths, left_out), options.divide)
     if (first := next(groups, None)) is None:  # before the weights

@@ -11,6 +11,8 @@ from facts import STEPS, WIDTH
 from painting.strokes import Strokes
 from Renderer.canvas import Render
 
+LONGEST_ROW = 32  # of tiles, that a grid begins with
+
 
 class Stage(NamedTuple):
     """A part of a painting: so many steps on all tiles of a grid, side by side."""
@@ -62,13 +64,14 @@ def plan(
     return height, width, stages
 
 
-def fitting_grid(height: int, width: int, most: int = 4) -> tuple[int, int]:
+def fitting_grid(height: int, width: int) -> tuple[int, int]:
     """Rows and columns of tiles on which a picture of this size is hardly stretched.
 
-    The grid with at most ``most`` rows and columns that is nearest in shape, twice or more as fine
-    until its longer side has 4 tiles or more.
+    The grid of at most 4 rows and columns, or one row or column of at most LONGEST_ROW, that is
+    nearest in shape, twice or more as fine until its longer side has 4 tiles or more.
     """
-    shapes = [(r, c) for r in range(1, most + 1) for c in range(1, most + 1) if math.gcd(r, c) == 1]
+    shapes = [(r, c) for r in range(1, 5) for c in range(1, 5) if math.gcd(r, c) == 1]
+    shapes += [s for n in range(5, LONGEST_ROW + 1) for s in ((1, n), (n, 1))]
     rows, columns = min(shapes, key=lambda s: abs(math.log(s[0] * width / (s[1] * height))))
     finer = max(2, -(-4 // max(rows, columns)))
     return rows * finer, columns * finer
