@@ -11,18 +11,18 @@ from images import Images
 from Renderer.canvas import as_float
 
 
-class Paint:
+class Environment:
     """Many paintings side by side, each on its own canvas before its own target.
 
     All advance together; ``step_count`` bundles of ``max_step`` are painted.
     """
 
     def __init__(
-        self, data: Images, paint: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+        self, data: Images, advance: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
         env_batch: int, max_step: int, device: torch.device,
     ) -> None:
-        """paint: from canvases (B, 3, 128, 128) uint8 and bundles (B, 13 N) to such canvases."""
-        self.data, self.paint, self.max_step, self.device = data, paint, max_step, device
+        """advance: from canvases (B, 3, 128, 128) uint8 and bundles (B, 13 N) to such canvases."""
+        self.data, self.advance, self.max_step, self.device = data, advance, max_step, device
         self.reset(torch.zeros(env_batch, dtype=torch.int64))
 
     def reset(self, image: torch.Tensor) -> None:
@@ -44,7 +44,7 @@ class Paint:
         Returns the share (B,) of the first error that it removed, for monitoring.
         """
         before = self.error()
-        self.canvas = self.paint(self.canvas, action)
+        self.canvas = self.advance(self.canvas, action)
         self.step_count += 1
         return (before - self.error()) / self.initial.clamp(min=1e-8)
 
@@ -75,7 +75,7 @@ class Pool:
         rng: np.random.Generator,
     ) -> None:
         self.data, self.max_step, self.device = data, max_step, device
-        self.image = data.draw(paintings, rng)  # (P,) int64 on the host, as the next two
+        self.image = data.sample(paintings, rng)  # (P,) int64 on the host, as the next two
         self.step = torch.zeros(paintings, dtype=torch.int64)
         self.length = 1 + torch.arange(paintings) % max_step  # where each painting ends
         self.canvas = torch.zeros(paintings, 3, WIDTH, WIDTH, dtype=torch.uint8, device=device)
@@ -98,7 +98,7 @@ class Pool:
         self.canvas[rows.to(self.device)] = canvas
         self.step[rows] += 1
         finished = rows[self.step[rows] >= self.length[rows]]
-        self.image[finished] = self.data.draw(len(finished), rng)
+        self.image[finished] = self.data.sample(len(finished), rng)
         self.step[finished], self.length[finished] = 0, self.max_step
         self.canvas[finished.to(self.device)] = 0
 

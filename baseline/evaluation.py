@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from DRL.painter import Painter
 from images import Images
-from Renderer.canvas import as_float, paint
+from Renderer.canvas import as_float, composite
 from Renderer.stroke_batch import draw_batch
 from utils.command import enough_memory
 from utils.device import Precision, pick_device
@@ -46,7 +46,7 @@ def both_errors(
             target = as_float(images[chosen[here]].to(painter.device))  # (B, 3, 128, 128)
             blank = exact = torch.zeros_like(target)
             for step, (action, neural) in enumerate(painter.paint(blank, target, max_step), 1):
-                exact = paint(draw, exact, action)
+                exact = composite(draw, exact, action)
                 if painter.bundle * step in marks:
                     mark = marks.index(painter.bundle * step)
                     errors[0, mark, here] = squared_errors(neural[-1], target)

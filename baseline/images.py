@@ -65,7 +65,7 @@ class Images:
         self.names = [files[i].name for i in good]
         self.train, self.test = split(self.names)
 
-    def place(self, device: torch.device) -> None:
+    def move(self, device: torch.device) -> None:
         """Copy the images to a GPU where they take less than half of its free memory."""
         if device.type == "cuda" and 2 * self.images.numel() < torch.cuda.mem_get_info(device)[0]:
             self.images = self.images.to(device)
@@ -81,7 +81,7 @@ class Images:
         mirrored = (code % 2 == 1).view(-1, 1, 1, 1)
         return torch.where(mirrored, TF.hflip(picked), picked)
 
-    def draw(self, count: int, rng: np.random.Generator) -> torch.Tensor:
+    def sample(self, count: int, rng: np.random.Generator) -> torch.Tensor:
         """Codes (count,) of random training images, mirrored or not."""
         index = rng.choice(self.train, count)
         return torch.from_numpy(2 * index + rng.integers(2, size=count))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from DRL.rpm import ReplayMemory, Transitions
-from env import Paint, Pool
+from env import Environment, Pool
 from facts import WIDTH
 from Renderer.canvas import STROKE_DIM, as_float
 
@@ -21,7 +21,7 @@ class FromEpisodes:
 
     def __init__(self, training: "Training") -> None:
         self.training = training
-        self.env = Paint(training.data, training.method.advance, training.env_batch,
+        self.env = Environment(training.data, training.method.advance, training.env_batch,
                          training.options.max_step, training.device)
         self.updates_due = 0  # of the round after the last episode
         self.reward = torch.zeros((), device=training.device)  # of the episode, for monitoring
@@ -39,7 +39,7 @@ class FromEpisodes:
     def begin_episode(self) -> None:
         """Blank canvases before new images."""
         training = self.training
-        self.env.reset(training.data.draw(len(self.env.canvas), training.rng))
+        self.env.reset(training.data.sample(len(self.env.canvas), training.rng))
 
     def act(self) -> torch.Tensor:
         """One step of the environment.  Returns the bundles (B, 13 N)."""

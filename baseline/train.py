@@ -152,9 +152,6 @@ def check(options: argparse.Namespace) -> None:
         raise UserError("--penalty_every does not go with --reward l2: it has no discriminator")
     if options.train_times and options.minutes:
         raise UserError("--train_times does not go with --minutes: which of them ends it?")
-    if not options.init and (direct or options.norm_until == 0):
-        raise UserError(f"{'--method direct' if direct else '--norm_until 0'} needs --init: a new "
-                        "actor has learnt nothing that could be kept")
     if options.norm_until is None:
         options.norm_until = 0.0 if direct else 1.0
     if states == "pool" and options.batch_size > options.pool:
@@ -192,6 +189,10 @@ def discount(text: str) -> float:
 
 def main(options: argparse.Namespace) -> None:
     """Train as the options say."""
+    direct = options.method == "direct"
+    if options.resume is None and not options.init and (direct or not options.norm_until):
+        raise UserError(f"{'--method direct' if direct else '--norm_until 0'} needs --init: a new "
+                        "actor has learnt nothing that could be kept")
     from trainer import train  # its imports take seconds, mistakes none
 
     train(options, parse_args)

@@ -65,7 +65,7 @@ class Training:
         if issubclass(kind, Apprentice) and not self.family.startswith("bezier"):
             raise UserError(f"--method {options.method} needs bezier strokes; the renderer "
                             f"{options.renderer} draws {self.family} strokes")
-        data.place(device)
+        data.move(device)
         self.setup = Setup(
             render=render, precision=precision, ranks=ranks, max_step=options.max_step,
             bundle=options.bundle, sizes=sizes(options.sizes), norm_until=options.norm_until,
@@ -224,9 +224,8 @@ class Training:
 
         And the networks, where they are the best ones.
         """
-        log = self.run
         name = f"memory-{self.global_step}-{self.global_update}{self.source.mark}"
-        mine = self.own_file(log, name)
+        mine = self.own_file(self.run, name)
         save_atomically({
             "source": self.source.state_dict(),
             "numpy": self.rng.bit_generator.state, "torch": torch.get_rng_state(),
@@ -234,18 +233,18 @@ class Training:
         }, mine)
         self.ranks.wait()
         if self.ranks.main:
-            log.save({
+            self.run.save({
                 "method": self.method.state_dict(), "inputs": self.inputs, "memory": name,
                 "family": self.family,
                 **{name: getattr(self, name) for name in self.COUNTERS},
             })
         self.ranks.wait()
-        for old in log.folder.glob("memory-*.pt"):  # of other numbers of processes too
+        for old in self.run.folder.glob("memory-*.pt"):  # of other numbers of processes too
             if not old.match(f"{name}-*of{self.ranks.world}.pt"):
                 old.unlink(missing_ok=True)
-        self.save_best(log)
+        self.save_best(self.run)
 
-    def save_best(self, log: Run) -> None:
+    def save_best(self, run: Run) -> None:
         """Write the networks, where they are the best ones."""
         if self.best_update != self.global_update or not self.ranks.main:
             return
@@ -254,23 +253,23 @@ class Training:
             networks["actor"] = self.method.average
         for name, network in networks.items():
             size = WIDTH if name == "wgan" else self.method.actor.size
-            save_atomically(half_state(network, self.family, size), log.folder / f"{name}.pkl")
+            save_atomically(half_state(network, self.family, size), run.folder / f"{name}.pkl")
 
-    def own_file(self, log: Run, name: str) -> Path:
+    def own_file(self, run: Run, name: str) -> Path:
         """The file beside the checkpoint of what this process has to itself."""
-        return log.folder / f"{name}-{self.ranks.rank}of{self.ranks.world}.pt"
+        return run.folder / f"{name}-{self.ranks.rank}of{self.ranks.world}.pt"
 
-    def load(self, log: Run) -> None:
+    def load(self, run: Run) -> None:
         """Take up the checkpoint; without its memory files states are made anew."""
-        state = self.ranks.share(log.load() if self.ranks.main else None)
-        with fitting(log.checkpoint_file):
+        state = self.ranks.share(run.load() if self.ranks.main else None)
+        with fitting(run.checkpoint_file):
             if (family := state.get("family", "bezier")) != self.family:
-                raise UserError(f"{log.folder} paints with {family} strokes, but the renderer "
+                raise UserError(f"{run.folder} paints with {family} strokes, but the renderer "
                                 f"{self.options.renderer} draws {self.family} strokes by now")
             self.method.load_state_dict(state["method"])
             for name in self.COUNTERS:
                 setattr(self, name, state[name])
-            mine = self.own_file(log, state["memory"])
+            mine = self.own_file(run, state["memory"])
             changed = [name for name in self.inputs if self.inputs[name] != state["inputs"][name]]
         if not self.ranks.any(bool(changed) or not mine.is_file()):
             self.seed_anew(self.global_step)  # for a device that the checkpoint was not on
@@ -288,8 +287,8 @@ class Training:
                   "have")
             self.seed_anew(self.global_step)
             self.source.begin_anew()
-        self.save_best(log)  # if the process was killed before it could
-        if not (log.folder / "actor.pkl").is_file():
+        self.save_best(run)  # if the process was killed before it could
+        if not (run.folder / "actor.pkl").is_file():
             self.best = math.inf  # deleted
 
 

@@ -11,7 +11,7 @@ from DRL.learner import Setup, learning
 from DRL.rpm import Transitions
 from golden_networks import image, u8
 from monitor import free_photos
-from Renderer.canvas import as_float, paint
+from Renderer.canvas import as_float, composite
 from Renderer.model import Renderer, load_render
 from test_training import TINY
 from utils.device import Precision
@@ -26,7 +26,7 @@ def test_the_scanning_painter_paints(bundle, steps):
     assert len(target) == 4
     render, canvas = load_render(ROOT / "renderer.pkl", FP32), torch.zeros_like(target)
     for step in range(steps):
-        canvas = paint(render, canvas, scan(target, torch.full((4,), step / steps), bundle))
+        canvas = composite(render, canvas, scan(target, torch.full((4,), step / steps), bundle))
     blurred = F.interpolate(F.interpolate(target, (12, 15), mode="area"), (128, 128))
     assert F.mse_loss(canvas, target) < 1.25 * F.mse_loss(blurred, target)
 
@@ -125,8 +125,8 @@ def test_a_patch_counts_where_the_scanning_painter_would_paint():
         return loss.item(), metrics["spoilt"].item()
 
     wanted = scan(target, step / 40)
-    patch = paint(render, torch.zeros_like(target), scan(torch.ones_like(target), step / 40))
-    after = (paint(render, canvas, wanted) - target).square()
+    patch = composite(render, torch.zeros_like(target), scan(torch.ones_like(target), step / 40))
+    after = (composite(render, canvas, wanted) - target).square()
     by_hand = (patch * after).sum((1, 2, 3)) / patch.sum((1, 2, 3))
     here, spoilt_here = losses(wanted)
     assert here - spoilt_here == pytest.approx(by_hand.mean().item(), rel=1e-5)

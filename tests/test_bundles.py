@@ -9,7 +9,7 @@ from DRL.actor import Actor, load_actor
 from DRL.rpm import ReplayMemory
 from golden_networks import fill, image
 from painting.stroke_file import read_json
-from Renderer.canvas import paint, paint_strokes
+from Renderer.canvas import composite, paint_strokes
 from Renderer.model import Renderer
 from test_training import TINY, training_of
 from utils.command import UserError
@@ -24,7 +24,7 @@ def test_a_bundle_is_its_strokes_one_after_the_other():
     canvases = paint_strokes(render, canvas, action)
     assert len(canvases) == 3
     for i, expected in enumerate(canvases):
-        canvas = paint(render, canvas, action[:, 13 * i : 13 * i + 13])
+        canvas = composite(render, canvas, action[:, 13 * i : 13 * i + 13])
         assert torch.allclose(canvas, expected, atol=1e-6)
 
 

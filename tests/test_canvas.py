@@ -12,7 +12,7 @@ from Renderer.canvas import (
     STROKE_DIM,
     as_float,
     as_uint8,
-    paint,
+    composite,
     paint_strokes,
     split_action,
 )
@@ -21,7 +21,7 @@ from Renderer.model import Renderer
 
 @torch.no_grad()
 def test_golden_bundle():
-    canvas = paint(
+    canvas = composite(
         fill(Renderer(), "renderer", 1), image(2, 3, 104),
         torch.from_numpy(ARRAYS["bundle_actions"]).float(),
     )
@@ -106,7 +106,7 @@ def test_the_neural_canvas_of_placed_strokes():
     """On its tile it is what painting gives; a larger tile enlarges it; nothing leaves the clip."""
     strokes = torch.rand(BUNDLE, 13)
     render = lambda shapes: shapes[:, :1, None].expand(-1, 128, 128) * torch.linspace(0, 1, 128)
-    wanted = paint(render, torch.zeros(1, 3, 128, 128), strokes.view(1, -1))[0].permute(1, 2, 0)
+    wanted = composite(render, torch.zeros(1, 3, 128, 128), strokes.view(1, -1))[0].permute(1, 2, 0)
     shapes, colours = strokes.split((10, 3), 1)
 
     def placed(tile: tuple[int, int, int], clip: tuple[int, int, int, int]) -> torch.Tensor:

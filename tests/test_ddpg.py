@@ -12,7 +12,7 @@ from DRL.ddpg import DDPG
 from DRL.learner import Seen, Setup, follow, learning
 from DRL.rpm import Transitions
 from golden_networks import UPDATE, assert_golden, fill, image, u8
-from Renderer.canvas import as_float, as_uint8, paint
+from Renderer.canvas import as_float, as_uint8, composite
 from Renderer.model import Renderer
 from utils.device import Precision
 
@@ -72,11 +72,11 @@ def losses(agent, batch, alpha=None) -> dict:
     """The loss of each network and its metrics, by name, as functions without arguments."""
     canvas, now, target = (agent.look(as_float(each))
                            for each in (batch.canvas, batch.next_canvas, TARGET))
-    tried = agent.look(paint(agent.render, canvas.whole, batch.action))
+    tried = agent.look(composite(agent.render, canvas.whole, batch.action))
 
     def policy():
         action = agent.actor(canvas.small, target.small, batch.step / agent.max_step)
-        painted = agent.look(paint(agent.render, canvas.whole, action))
+        painted = agent.look(composite(agent.render, canvas.whole, action))
         return agent.policy_loss(canvas, painted, target, batch.step)
 
     return {
@@ -91,7 +91,7 @@ def test_golden_reward(golden_agent, renderer, batch):
     with torch.no_grad():
         canvas = as_float(batch.canvas)
         reward = golden_agent.reward(
-            canvas, paint(renderer, canvas, batch.action), as_float(TARGET))
+            canvas, composite(renderer, canvas, batch.action), as_float(TARGET))
     expected = torch.tensor(UPDATE["reward"])
     assert torch.allclose(reward[:, 0], expected, rtol=1e-4, atol=3e-6)  # of scores near 1
 
@@ -184,7 +184,7 @@ def test_states_alone_are_learnt_from_as_with_the_actors_own_bundles(renderer, b
     agents = [golden(renderer, setup={"norm_until": 0.0}) for _ in range(2)]
     canvas, progress = as_float(batch.canvas), batch.step / 40
     action = agents[0].painter().act(canvas, as_float(TARGET), progress)
-    painted = as_uint8(paint(renderer, canvas, action))
+    painted = as_uint8(composite(renderer, canvas, action))
     kept = batch._replace(action=action, next_canvas=painted)
     results = [agent.update(states, TARGET, 0.0)
                for agent, states in zip(agents, (own(batch), kept), strict=True)]
@@ -202,7 +202,7 @@ def test_one_pass_of_the_critic_gives_both_gradients(golden_agent, batch):
     agent, step = golden_agent, batch.step
     canvas, now, target = (agent.look(as_float(each))
                            for each in (batch.canvas, batch.next_canvas, TARGET))
-    tried = agent.look(paint(agent.render, canvas.whole, batch.action))
+    tried = agent.look(composite(agent.render, canvas.whole, batch.action))
     with learning(agent.critic):
         agent.value_loss(canvas, tried, now, target, step)[0].backward()
     plain = [p.grad.clone() for p in agent.critic.parameters()]

@@ -14,9 +14,9 @@ import torchvision
 from PIL import Image
 
 from conftest import ROOT
-from env import Paint, Pool
+from env import Environment, Pool
 from images import Images, split
-from Renderer.canvas import as_float, as_uint8, paint
+from Renderer.canvas import as_float, as_uint8, composite
 from utils.command import UserError
 
 
@@ -131,13 +131,13 @@ def test_a_mirrored_target_is_mirrored(tmp_path):
 def test_training_images_are_drawn_mirrored_or_not(tmp_path):
     write_images(tmp_path / "faces", [f"{i:02}.png" for i in range(21)])
     data = Images(tmp_path / "faces", tmp_path / "cache")
-    codes = data.draw(4000, np.random.default_rng(0))
-    assert torch.equal(codes, data.draw(4000, np.random.default_rng(0)))
+    codes = data.sample(4000, np.random.default_rng(0))
+    assert torch.equal(codes, data.sample(4000, np.random.default_rng(0)))
     drawn, counts = codes.unique(return_counts=True)
     assert torch.equal(drawn, torch.arange(2, 40))  # all but images 0 and 20, the tests
     # Chi squared with 37 degrees of freedom exceeds 69.3 once in a thousand.
     assert ((counts - 4000 / 38) ** 2 / (4000 / 38)).sum() < 69.3
-    assert data.draw(0, np.random.default_rng(0)).shape == (0,)
+    assert data.sample(0, np.random.default_rng(0)).shape == (0,)
 
 
 @pytest.mark.parametrize(("name", "mode", "second"), [
@@ -202,8 +202,8 @@ def test_environment_paints_and_rewards(tmp_path):
     write_images(tmp_path / "faces", ["a.png", "b.png"])
     data = Images(tmp_path / "faces", tmp_path / "cache")
     opaque = lambda strokes: torch.zeros(len(strokes), 128, 128)
-    advance = lambda canvas, action: as_uint8(paint(opaque, as_float(canvas), action))
-    env = Paint(data, advance, 2, 3, torch.device("cpu"))
+    advance = lambda canvas, action: as_uint8(composite(opaque, as_float(canvas), action))
+    env = Environment(data, advance, 2, 3, torch.device("cpu"))
     env.reset(torch.tensor([0, 3]))
     assert env.canvas.dtype == torch.uint8
     assert env.canvas.sum() == 0
@@ -229,7 +229,7 @@ class Numbered:
     def __init__(self) -> None:
         self.drawn = 0
 
-    def draw(self, count: int, rng: np.random.Generator) -> torch.Tensor:
+    def sample(self, count: int, rng: np.random.Generator) -> torch.Tensor:
         self.drawn += count
         return torch.arange(self.drawn - count, self.drawn)
 

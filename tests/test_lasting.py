@@ -27,7 +27,7 @@ from DRL.painter import Painter
 from forks import Script
 from images import Images
 from painting.stroke_file import read_json
-from Renderer.best import validate
+from Renderer.best import drawing_error
 from Renderer.model import Renderer
 from Renderer.stroke_batch import draw_batch
 from Renderer.stroke_gen import SHAPE_DIM
@@ -187,7 +187,7 @@ def error_of(checkout: Checkout, job: Job) -> float:
         strokes = torch.from_numpy(
             np.random.default_rng(VALIDATION_SEED).random((64, SHAPE_DIM), np.float32))
         load_weights(network, checkout.root / job.best, "the renderer", "")
-        return validate(network, strokes, draw_batch(strokes), FP32)[0]
+        return drawing_error(network, strokes, draw_batch(strokes), FP32)[0]
     data = Images(checkout.root / "data" / "img_align_celeba", checkout.root / "cache")
     painter = Painter.load(checkout.root / job.best, checkout.root / "renderer.pkl", FP32)
     return painter.measure(data.images[data.test[:2]], EPISODE, 2).errors[-1].item()

@@ -19,7 +19,7 @@ from DRL.painter import Painter
 from images import Images
 from painting.raster import paint_exact
 from painting.stroke_file import read_json
-from Renderer.canvas import as_float, paint
+from Renderer.canvas import as_float, composite
 from Renderer.stroke_batch import draw_batch
 from utils.device import Precision
 from utils.pictures import psnr
@@ -200,7 +200,7 @@ def test_evaluation_measures_both_canvases(checkout):
     exact = torch.zeros_like(target)
     steps = list(painter.paint(exact, target, 3))
     for action, _ in steps:
-        exact = paint(draw_batch, exact, action)
+        exact = composite(draw_batch, exact, action)
     for name, canvas in (("l2_neural", steps[-1][1][-1]), ("l2_raster", exact)):
         expected = (canvas - target).square().mean().item()
         assert result[name][-1] == pytest.approx(expected, rel=1e-3)

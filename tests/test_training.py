@@ -16,7 +16,7 @@ from DRL.actor import load_actor
 from DRL.painter import Measured
 from images import Images
 from monitor import Gathered
-from Renderer.canvas import as_float, paint
+from Renderer.canvas import as_float, composite
 from train import parse_args
 from trainer import Training
 from utils.command import UserError, enough_memory
@@ -156,7 +156,7 @@ def test_all_of_a_direct_rounds_bundles_are_learnt_from_once(checkout, monkeypat
             action = method.actor(seen, target, torch.full((2,), step / 3))
         actions.append(action.requires_grad_())
         canvas = canvas + (seen - canvas).detach()
-        canvas = paint(method.render, canvas, action)
+        canvas = composite(method.render, canvas, action)
         loss = loss + (0.5 if step < 2 else 1) * (canvas - target).square().mean((1, 2, 3)).sum()
     for mine, its in zip(source.actions, torch.autograd.grad(loss, actions), strict=True):
         assert torch.allclose(mine, its, rtol=0.05, atol=0.02 * its.abs().max().item())

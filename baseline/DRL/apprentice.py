@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from DRL.learner import Learner, Metrics, Seen, Setup
 from DRL.rpm import Transitions
 from facts import BUNDLE, WIDTH
-from Renderer.canvas import as_float, paint
+from Renderer.canvas import as_float, composite
 from utils.schedule import cosine, stepped
 
 RATES = (1e-3, 3e-4, 1e-4)  # for the first fifth of a training, the second, and the rest
@@ -124,7 +124,7 @@ class Journeyman(Apprentice):
         with torch.no_grad():
             for patch, start in zip(self.patches, starts, strict=True):
                 bundle = scan(white, start[None], self.bundle)
-                patch[:] = paint(self.render, 0 * white, bundle)[0, :1]
+                patch[:] = composite(self.render, 0 * white, bundle)[0, :1]
 
     def policy_loss(
         self, canvas: Seen, target: Seen, step: torch.Tensor
@@ -136,7 +136,7 @@ class Journeyman(Apprentice):
         """
         patch = self.patches[step]
         action = self.calls["actor"](canvas.small, target.small, step / self.max_step)
-        painted = self.paint(canvas.whole, action)
+        painted = self.composite(canvas.whole, action)
         before = (canvas.whole - target.whole).square()
         after = (painted - target.whole).square()
         area = 3 * patch.sum((1, 2, 3)).clamp(min=1)  # of all channels

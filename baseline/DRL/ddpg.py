@@ -105,7 +105,7 @@ class DDPG(Learner):
         """
         progress = (step + 1) / self.max_step  # (B,)
         action = self.slow_calls["actor"](now.small, target.small, progress)
-        after = self.look(self.paint(now.whole, action))
+        after = self.look(self.composite(now.whole, action))
         value = self.slow_calls["critic"](
             now.small, after.small, target.small, progress + 1 / self.max_step)
         reward = self.reward(now.whole, after.whole, target.whole, score)
@@ -204,11 +204,11 @@ class DDPG(Learner):
             self.actor.train(self.phase.norm)
             action = self.calls["actor"](canvas.small, target.small, step / self.max_step)
             self.actor.eval()
-            painted = self.look(self.paint(canvas.whole, action))
+            painted = self.look(self.composite(canvas.whole, action))
         done = as_uint8(painted.whole.detach())
         if kept:  # the critic learns from these bundles, and else from the actor's
             with torch.no_grad(), self.precision.autocast():
-                tried = self.look(self.paint(canvas.whole, kept[0]))
+                tried = self.look(self.composite(canvas.whole, kept[0]))
         else:
             tried = Seen(*(each.detach() for each in painted))
         now = self.look(as_float(kept[1] if kept else done))

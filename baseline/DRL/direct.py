@@ -58,7 +58,7 @@ class Direct(Learner):
         canvas, target = as_float(canvas), as_float(target)
         before, numbers = canvas.clone().requires_grad_(), action.clone().requires_grad_()
         with torch.enable_grad(), self.precision.autocast():
-            painted = self.paint(before, numbers)
+            painted = self.composite(before, numbers)
         painted.backward(slope)
         return before.grad + self.early * self.slope(canvas, target), numbers.grad
 

@@ -14,7 +14,7 @@ from DRL.layers import shrunk
 from DRL.painter import Painter
 from DRL.rpm import Transitions
 from facts import BUNDLE, WIDTH
-from Renderer.canvas import as_float, as_uint8, paint
+from Renderer.canvas import as_float, as_uint8, composite
 from Renderer.model import TrainedRender
 from utils.device import Precision
 from utils.graph import Graphed
@@ -109,12 +109,12 @@ class Learner:
         self.graphed = (setup.fast and self.precision.device.type == "cuda"
                         and self.ranks.world == 1)
 
-        def place(network: nn.Module) -> nn.Module:
+        def prepared(network: nn.Module) -> nn.Module:
             network.requires_grad_(False)
             return network.to(self.precision.device, memory_format=torch.channels_last)
 
-        self.actor = place(Actor(setup.bundle)).eval()
-        self.networks = {"actor": self.actor} | {n: place(net) for n, net in others.items()}
+        self.actor = prepared(Actor(setup.bundle)).eval()
+        self.networks = {"actor": self.actor} | {n: prepared(net) for n, net in others.items()}
         self.slow = {} if tau is None else copy.deepcopy(self.networks)
         self.average = copy.deepcopy(self.actor)
         self.optimizers = {
@@ -131,15 +131,15 @@ class Learner:
             for calls in (self.calls, self.slow_calls):
                 for name in {"actor", "critic"} & calls.keys():
                     calls[name] = torch.compile(calls[name], dynamic=False)
-            self.paint = torch.compile(self.paint, dynamic=False)
+            self.composite = torch.compile(self.composite, dynamic=False)
         if self.graphed:
             torch.backends.cudnn.benchmark = True  # shapes stay
         self.updates = 0
         self.enter(0.0)
 
-    def paint(self, canvas: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
+    def composite(self, canvas: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
         """Canvases (B, 3, 128, 128) in [0, 1] after a bundle (B, 13 N) on each."""
-        return paint(self.render, canvas, action)
+        return composite(self.render, canvas, action)
 
     def rates(self, progress: float) -> dict[str, float]:
         """The learning rate of each network at ``progress`` in [0, 1]."""
@@ -240,7 +240,7 @@ class Learner:
 
     @torch.no_grad()
     def _advance(self, canvas: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
-        return as_uint8(self.paint(as_float(canvas), action))
+        return as_uint8(self.composite(as_float(canvas), action))
 
     def painter(self, averaged: bool = False) -> Painter:
         """The actor of now, or its average, as one that paints."""

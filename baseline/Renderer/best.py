@@ -17,7 +17,7 @@ PICTURES = 32  # that a validation gives, to be shown
 
 
 @torch.no_grad()
-def validate(
+def drawing_error(
     renderer: Renderer, strokes: torch.Tensor, drawn: torch.Tensor, precision: Precision
 ) -> tuple[float, torch.Tensor]:
     """The mean squared error on fixed strokes, and the first pictures the network made."""

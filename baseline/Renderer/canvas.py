@@ -56,6 +56,6 @@ def paint_strokes(
     return canvases
 
 
-def paint(render: Render, canvas: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
+def composite(render: Render, canvas: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
     """The canvas (B, 3, 128, 128) after all strokes of a bundle."""
     return paint_strokes(render, canvas, action)[-1]

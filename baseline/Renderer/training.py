@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torchvision.utils import make_grid
 
-from Renderer.best import Best, validate
+from Renderer.best import Best, drawing_error
 from Renderer.model import Renderer
 from Renderer.stroke_batch import draw_batch
 from Renderer.stroke_data import StrokeBatches, drawn_ahead, drawn_on
@@ -85,18 +85,18 @@ class Drawing:
         self.forward = torch.compile(self.renderer) if options.fast else self.renderer
         self.learn = Graphed(self.update, graphed)
 
-    def load(self, log: Run) -> None:
+    def load(self, run: Run) -> None:
         """Take up the checkpoint, in place of what the output file holds."""
-        state = self.ranks.share(log.load() if self.ranks.main else None)
-        with fitting(log.checkpoint_file):
+        state = self.ranks.share(run.load() if self.ranks.main else None)
+        with fitting(run.checkpoint_file):
             self.renderer.load_state_dict(state["renderer"])
             load_optimizer(self.optimizer, state["optimizer"])
             self.done, self.total = state["step"], state["total"]
 
-    def attach(self, log: Run) -> None:
+    def attach(self, run: Run) -> None:
         """Log and save in the folder of a run from here on, and draw batches ahead."""
-        self.log, end = log, self.total or sys.maxsize
-        self.events = Events(log.folder, self.done + 1, self.ranks.main)
+        self.run, end = run, self.total or sys.maxsize
+        self.events = Events(run.folder, self.done + 1, self.ranks.main)
         self.batches = (drawn_ahead(self.data, self.done, end) if self.data.drawn else
                         drawn_on(self.device, self.data, self.done, end, self.options.fast))
 
@@ -113,7 +113,7 @@ class Drawing:
 
     def error_of(self, network: Renderer) -> float:
         """The error of a network on the fixed strokes."""
-        return validate(network.to(self.device), self.strokes, self.drawn, self.precision)[0]
+        return drawing_error(network.to(self.device), self.strokes, self.drawn, self.precision)[0]
 
     def sound(self, error: float | None = None) -> float:
         """The mean loss since the last validation.  error: that of a new one.
@@ -125,7 +125,7 @@ class Drawing:
             measured = "" if error is None else f"squared error {error:.4g}, "
             raise UserError(
                 f"the training diverged by step {self.done} ({measured}training {loss:.4g}); "
-                f"{self.log.folder} keeps the last good checkpoint, if there is one yet; start "
+                f"{self.run.folder} keeps the last good checkpoint, if there is one yet; start "
                 "again with a smaller --lr")
         return loss
 
@@ -151,7 +151,7 @@ class Drawing:
         self.sound()
 
     def validate(self) -> None:
-        error, made = validate(self.renderer, self.strokes, self.drawn, self.precision)
+        error, made = drawing_error(self.renderer, self.strokes, self.drawn, self.precision)
         loss, events, step = self.sound(error), self.events, self.done
         events.scalar("train/squared_error", loss, step)
         events.scalar("validation/squared_error", error, step)
@@ -168,7 +168,7 @@ class Drawing:
 
     def save(self) -> None:
         if self.ranks.main:
-            self.log.save({
+            self.run.save({
                 "renderer": self.renderer.state_dict(), "optimizer": self.optimizer.state_dict(),
                 "step": self.done, "total": self.total})
 
@@ -184,17 +184,17 @@ def train(
 ) -> None:
     """Train as the options say; parse_args: how those of a run that is resumed are read."""
     with Ranks(options.device or "auto") as ranks, enough_memory("--batch_size"):
-        log = None
+        run = None
         if options.resume is not None:
-            log = Run.reopen(TRAIN_LOG, "Renderer", options.resume, ranks)
-            options = resumed(options, log, parse_args)
+            run = Run.reopen(TRAIN_LOG, "Renderer", options.resume, ranks)
+            options = resumed(options, run, parse_args)
         drawing = Drawing(options, ranks)
-        if log:
-            drawing.load(log)
-            log.keep_options()
+        if run:
+            drawing.load(run)
+            run.keep_options()
         else:
-            log = Run.create(TRAIN_LOG, "Renderer", vars(options), ranks)
-        drawing.attach(log)
+            run = Run.create(TRAIN_LOG, "Renderer", vars(options), ranks)
+        drawing.attach(run)
         budget = None if drawing.total else Budget(options.minutes, BURN_IN[drawing.device.type])
         with closing(drawing.batches):  # its helper would keep this process from ending
-            loop(drawing, log, ranks, budget)
+            loop(drawing, run, ranks, budget)

@@ -23,7 +23,7 @@ LARGE = 2e6  # pixels of an image, above which not all frames are written unaske
 FRAME_BYTES = 0.37  # a pixel of a frame, about: 0.23 on the whole canvas, 0.48 on 4x4 tiles
 
 
-class Places(NamedTuple):
+class Paths(NamedTuple):
     """Where the files of one painting go."""
 
     frames: Path | None  # a folder, where some are to be written
@@ -33,7 +33,7 @@ class Places(NamedTuple):
     compare: Path | None
 
     @classmethod
-    def of(cls, options: argparse.Namespace, name: str | None) -> "Places":
+    def of(cls, options: argparse.Namespace, name: str | None) -> "Paths":
         """name: that of the painting, where there are more of them; see ``own_names``."""
         def own(path: Path | None) -> Path | None:
             return path and (path.with_stem(f"{path.stem}-{name}") if name else path)
@@ -97,14 +97,14 @@ def check_places(options: argparse.Namespace, images: list[Path]) -> None:
     for image, name in zip(images, own_names(images), strict=True):
         if name in (".", ".."):
             raise UserError(f"{image} gives no name for its folder; paint it alone or rename it")
-        places = Places.of(options, name)
-        for path in (places.painting, *places.files()):
+        paths = Paths.of(options, name)
+        for path in (paths.painting, *paths.files()):
             if path.resolve() in taken:
                 raise UserError(f"{path} would take the place of {taken[path.resolve()]}")
             if len(os.fsencode(path.name)) > LONGEST_NAME:
                 raise UserError(f"the name {path.name} is too long; paint {image} alone")
             taken[path.resolve()] = "another file of the painting"
-        folders.add(places.frames and places.frames.resolve())
+        folders.add(paths.frames and paths.frames.resolve())
     for path, what in taken.items():
         if path.parent in folders and re.fullmatch(r"generated\d+\.png", path.name):
             raise UserError(f"a frame could take the place of {what}; name another --output")
@@ -120,11 +120,11 @@ class Files:
         to be made.
         """
         self.painting, self.seconds = painting, options.seconds
-        self.places = Places.of(options, painting.name)
-        for path in (self.places.painting, *self.places.files()):
+        self.paths = Paths.of(options, painting.name)
+        for path in (self.paths.painting, *self.paths.files()):
             make_folder(path.parent)
         height, width = painting.picture.shape[:2]
-        folder, times = self.places.frames, []
+        folder, times = self.paths.frames, []
         if folder:
             large = not options.frames and height * width > LARGE
             if large:
@@ -132,15 +132,15 @@ class Files:
                 print(f"{painting.path.name}: only the last of {total} frames is written; "
                       f"--frames all would take about {size / 1e6:.0f} MB", flush=True)
             times.append(every(sys.maxsize if large else options.frames or 1, total))
-        if self.places.video:
+        if self.paths.video:
             times.append(fitted(total, options.fps, options.seconds))
         needed = np.any([*times, np.arange(total) == total - 1], 0)
         self.wanted = np.flatnonzero(needed) if options.refine else np.arange(total)
         self.frames = FrameWriter(folder, options.imgid, width, height,
                                   times[0][self.wanted]) if folder else None
         self.sinks = [self.frames] if folder else []
-        if self.places.video:
-            self.sinks.append(Video(self.places.video, height=height, width=width,
+        if self.paths.video:
+            self.sinks.append(Video(self.paths.video, height=height, width=width,
                                     fps=options.fps, times=times[-1][self.wanted]))
 
     def open(self, stack: ExitStack) -> None:
@@ -152,17 +152,17 @@ class Files:
         """Write what is made of a whole painting.  Returns a list of all files for the user."""
         picture, strokes = self.painting.picture, self.painting.strokes()
         size = picture.shape[:2]
-        for path in self.places.strokes:
+        for path in self.paths.strokes:
             if path.suffix.lower() == ".json":
                 write_json(path, strokes, size, {"image": self.painting.path.name} | settings)
             else:
                 write_svg(path, strokes, size, self.seconds)
         painted = resized(self.painting.frame, *size[::-1])
-        write_picture(self.places.painting, painted)
-        if self.places.compare:
-            write_picture(self.places.compare, compare(picture, painted))
+        write_picture(self.paths.painting, painted)
+        if self.paths.compare:
+            write_picture(self.paths.compare, compare(picture, painted))
         frames = self.frames.written() if self.frames else []
-        return "; ".join((*frames, *map(str, self.places.files())))
+        return "; ".join((*frames, *map(str, self.paths.files())))
 
     def later_frames(self) -> list[Path]:
         """Frames of an earlier painting that follow this one's."""

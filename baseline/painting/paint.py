@@ -179,7 +179,7 @@ def paint_batch(
         if later := each.later_frames():
             print(f"warning: {later[0]} and {len(later) - 1} more frames of an earlier painting "
                   "follow them; delete those before making a video", file=sys.stderr)
-        print(f"the painting: {each.places.painting}", flush=True)
+        print(f"the painting: {each.paths.painting}", flush=True)
     return [painting.error for painting, _ in begun]
 
 

@@ -1,7 +1,7 @@
 """The exact raster of a whole painting: strokes of any tile, on a canvas of any size.
 
 Each stroke is drawn in the box that it covers, as ``stroke_gen.draw`` draws it, and blended onto
-the canvas.  Inside a tile of 128 pixels the painting equals that of ``draw`` and ``paint``.
+the canvas.  Inside a tile of 128 pixels the painting equals that of ``draw`` and ``composite``.
 """
 
 import math

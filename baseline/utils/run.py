@@ -151,7 +151,7 @@ def fitting(
 
 
 def resumed(
-    typed: argparse.Namespace, log: Run, parse_args: Callable[[list[str]], argparse.Namespace]
+    typed: argparse.Namespace, run: Run, parse_args: Callable[[list[str]], argparse.Namespace]
 ) -> argparse.Namespace:
     """The options of a run to go on with; those of CHANGEABLE that were typed now win.
 
@@ -163,14 +163,14 @@ def resumed(
         raise UserError(f"--resume goes on with the flags of the run; leave out --{min(wrong)}")
     usual = vars(parse_args([]))
     arguments = [f"--{name}" if value is True else f"--{name}={value}"
-                 for name, value in log.options.items()
+                 for name, value in run.options.items()
                  if name not in ("init", "resume") and value not in (None, False)
                  and not (name in CHANGEABLE and value == usual.get(name))]
     try:
         options = parse_args(arguments)
     except UserError as error:
-        raise UserError(f"{log.folder / 'run.json'}: {error}") from error
-    log.options |= given
+        raise UserError(f"{run.folder / 'run.json'}: {error}") from error
+    run.options |= given
     return argparse.Namespace(**vars(options) | given)
 
 
