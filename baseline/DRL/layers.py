@@ -83,9 +83,9 @@ def shrunk(picture: torch.Tensor, size: int) -> torch.Tensor:
 
 
 def in_full(layer: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    """A last layer in fp32: bf16 would round scores by as much as a late bundle earns."""
+    """A last layer in its weights' fp32: bf16 rounds scores by as much as a late bundle earns."""
     with torch.autocast(x.device.type, enabled=False):
-        return layer(x.float())
+        return layer(x.to(next(layer.parameters()).dtype))
 
 
 def residual_stages(block: type[nn.Module]) -> list[nn.Sequential]:
