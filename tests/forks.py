@@ -72,6 +72,14 @@ class Script:
                 f"it ended without {text!r}\n{self.output}\n{self.errors}")
         return seen
 
+    def worked(self) -> float:
+        """The seconds of a processor that it has taken, however busy the machine is; 0 if over."""
+        try:
+            fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        except (FileNotFoundError, ProcessLookupError):
+            return 0.0
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
     def signal(self, number: int) -> None:
         """Send it a signal."""
         if self.returncode is None:

@@ -11,7 +11,6 @@ import shutil
 import signal
 import subprocess
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -123,7 +122,7 @@ class Chain:
         self.while_writing = 0  # how often it was ended while a file was written
 
     def ended_by(self, number: int, seconds: float) -> Script:
-        """Start or resume, and send a signal within about so many seconds.
+        """Start or resume, and send a signal before it has worked for about so many seconds.
 
         In half of the cases that is while a file is being written, in some while it starts.
         """
@@ -133,11 +132,13 @@ class Chain:
             process.wait_for(": step ")
             assert list(self.runs.glob("*/checkpoint.pt"))
         if not early and self.rng.random() < 0.5:
-            end = time.monotonic() + 2 * seconds
-            while time.monotonic() < end and not self.writes():
-                time.sleep(0.001)
+            end = process.worked() + 2 * seconds
+            while process.worked() < end and not self.writes() and not process.over(0.001):
+                pass
             seconds = seconds / 10
-        process.over(self.rng.uniform(0, seconds))
+        end = process.worked() + self.rng.uniform(0, seconds)
+        while process.worked() < end and not process.over(0.001):
+            pass
         self.while_writing += self.writes()
         if number == signal.SIGINT:
             os.killpg(process.pid, number)  # as a terminal does
@@ -164,14 +165,16 @@ class Chain:
 
 
 def uninterrupted(job: Job, intervals: int) -> tuple[dict, float]:
-    """What a training gives, and the seconds that an interval of it takes."""
+    """What a training gives, and the seconds of work that an interval of it takes."""
     root = Path(tempfile.mkdtemp())
     checkout = Checkout(root / "checkout")
     process = checkout.start(job.script, *length(job, intervals))
     process.wait_for(": step ")
-    start = time.monotonic()
-    assert process.wait(900) == 0, process.errors
-    seconds = (time.monotonic() - start) / intervals
+    start = end = process.worked()
+    while not process.over(0.01):
+        end = max(end, process.worked())
+    assert process.wait() == 0, process.errors
+    seconds = (end - start) / intervals
     left = outcome(checkout)
     shutil.rmtree(root)
     return left, seconds
