@@ -1,6 +1,7 @@
 """The golden networks: weights made from seeds, for which the outputs are known."""
 
 import json
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -35,13 +36,19 @@ def golden_value(key: str, v: np.ndarray, gain: float) -> np.ndarray:
     return v * np.sqrt(2 / fan_in) * (0.1 if key == "fc.weight" else 1)
 
 
-def fill(network: nn.Module, name: str, seed: int, gain: float = 1.0) -> nn.Module:
-    """Give ``network`` the golden weights of a seed, in eval mode."""
+@cache
+def golden_state(name: str, seed: int, gain: float) -> dict[str, torch.Tensor]:
+    """The golden weights of a seed, float32."""
     state = {}
     for k, (key, shape) in enumerate(key_list(name).items()):
         v = np.random.default_rng(1000 * seed + k).standard_normal(shape)
-        state[key] = torch.tensor(golden_value(key, v, gain)).to(network.state_dict()[key].dtype)
-    network.load_state_dict(state)
+        state[key] = torch.tensor(golden_value(key, v, gain)).float()
+    return state
+
+
+def fill(network: nn.Module, name: str, seed: int, gain: float = 1.0) -> nn.Module:
+    """Give ``network`` the golden weights of a seed, in eval mode."""
+    network.load_state_dict(golden_state(name, seed, gain))
     return network.eval()
 
 
