@@ -4,6 +4,7 @@
 import argparse
 import csv
 import io
+import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -94,6 +95,7 @@ def read_paper(names: list[str]) -> list[Curve]:
 
 def draw(ours: list[Curve], paper: list[Curve], strokes: int) -> "Figure":
     """A picture of all curves, on logarithmic axes."""
+    os.environ.pop("MPLBACKEND", None)  # a notebook's would be looked for, though no window is
     from matplotlib.figure import Figure  # takes long to import, and --help needs none
     from matplotlib.ticker import LogLocator
 

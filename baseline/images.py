@@ -15,14 +15,15 @@ from tqdm import tqdm
 
 from facts import WIDTH
 from utils.command import ROOT, UserError
-from utils.decoding import decoded, silent_stderr
+from utils.decoding import silent_stderr
 from utils.files import reason, replacing, write_atomically
+from utils.pictures import decode_picture, image_files
 
 CACHE = ROOT / "data" / "cache"
-SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 LAST_TEST_NUMBER = 2001  # CelebA's images 1..2001 are the test split
 TEST_EVERY = 20  # elsewhere every 20th image in name order is
 SMALLEST_SIDE = 8  # pixels
+READER = 2  # of images; what an earlier one made of them is not used again
 FLAWS = ("", "images cannot be read and are left out",
          f"images are left out, as a side of theirs has less than {SMALLEST_SIDE} pixels")
 NAMED = 20  # files of each kind that are left out
@@ -41,15 +42,10 @@ class Images:
         if not folder.is_dir():
             raise UserError(f"{folder} is no folder of images; see data/README.md, or name "
                             "another one with --data")
-        try:
-            files = sorted(path for path in folder.iterdir()
-                           if path.suffix.lower() in SUFFIXES and path.is_file())
-        except OSError as error:
-            raise UserError(f"cannot read the folder {folder}: {error.strerror}") from error
-        if not files:
-            raise UserError(f"{folder} holds no images ({', '.join(sorted(SUFFIXES))})")
+        files = sorted(image_files(folder))
         stats = ((path.name, (s := path.stat()).st_size, s.st_mtime_ns) for path in files)
-        key = hashlib.sha256(repr((str(folder.resolve()), WIDTH, *stats)).encode()).hexdigest()
+        inputs = repr((str(folder.resolve()), WIDTH, READER, *stats))
+        key = hashlib.sha256(inputs.encode()).hexdigest()
         pixels_file = cache / f"{folder.name}-{key[:16]}.npy"
         try:
             pixels, verdicts = _cached(pixels_file, len(files))
@@ -163,7 +159,7 @@ def _decode(files: list[Path], pixels_file: Path) -> None:
 def _decode_one(file: Path, row: np.ndarray) -> int:
     """Decode an image into its row (3, 128, 128) of the cache.  Returns the verdict on it."""
     try:
-        picture, _ = decoded(file, cv2.IMREAD_COLOR)
+        picture = decode_picture(file)
     except UserError:
         return 1
     if min(picture.shape[:2]) < SMALLEST_SIDE:

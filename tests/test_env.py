@@ -18,6 +18,7 @@ from env import Environment, Pool
 from images import Images, split
 from Renderer.canvas import as_float, as_uint8, composite
 from utils.command import UserError
+from utils.pictures import read_picture
 
 
 def write_images(folder, names, seed=0):
@@ -94,6 +95,27 @@ def test_a_full_disk_is_one_clear_error(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"cannot write the cache .*: No space left on device"):
         Images(tmp_path / "faces", tmp_path / "cache")
     assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_training_sees_what_painting_shows(tmp_path, monkeypatch):
+    """Transparency on white, photos upright, moving pictures; no cache of another reader's."""
+    folder = tmp_path / "faces"
+    folder.mkdir()
+    sketch = np.zeros((128, 128, 4), np.uint8)
+    sketch[40:60, 20:90, 3] = 255
+    for suffix in (".png", ".webp", ".tiff"):
+        cv2.imwrite(str(folder / f"sketch{suffix}"), sketch)
+    exif = Image.Exif()
+    exif[0x112] = 6
+    Image.fromarray(sketch[..., 3]).convert("RGB").save(folder / "turned.jpg", exif=exif)
+    Image.fromarray(sketch[..., 3]).save(folder / "moving.gif")
+    data = Images(folder, tmp_path / "cache")
+    assert len(data.names) == 5
+    for name, image in zip(data.names, data.images.numpy(), strict=True):
+        assert np.array_equal(image.transpose(1, 2, 0), read_picture(folder / name)), name
+    monkeypatch.setattr("images.READER", 0)
+    Images(folder, tmp_path / "cache")
+    assert len(list((tmp_path / "cache").glob("*.verdicts.npy"))) == 2
 
 
 @pytest.mark.parametrize("content", [None, [], ["x.png"]])

@@ -1,6 +1,7 @@
 """Files and names from strangers: taken as they are, or refused in one line that says why."""
 
 import contextlib
+import gzip
 import io
 import json
 import os
@@ -22,6 +23,8 @@ from PIL import Image
 from torch import nn
 
 from conftest import ROOT
+from DRL.actor import Actor
+from DRL.wgan import Discriminator
 from utils.command import UserError, one_line
 from utils.pictures import read_picture
 from utils.weights import load_weights
@@ -90,6 +93,29 @@ def test_weights_of_any_float_precision_are_taken(tmp_path, kind, old):
     assert network.count == 7
 
 
+def test_weights_in_a_common_wrapping_are_taken(tmp_path):
+    """By keys of wrappers, within checkpoints, by newer names, without counters."""
+    state = {key: value + 1 for key, value in Discriminator().state_dict().items()}
+    newer = {key.replace("weight_g", "parametrizations.weight.original0").replace(
+        "weight_v", "parametrizations.weight.original1"): value for key, value in state.items()}
+    wrapped = {
+        "alone": state, "parallel": {f"module.{key}": v for key, v in state.items()},
+        "both": {f"_orig_mod.module.{key}": v for key, v in state.items()},
+        "within": {key.replace(".", "._orig_mod.", 1): v for key, v in state.items()},
+        "model": {"epoch": 3, "model": {f"wgan.{key}": v for key, v in state.items()}},
+        "nested": {"step": 1, "networks": {"actor": Actor().state_dict(), "wgan": state}},
+        "newer": newer,
+    }
+    for name, value in wrapped.items():
+        (tmp_path / name).write_bytes(saved(value))
+        network = Discriminator()
+        load_weights(network, tmp_path / name, "the discriminator", "train one")
+        assert all(map(torch.equal, network.state_dict().values(), state.values())), name
+    counted = {k: v for k, v in Actor().state_dict().items() if "num_batches" not in k}
+    (tmp_path / "old").write_bytes(saved(counted))
+    load_weights(Actor(), tmp_path / "old", "the actor", "train one")
+
+
 @pytest.mark.parametrize(("data", "says"), [
     pytest.param(saved(Call(os.mkdir, "made")), "would run code (posix.mkdir); it was not loaded",
                  id="code"),
@@ -104,6 +130,10 @@ def test_weights_of_any_float_precision_are_taken(tmp_path, kind, old):
     pytest.param(b"\n<!DOCTYPE html><html></html>", "is a web page", id="HTML"),
     pytest.param(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull",
                  id="LFS"),
+    pytest.param(archive({"weights/actor.pkl": GOOD}), "is an archive; unpack", id="zip of it"),
+    pytest.param(gzip.compress(GOOD), "is an archive; unpack", id="gzip of it"),
+    pytest.param(b"weights/".ljust(257, b"\0") + b"ustar\0" + bytes(300), "is an archive",
+                 id="tar"),
     pytest.param(archive({"model/constants.pkl": b"", "model/data.pkl": b""}),
                  "is a TorchScript archive", id="TorchScript"),
     *(pytest.param(data[: len(data) * share // 10], "is damaged or not a weight file",

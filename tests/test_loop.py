@@ -126,14 +126,14 @@ def test_what_is_due_is_validated_then_saved(tmp_path):
 
 def test_a_stop_signal_saves_and_says_how_to_go_on(tmp_path, capsys):
     before = signal.getsignal(signal.SIGTERM)
-    run = started(tmp_path)
+    run = started(tmp_path / "my runs")
     job = Counting(run, 10)
     job.during[4] = lambda: signal.raise_signal(signal.SIGTERM)
     loop(job, run, Ranks())
     assert job.asked[1:] == [("check", 4), ("save", 4)]
     out = capsys.readouterr().out
     assert "stopped; go on with: python3 " in out
-    assert out.endswith("Count-run1\n")
+    assert out.endswith("my runs/Count-run1'\n")  # quoted for a shell
     assert "finished" not in out
     assert '"finished": false' in (run.folder / "run.json").read_text()
     assert signal.getsignal(signal.SIGTERM) == before

@@ -5,8 +5,9 @@ import io
 import cv2
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
+from golden_networks import GOLDEN
 from painting.frames import FrameWriter, every
 from utils.command import UserError, frame_step
 from utils.pictures import (
@@ -131,6 +132,42 @@ def test_files_and_folders_are_listed(tmp_path):
     assert list_pictures([single, tmp_path, single])[::5] == [single, single]
     with pytest.raises(UserError, match="holds no images"):
         list_pictures([tmp_path / "folder.png"])
+
+
+def test_a_folder_says_what_it_leaves_out(tmp_path, capsys):
+    for name in ("a.jfif", "b.JPE", "._a.jfif", "c.HEIC", "d.heic", "e.psd", "notes.txt"):
+        (tmp_path / name).touch()
+    assert [path.name for path in list_pictures([tmp_path])] == ["a.jfif", "b.JPE"]
+    assert "left out are 2 .heic, 1 .psd, which cannot be read" in capsys.readouterr().err
+    (tmp_path / "phone").mkdir()
+    (tmp_path / "phone" / "a.heic").touch()
+    with pytest.raises(UserError, match=r"no images that can be read \(\.heic cannot"):
+        list_pictures([tmp_path / "phone"])
+
+
+def test_a_folder_of_folders_names_those_with_images(tmp_path):
+    for name in ("cats", "dogs", "notes"):
+        (tmp_path / "set" / name).mkdir(parents=True)
+        (tmp_path / "set" / name / ("a.txt" if name == "notes" else "a.png")).touch()
+    with pytest.raises(UserError, match=r"name one of its folders that do: \S*cats, \S*dogs$"):
+        list_pictures([tmp_path / "set"])
+
+
+def test_colour_profiles_are_brought_to_srgb(tmp_path):
+    """Of any kind of file; a broken one, or one of other colours, is ignored."""
+    meant, wide = read_picture(GOLDEN / "srgb.png"), GOLDEN / "p3.png"
+    with Image.open(wide) as image:
+        profile = image.info["icc_profile"]
+        pixels = np.asarray(image.convert("RGB"))[..., ::-1]
+    assert np.abs(pixels - meant.astype(int)).max() > 20
+    for kind, flags in (("PNG", {}), ("WEBP", {"lossless": True}), ("TIFF", {}),
+                        ("JPEG", {"quality": 100, "subsampling": 0})):
+        (tmp_path / "p").write_bytes(pillow(pixels, "RGB", kind, icc_profile=profile, **flags))
+        assert np.abs(read_picture(tmp_path / "p") - meant.astype(int)).max() <= 3, kind
+    grey = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
+    for broken in (b"x" * 200, profile[:150], bytes(128) + profile[128:], grey):
+        (tmp_path / "p").write_bytes(pillow(pixels, "RGB", "PNG", icc_profile=broken))
+        assert np.array_equal(read_picture(tmp_path / "p"), pixels)
 
 
 def test_the_comparison_shows_errors_on_a_fixed_scale():

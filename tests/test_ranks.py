@@ -1,6 +1,7 @@
 """Two processes that train together against one with the whole batch."""
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -11,6 +12,8 @@ import torch
 
 from conftest import ROOT
 from golden_networks import fill, image, u8
+from utils.command import UserError
+from utils.ranks import LAUNCHER, Ranks
 
 WORKER = Path(__file__)
 MEMORY = ("--rmsize", 8, "--warmup", 3, "--episode_train_times", 1)
@@ -89,6 +92,31 @@ def test_an_update_in_two_processes_is_that_of_one(tmp_path):
             assert (parts[0][name] - expected).norm() <= allowed * expected.norm(), name
         else:
             assert torch.equal(parts[0][name], expected), name
+
+
+@pytest.mark.parametrize(("variables", "says"), [
+    ({"WORLD_SIZE": "2"}, "has RANK=''"),
+    ({"RANK": "1"}, "has WORLD_SIZE=''"),
+    ({"RANK": "one", "WORLD_SIZE": "2"}, "has RANK='one'"),
+    ({"RANK": "0", "WORLD_SIZE": "-2"}, "has WORLD_SIZE='-2'"),
+    ({"RANK": "2", "WORLD_SIZE": "2"}, "RANK=2 of WORLD_SIZE=2"),
+    ({"RANK": "0", "WORLD_SIZE": "2"}, "has no MASTER_ADDR"),
+    ({"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "?"}, "has LOCAL_RANK='?'"),
+    ({"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "x"},
+     "cannot be reached"),
+])
+def test_a_launchers_variables_in_part_are_refused(monkeypatch, variables, says):
+    for name in (*LAUNCHER, "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
+        monkeypatch.setenv(name, variables.get(name, ""))
+    with pytest.raises(UserError, match=re.escape(says)):
+        Ranks()
+
+
+@pytest.mark.parametrize("variables", [{}, {"WORLD_SIZE": "1"}, {"RANK": "0", "WORLD_SIZE": "1"}])
+def test_one_process_of_one_is_alone(monkeypatch, variables):
+    for name in LAUNCHER:
+        monkeypatch.setenv(name, variables.get(name, ""))
+    assert (Ranks().rank, Ranks().world) == (0, 1)
 
 
 def test_uneven_shares_are_refused(checkout):

@@ -129,9 +129,9 @@ def read_json(path: Path) -> tuple[Strokes, tuple[int, int], dict[str, Any]]:
         if len(data) > LARGEST_FILE:
             raise Flaw(f"more than {LARGEST_FILE >> 20} MiB")
         try:
-            content = json.loads(data.decode())
+            content = json.loads(data)  # in UTF-8, 16 or 32, with a byte order mark or without
         except (ValueError, RecursionError) as error:
-            raise Flaw(f"not JSON in UTF-8 ({error})") from error
+            raise Flaw(f"not JSON ({error})") from error
         return _read(content)
     except OSError as error:
         raise UserError(f"cannot read the strokes {path}: {error.strerror or error}") from error
@@ -149,9 +149,9 @@ def _read(content: Any) -> tuple[Strokes, tuple[int, int], dict[str, Any]]:
     if not isinstance(name, str) or name not in FAMILIES:
         raise Flaw(f"no family {shown(name)}; there are {', '.join(FAMILIES)}")
     for key, largest in LARGEST.items():
-        if type(content.get(key)) is not int or not 1 <= content[key] <= largest:
+        if not _is_whole(content.get(key)) or not 1 <= content[key] <= largest:
             raise Flaw(f"{key} is not a whole number from 1 to {largest}")
-    height, width, canvas_height, canvas_width = (content[key] for key in LARGEST)
+    height, width, canvas_height, canvas_width = (int(content[key]) for key in LARGEST)
     if not isinstance(content.get("settings"), dict):
         raise Flaw("settings is no object")
     scale = np.array([height / canvas_height, width / canvas_width])
@@ -165,9 +165,10 @@ def _read(content: Any) -> tuple[Strokes, tuple[int, int], dict[str, Any]]:
     strokes = content.get("strokes")
     if not isinstance(strokes, list):
         raise Flaw("strokes is no list")
-    keys = _keys(FAMILIES[name])
+    keys = _keys(FAMILIES[name])  # others are another program's, but for those of other families
+    others = {key for family in FAMILIES.values() for key in _keys(family)} - set(keys)
     for number, stroke in enumerate(strokes, 1):
-        if not isinstance(stroke, dict) or stroke.keys() != set(keys):
+        if not isinstance(stroke, dict) or set(keys) - stroke.keys() or others & stroke.keys():
             raise Flaw(f"stroke {number} is no object of {', '.join(keys)}")
     tile = _indices(strokes, "tile", tiles)
     clip = _indices(strokes, "clip", clips)
@@ -232,7 +233,7 @@ def _numbers(records: list[dict], key: str, length: int, what: str = "stroke") -
 def _indices(strokes: list[dict], key: str, areas: np.ndarray) -> np.ndarray:
     """The indices (n,) int64 in a list of that many areas."""
     for number, stroke in enumerate(strokes, 1):
-        if type(stroke[key]) is not int or not 0 <= stroke[key] < len(areas):
+        if not _is_whole(stroke[key]) or not 0 <= stroke[key] < len(areas):
             raise Flaw(f"{key} of stroke {number} is not in the list of them")
     return np.array([stroke[key] for stroke in strokes], np.int64)
 
@@ -247,6 +248,11 @@ def _areas(areas: Any, key: str, scale: np.ndarray) -> np.ndarray:
     _check(abs(exact - whole) > 0.01, key[:-1], "does not end at whole pixels of the canvas")
     _check(whole[:, :2] >= whole[:, 2:], key[:-1], "is empty")
     return whole.astype(np.int64)
+
+
+def _is_whole(value: Any) -> bool:
+    """Whether JSON holds a whole number there, as 3.0 is too."""
+    return type(value) is int or (type(value) is float and value.is_integer())
 
 
 def _check(bad: np.ndarray, what: str, flaw: str) -> None:

@@ -109,15 +109,29 @@ def opened(data: bytes) -> Image.Image:
 
 def _tiff_size(data: bytes) -> tuple[int, int]:
     """Width and height of the first picture of a TIFF, or BigTIFF, file."""
-    order = "<" if data.startswith(b"I") else ">"
-    big = b"+" in data[:4]
-    (start,) = unpack_from(order + "IQ"[big], data, 8 if big else 4)
-    (count,) = unpack_from(order + "HQ"[big], data, start)
     sides = {256: 0, 257: 0}
-    for number in range(min(count, 4096)):
-        entry = start + (8 + 20 * number if big else 2 + 12 * number)
-        tag, kind = unpack_from(order + "HH", data, entry)
+    for order, big, tag, kind, entry in _tiff_tags(data):
         if tag in sides:
             (side,) = unpack_from(order + WHOLE[kind], data, entry + (12 if big else 8))
             sides[tag] = max(side, sides[tag])
     return sides[256], sides[257]
+
+
+def tiff_profile(data: bytes) -> bytes:
+    """The colour profile of the first picture of a TIFF file; empty where it has none."""
+    for order, big, tag, _, entry in _tiff_tags(data):
+        if tag == 34675:
+            size, start = unpack_from(order + ("QQ" if big else "II"), data, entry + 4)
+            return data[start : start + size]
+    return b""
+
+
+def _tiff_tags(data: bytes) -> Iterator[tuple[str, bool, int, int, int]]:
+    """The byte order, whether it is BigTIFF, and each tag with its type and where it lies."""
+    order = "<" if data.startswith(b"I") else ">"
+    big = b"+" in data[:4]
+    (start,) = unpack_from(order + "IQ"[big], data, 8 if big else 4)
+    (count,) = unpack_from(order + "HQ"[big], data, start)
+    for number in range(min(count, 4096)):
+        entry = start + (8 + 20 * number if big else 2 + 12 * number)
+        yield order, big, *unpack_from(order + "HH", data, entry), entry

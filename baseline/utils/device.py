@@ -27,7 +27,8 @@ def pick_device(name: str) -> torch.device:
         torch.set_flush_denormal(True)
         keep_freed_memory()
         return torch.device("cpu")
-    number, count = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    local = os.environ.get("LOCAL_RANK", "")  # what is no number, torchrun has not set
+    number, count = int(local) if local.isdecimal() else 0, torch.cuda.device_count()
     if number >= count:
         raise UserError(f"process {number + 1} of this machine finds {count} GPUs; start as many "
                         "processes as there are GPUs")

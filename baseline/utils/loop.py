@@ -5,6 +5,7 @@ import os
 import sys
 import time
 from pathlib import Path
+from shlex import quote
 from typing import Protocol
 
 import torch
@@ -164,8 +165,8 @@ def loop(job: Job, run: Run, ranks: Ranks, budget: Budget | None = None) -> None
                 job.save()
             if stopped and not job.over:
                 script = os.path.relpath(Path(sys.argv[0]).absolute())
-                say(f"stopped; go on with: {ranks.launcher} {script} --resume "
-                    f"{os.path.relpath(run.folder)}")
+                say(f"stopped; go on with: {ranks.launcher} {quote(script)} --resume "
+                    f"{quote(os.path.relpath(run.folder))}")
                 return
     if ranks.main:
         run.finish()

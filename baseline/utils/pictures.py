@@ -1,18 +1,26 @@
 """Pictures on disk: reading any image as BGR, and writing one."""
 
 import re
+import sys
+from collections import Counter
+from io import BytesIO
 from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, ImageCms
 
-from utils.command import UserError
-from utils.decoding import TIFF, decoded, opened, silent_stderr
+from utils.command import UserError, one_line
+from utils.decoding import TIFF, decoded, opened, silent_stderr, tiff_profile
 from utils.files import make_folder, write_atomically
 
-SUFFIXES = {".avif", ".bmp", ".gif", ".hdr", ".jp2", ".jpeg", ".jpg", ".pbm", ".pgm", ".png",
-            ".pnm", ".ppm", ".tif", ".tiff", ".webp"}
+SUFFIXES = {".avif", ".bmp", ".gif", ".hdr", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm",
+            ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"}
+# Pictures that nothing here reads; in a folder they are passed over, and counted.
+FOREIGN = {".ai", ".arw", ".cr2", ".cr3", ".dng", ".eps", ".heic", ".heif", ".hif", ".ico", ".jxl",
+           ".nef", ".orf", ".pdf", ".psd", ".raf", ".raw", ".rw2", ".svg", ".tga", ".xcf"}
+NAMED = 5  # folders
+LARGEST_PROFILE = 2**22  # bytes
 LONGEST_EXIF = 2**16  # bytes, as JPEG has room for; older Pillow takes memory for each tag
 ROWS_AT_ONCE = 64  # that floats are made of
 FULL_SCALE = 0.5  # of the error map: differences from here on look alike
@@ -21,16 +29,22 @@ FULL_SCALE = 0.5  # of the error map: differences from here on look alike
 def read_picture(path: Path) -> np.ndarray:
     """Read an image of any depth and kind; photos are turned upright as their EXIF data say.
 
-    Returns (H, W, 3) uint8 BGR.  What is transparent is shown on white; floating point counts 1
-    as white; of a moving picture it is the first one.  Raises UserError where that cannot be, or
-    would take too much memory.
+    Returns (H, W, 3) uint8 BGR, in sRGB where the file has a colour profile that says from what.
+    What is transparent is shown on white; floating point counts 1 as white; of a moving picture
+    it is the first one.  Raises UserError where that cannot be, or would take too much memory.
     """
     with silent_stderr():
-        stored, data = decoded(path, cv2.IMREAD_UNCHANGED)
-        tiff = bool(TIFF.match(data))
-        orientation = 1 if tiff else _orientation(data)  # OpenCV itself turns TIFF
+        return decode_picture(path)
+
+
+def decode_picture(path: Path) -> np.ndarray:
+    """``read_picture`` where libraries may say on stderr what they like."""
+    stored, data = decoded(path, cv2.IMREAD_UNCHANGED)
+    orientation, profile = _header(data)
     # OpenCV reads 8-bit TIFF through libtiff's RGBA, where colours are multiplied already.
-    return _on_white(_turned(np.atleast_3d(stored), orientation), tiff and stored.dtype == np.uint8)
+    multiplied = bool(TIFF.match(data)) and stored.dtype == np.uint8
+    picture = _on_white(_turned(np.atleast_3d(stored), orientation), multiplied)
+    return _in_srgb(picture, profile)
 
 
 def _on_white(picture: np.ndarray, multiplied: bool) -> np.ndarray:
@@ -52,21 +66,46 @@ def _on_white(picture: np.ndarray, multiplied: bool) -> np.ndarray:
     return shown
 
 
-def _orientation(data: bytes) -> int:
-    """The EXIF orientation of an encoded image, 1 (upright) to 8.
+def _header(data: bytes) -> tuple[int, bytes]:
+    """Of an encoded image, the EXIF orientation, 1 (upright) to 8, and the colour profile.
 
-    OpenCV tells it of some kinds of files only, and turns none that has an opacity.
+    OpenCV tells the one of some kinds of files only, and turns none that has an opacity; TIFF it
+    turns itself.  It knows nothing of the other.
     """
+    profile = b""
     try:
+        if TIFF.match(data):
+            return 1, tiff_profile(data)
         with opened(data) as image:
+            profile = image.info.get("icc_profile") or b""
             if b"eXIf" in data and "exif" not in image.info:
                 image.load()  # the pixels of a PNG, which may come first
             if any(len(image.info.get(key, "")) > LONGEST_EXIF
                    for key in ("exif", "Raw profile type exif")):
-                return 1
-            return Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)
+                return 1, profile
+            return Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1), profile
     except Exception:  # noqa: BLE001, of a kind that Pillow does not know, or of broken data
-        return 1
+        return 1, profile
+
+
+def _in_srgb(picture: np.ndarray, profile: bytes) -> np.ndarray:
+    """A picture (H, W, 3) uint8 BGR of a colour profile in sRGB; a broken profile is ignored."""
+    if not 128 <= len(profile) <= LARGEST_PROFILE:
+        return picture
+    try:
+        space = ImageCms.ImageCmsProfile(BytesIO(profile))
+        if "srgb" in (space.profile.profile_description or "").lower():
+            return picture
+        grey = space.profile.xcolor_space == "GRAY"
+        image = Image.fromarray(np.ascontiguousarray(picture[..., 0] if grey else
+                                                     picture[..., ::-1]))
+        meant = ImageCms.profileToProfile(
+            image, space, ImageCms.createProfile("sRGB"), outputMode="RGB",
+            renderingIntent=ImageCms.Intent.RELATIVE_COLORIMETRIC,
+            flags=ImageCms.Flags.BLACKPOINTCOMPENSATION)
+        return np.ascontiguousarray(np.asarray(meant)[..., ::-1])
+    except Exception:  # noqa: BLE001, whatever the library makes of it
+        return picture
 
 
 def _turned(picture: np.ndarray, orientation: int) -> np.ndarray:
@@ -88,15 +127,36 @@ def list_pictures(paths: list[Path]) -> list[Path]:
         if not path.is_dir():
             files.append(path)
             continue
-        try:
-            found = [file for file in path.iterdir() if file.suffix.lower() in SUFFIXES
-                     and not file.name.startswith(".") and file.is_file()]
-        except OSError as error:
-            raise UserError(f"cannot read the folder {path}: {error.strerror}") from error
-        if not found:
-            raise UserError(f"{path} holds no images ({', '.join(sorted(SUFFIXES))})")
-        files += sorted(found, key=_natural)
+        files += sorted(image_files(path), key=_natural)
     return files
+
+
+def image_files(folder: Path) -> list[Path]:
+    """The image files of a folder; hidden ones do not count.
+
+    Pictures of kinds that nothing here reads are counted on stderr.  Raises UserError where there
+    are no others; it names folders in there that hold some.
+    """
+    try:
+        seen = [path for path in folder.iterdir() if not path.name.startswith(".")]
+        found = [path for path in seen if path.suffix.lower() in SUFFIXES and path.is_file()]
+        others = Counter(path.suffix.lower() for path in seen if path.suffix.lower() in FOREIGN)
+        if found and others:
+            kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(others.items()))
+            print(f"warning: {one_line(str(folder))}: left out are {kinds}, which cannot be read; "
+                  "save them as JPEG", file=sys.stderr)
+        if found:
+            return found
+        within = sorted(path for path in seen if path.is_dir() and any(
+            each.suffix.lower() in SUFFIXES for each in path.iterdir()))
+    except OSError as error:
+        raise UserError(f"cannot read the folder {folder}: {error.strerror}") from error
+    if within:
+        raise UserError(f"{folder} holds no images itself; name one of its folders that do: "
+                        + ", ".join(map(str, within[:NAMED])) + " .." * (len(within) > NAMED))
+    raise UserError(f"{folder} holds no images that can be read "
+                    f"({', '.join(sorted(others or SUFFIXES))}"
+                    + " cannot; save them as JPEG)" * bool(others) + ")" * (not others))
 
 
 def _natural(path: Path) -> list[str | int]:

@@ -1,6 +1,7 @@
 """The processes that train one model together, as ``torchrun`` starts them."""
 
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,33 @@ import torch.distributed as dist
 from torch import nn
 
 from utils.command import UserError
+
+LAUNCHER = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # what torchrun sets
+
+
+def launched() -> tuple[int, int]:
+    """The number of this process and that of all, as the environment says; 0 of 1 if it does not.
+
+    Raises UserError where it says that in part, or no numbers.
+    """
+    values = {name: os.environ.get(name, "") for name in LAUNCHER}
+    if not values["RANK"] and values["WORLD_SIZE"] in ("", "1"):
+        return 0, 1
+    local = {name: os.environ.get(name) or "0" for name in ("LOCAL_RANK", "LOCAL_WORLD_SIZE")}
+    for name, value in [("RANK", values["RANK"]), ("WORLD_SIZE", values["WORLD_SIZE"]),
+                        *local.items()]:
+        if not re.fullmatch("[0-9]{1,6}", value):
+            raise UserError(f"the environment has {name}={value!r}; torchrun sets "
+                            f"{', '.join(LAUNCHER)}: set all of them, or none")
+    rank, world = int(values["RANK"]), int(values["WORLD_SIZE"])
+    if rank >= world:
+        raise UserError(f"the environment has RANK={rank} of WORLD_SIZE={world} processes; they "
+                        "count from 0")
+    missing = [name for name, value in values.items() if not value]
+    if world > 1 and missing:
+        raise UserError(f"the environment has no {missing[0]}, which torchrun sets with "
+                        "WORLD_SIZE")
+    return rank, world
 
 
 class OthersLost(Exception):
@@ -35,11 +63,14 @@ class Ranks:
 
     def __init__(self, device: str = "cpu") -> None:
         """device: what the user asked for, auto, cpu or cuda."""
-        self.rank = int(os.environ.get("RANK", "0"))
-        self.world = int(os.environ.get("WORLD_SIZE", "1"))
+        self.rank, self.world = launched()
         if self.world > 1:
             gpu = device != "cpu" and torch.cuda.is_available()
-            dist.init_process_group("cpu:gloo,cuda:nccl" if gpu else "gloo")
+            try:
+                dist.init_process_group("cpu:gloo,cuda:nccl" if gpu else "gloo")
+            except (RuntimeError, ValueError) as error:  # an address where nobody is, no number
+                raise UserError("the other processes cannot be reached: "
+                                f"{str(error).splitlines()[0]}") from error
             if not self.main:
                 sys.stdout = open(os.devnull, "w")  # noqa: SIM115, until the process ends
 
@@ -53,7 +84,7 @@ class Ranks:
         """What starts a script with as many processes."""
         if self.world == 1:
             return "python3"
-        return f"torchrun --nproc_per_node={os.environ.get('LOCAL_WORLD_SIZE', self.world)}"
+        return f"torchrun --nproc_per_node={os.environ.get('LOCAL_WORLD_SIZE') or self.world}"
 
     def part(self, count: int, what: str) -> int:
         """This process's share of ``count``.  Raises UserError where shares would differ."""
@@ -64,7 +95,7 @@ class Ranks:
     @contextmanager
     def one_by_one(self) -> Iterator[None]:
         """The first process of each machine goes through here before the others on it."""
-        first = os.environ.get("LOCAL_RANK", "0") == "0"
+        first = int(os.environ.get("LOCAL_RANK") or 0) == 0
         if not first:
             self.wait()
         yield

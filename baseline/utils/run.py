@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from utils.command import STOP_SIGNALS, UserError
@@ -107,7 +108,7 @@ class Run:
         if not (self.folder / "run.json").exists():
             self._write(finished=False)
             raise UserError(f"{self.folder} was deleted while the training ran; its checkpoint is "
-                            f"there again, go on with --resume {self.folder}")
+                            f"there again, go on with --resume {quote(str(self.folder))}")
 
     def load(self) -> dict[str, Any]:
         """Read the checkpoint."""

@@ -25,6 +25,15 @@ from utils.files import write_atomically
 # What the pickles in files of tensors and plain values name.
 PLAIN = (r"collections OrderedDict|torch\._utils _rebuild_(tensor(_v2)?|parameter)"
          r"|torch (BFloat16|Bool|Byte|Char|Double|Float|Half|Int|Long|Short)Storage")
+# Parts of keys that DataParallel, DistributedDataParallel and torch.compile add, and the newer
+# names of what weight norm has.
+WRAPPERS = {"module", "_orig_mod"}
+NEW_NAMES = {"parametrizations.weight.original0": "weight_g",
+             "parametrizations.weight.original1": "weight_v"}
+MOST_PARTS = 10_000  # of a checkpoint that are looked through for weights
+FEWEST = 10  # tensors of a network in there; an optimiser has three for each of its parameters
+ARCHIVES = re.compile(
+    rb"\x1f\x8b|BZh|\xfd7zXZ|7z\xbc\xaf|Rar!|\x28\xb5\x2f\xfd|.{257}ustar", re.DOTALL)
 LONGEST_PICKLE = 10**6  # operations; those of a checkpoint are some ten thousand
 
 
@@ -66,7 +75,10 @@ def _flaw(path: Path) -> str:
     knows, which takes memory as it likes.  Raises an exception where the file is damaged.
     """
     with open(path, "rb") as file, ExitStack() as stack:
-        start = file.read(100).lstrip()
+        beginning = file.read(300)
+        start = beginning.lstrip()
+        if ARCHIVES.match(beginning):
+            return "is an archive; unpack it first"
         if start.startswith(b"<"):
             return "is a web page, saved in place of a file"
         if start.startswith(b"version https://git-lfs"):
@@ -77,6 +89,9 @@ def _flaw(path: Path) -> str:
         pickles = repeat(whole, 5)  # one after the other in files of before PyTorch 1.6
         if start.startswith(b"PK"):
             archive = zipfile.ZipFile(file)
+            if archive.namelist() and not any(
+                    name.endswith("/data.pkl") for name in archive.namelist()):
+                return "is an archive; unpack it first"
             if any(part.filename.endswith("/constants.pkl") for part in archive.infolist()):
                 return "is a TorchScript archive and no state dict"
             if sum(part.file_size for part in archive.infolist()) > len(whole):
@@ -120,32 +135,70 @@ def load_built(
     def refuse(flaw: str) -> NoReturn:
         raise UserError(f"{what} {path} {flaw}; {otherwise}")
 
-    loaded = load_file(path, what, otherwise)
-    if not isinstance(loaded, dict):
-        refuse("holds no state dict")
-    state = {key: loaded[key] for key in loaded}  # whatever attributes the file gave it
-    if not all(isinstance(value, torch.Tensor) for value in state.values()):
-        refuse("holds no state dict")
-    network = build(state)
-    mine = network.state_dict()
-    other = "holds the weights of another network"
-    if alien := next((key for key in (*mine, *state) if key not in mine or key not in state), None):
-        refuse(f"{other}: {'no' if alien in mine else 'also'} {str(alien)[:100]}")
-    for key, own in mine.items():
-        if (value := state[key]).shape != own.shape:
-            refuse(f"{other}: {key} has the shape {(*value.shape,)}, not {(*own.shape,)}")
-        if value.is_floating_point() != own.is_floating_point():
-            refuse(f"holds numbers of the type {value.dtype} in {key}")
-        if not torch.isfinite(value.to(own.dtype)).all():
-            refuse(f"holds numbers that are not finite in {key}")
+    flaws = []
+    for found in state_dicts(load_file(path, what, otherwise)):
+        state = unwrapped(found)
+        network = build(state)
+        if not (flaw := misfit(network, state)):
+            break
+        flaws.append(flaw)
+    else:
+        refuse(flaws[0] if flaws else "holds no state dict")
     network.load_state_dict(state)
-    metadata = getattr(loaded, "_metadata", None)
+    metadata = getattr(found, "_metadata", None)
     own = dict.get(metadata, "") if isinstance(metadata, dict) else None
     family = dict.get(own, "family", "bezier") if isinstance(own, dict) else "bezier"
     size = dict.get(own, "size", WIDTH) if isinstance(own, dict) else WIDTH
     if type(size) is not int or size not in SIZES:
         refuse(f"is for pictures of {shown(size)} pixels a side")
     return network, family[:100] if isinstance(family, str) else shown(family), size
+
+
+def state_dicts(loaded: Any) -> list[dict[str, torch.Tensor]]:
+    """The state dicts in what was loaded: itself, or those in a checkpoint's dicts of dicts."""
+    found, todo = [], [loaded]
+    for value in todo:  # grows on the way
+        values = list(dict.values(value)) if isinstance(value, dict) else []
+        if values and all(isinstance(each, torch.Tensor) for each in values):
+            if value is loaded or len(values) >= FEWEST:
+                found.append(value)
+        elif len(todo) < MOST_PARTS:
+            todo += values
+    return found
+
+
+def unwrapped(found: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A state dict without what wrappers put before its keys, in PyTorch's older names."""
+    keys = {key: [part for part in str(key).split(".") if part not in WRAPPERS] for key in found}
+    while len({parts[0] for parts in keys.values() if parts}) == 1 and all(
+            len(parts) > 1 for parts in keys.values()):
+        keys = {key: parts[1:] for key, parts in keys.items()}
+    state = {".".join(parts): dict.__getitem__(found, key) for key, parts in keys.items()}
+    for new, old in NEW_NAMES.items():
+        state = {key.replace(new, old): value for key, value in state.items()}
+    return state
+
+
+def misfit(network: nn.Module, state: dict[str, torch.Tensor]) -> str:
+    """What keeps weights from fitting a network; empty where they do.
+
+    Counters of batches, which old versions did not write, are added.
+    """
+    mine = network.state_dict()
+    for key in mine.keys() - state.keys():
+        if key.endswith("num_batches_tracked"):
+            state[key] = mine[key]
+    other = "holds the weights of another network"
+    if alien := next((key for key in (*mine, *state) if key not in mine or key not in state), None):
+        return f"{other}: {'no' if alien in mine else 'also'} {alien[:100]}"
+    for key, own in mine.items():
+        if (value := state[key]).shape != own.shape:
+            return f"{other}: {key} has the shape {(*value.shape,)}, not {(*own.shape,)}"
+        if value.is_floating_point() != own.is_floating_point():
+            return f"holds numbers of the type {value.dtype} in {key}"
+        if not torch.isfinite(value.to(own.dtype)).all():
+            return f"holds numbers that are not finite in {key}"
+    return ""
 
 
 def half_state(
