@@ -10,7 +10,7 @@ import torch
 from Renderer.model import Renderer
 from utils.command import UserError
 from utils.device import Precision
-from utils.files import lock_folder, make_folder
+from utils.files import lock_folder, make_room
 from utils.weights import half_state, load_weights, save_atomically
 
 PICTURES = 32  # that a validation gives, to be shown
@@ -46,7 +46,7 @@ class Best:
 
         Raises UserError where the file could not be written.
         """
-        make_folder(path.parent)
+        make_room(path)
         self.path, self.family, self.measure = path, family, measure
         self.error = math.inf
         self.seen = stamp(path)  # of the content that the error is of

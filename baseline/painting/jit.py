@@ -1,11 +1,15 @@
 """The door to numba: kernels are compiled at their first call, kept, and it is said."""
 
+import os
 from collections.abc import Callable
+from pathlib import Path
 
 from numba import njit, parallel_chunksize, prange
 from numba.core import event
 
 __all__ = ["compiled", "parallel_chunksize", "prange"]
+# Without a home numba would make a folder called ~ where it is.
+KEPT = os.access(Path(__file__).parent, os.W_OK) or os.path.expanduser("~") != "~"
 
 
 class Compiling(event.Listener):
@@ -31,7 +35,7 @@ def compiled(**options: bool) -> Callable[[Callable], Callable]:
 
     def decorate(kernel: Callable) -> Callable:
         try:
-            return njit(cache=True, **options)(kernel)
+            return njit(cache=KEPT, **options)(kernel)
         except RuntimeError:  # neither the program's folder nor the user's can be written
             return njit(**options)(kernel)
 

@@ -16,7 +16,7 @@ from painting.stroke_file import write_json
 from painting.svg import write_svg
 from painting.video import KINDS, Video, video_kind
 from utils.command import LONGEST_NAME, UserError
-from utils.files import make_folder
+from utils.files import make_room
 from utils.pictures import SUFFIXES, compare, picture_file, resized, write_picture
 
 LARGE = 2e6  # pixels of an image, above which not all frames are written unasked
@@ -122,7 +122,7 @@ class Files:
         self.painting, self.seconds = painting, options.seconds
         self.paths = Paths.of(options, painting.name)
         for path in (self.paths.painting, *self.paths.files()):
-            make_folder(path.parent)
+            make_room(path)
         height, width = painting.picture.shape[:2]
         folder, times = self.paths.frames, []
         if folder:

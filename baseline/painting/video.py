@@ -13,7 +13,7 @@ from PIL import GifImagePlugin, Image
 
 from painting.frames import Background
 from utils.command import UserError
-from utils.files import make_folder, reason, replacing
+from utils.files import make_room, reason, replacing
 from utils.pictures import resized
 
 
@@ -150,7 +150,7 @@ class Video(Background):
         """
         super().__init__(times, 1)
         self._kind = video_kind(path, fps)
-        make_folder(path.parent)
+        make_room(path)
         self.path, self._fps = path, fps
         self.width, self.height = self._kind.fit(width, height)
         if self.width < width - 1 or self.height < height - 1:

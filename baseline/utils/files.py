@@ -1,15 +1,24 @@
 """Files that are never half written, and folders that one process has to itself."""
 
+import errno
 import fcntl
 import glob
 import os
+import re
+import secrets
+import stat
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import BinaryIO
 
 from utils.command import UserError
+
+OPEN_FILES = re.compile(r"(/dev/fd|/proc/(self|\d+)/fd)/\d+")  # links to what a process has open
+HELD = (errno.EACCES, errno.EAGAIN)  # that another process holds a lock
 
 
 @contextmanager
@@ -17,14 +26,19 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     """A new file beside ``path`` that takes its place at the end, or goes where there is none.
 
     At any moment ``path`` holds the old or the new content.  What killed processes left of
-    earlier tries is removed.  Raises OSError where the folder cannot be written.
+    earlier tries is removed.  Of a link, what it leads to is replaced; devices and pipes are
+    written to.  Raises OSError where the folder cannot be written, or a link leads nowhere.
     """
+    if not _is_replaceable(path):
+        with open(path, "ab") as file:
+            yield file
+        return
+    path = _behind(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(path.parent, path.name)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    temporary, file = _begun(path)
     try:
-        with open(temporary, "wb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)  # no leftover
+        with file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -33,12 +47,64 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         temporary.unlink(missing_ok=True)
 
 
+def _is_replaceable(path: Path) -> bool:
+    """Whether a path is that of a file, or of none yet, and not of a device, a pipe or the like."""
+    link = os.readlink(path) if path.is_symlink() else ""
+    if any(OPEN_FILES.fullmatch(str(each)) for each in (path, link)):
+        return False
+    try:
+        return stat.S_ISREG(mode := os.stat(path).st_mode) or stat.S_ISDIR(mode)
+    except FileNotFoundError:
+        if link:
+            raise FileNotFoundError(errno.ENOENT, f"a link that leads nowhere, to {link}") from None
+        return True
+
+
+def _behind(path: Path) -> Path:
+    """The file that a link leads to, or the path itself."""
+    return Path(os.path.realpath(path)) if path.is_symlink() else path
+
+
+def _begun(path: Path) -> tuple[Path, BinaryIO]:
+    """A new empty file beside ``path`` with a name that no machine has, locked while it is open."""
+    while True:
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+        file = open(temporary, "xb")  # noqa: SIM115, for the caller
+        lock(file.fileno(), wait=True)  # no leftover
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.stat(temporary), os.fstat(file.fileno())):
+                return temporary, file
+        file.close()  # taken for a leftover before it was locked
+
+
 def remove_leftovers(folder: Path, name: str = "*") -> None:
     """Remove the beginnings of files, or of one called ``name``, that nobody writes any more."""
     for left in folder.glob(f".{name if name == '*' else glob.escape(name)}.*.part"):
-        with suppress(OSError), open(left, "rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            left.unlink()
+        with suppress(OSError), open(left, "r+b") as file:
+            if lock(file.fileno(), wait=False):
+                left.unlink()
+
+
+def lock(descriptor: int, wait: bool, how: Callable = fcntl.flock) -> bool:
+    """Keep other processes from locking a file, opened for writing, until it is closed.
+
+    Raises BlockingIOError where another one holds the lock and ``wait`` is False.  Where the
+    file system knows no locks that is said, once, and False returned.
+    """
+    try:
+        how(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except OSError as error:
+        if error.errno in HELD:
+            raise BlockingIOError(error.errno, error.strerror) from error
+        _no_locks(error.strerror)
+        return False
+    return True
+
+
+@cache
+def _no_locks(says: str) -> None:
+    print(f"warning: files cannot be locked here ({says}); let no other process write them",
+          file=sys.stderr)
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
@@ -67,17 +133,31 @@ def lock_folder(folder: Path, wait: bool) -> int:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except OSError:
+    except BlockingIOError:
         os.close(descriptor)
         raise
+    except OSError:  # no locks of folders, as on NFS
+        os.close(descriptor)
+        descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            lock(descriptor, wait)
+        except BlockingIOError:
+            os.close(descriptor)
+            raise
     return descriptor
 
 
-def make_folder(folder: Path) -> None:
-    """Make a folder where there is none, and try that files can be written in it.
+def make_room(path: Path) -> None:
+    """Make the folder of a file to write where there is none, and try that it can be written.
 
-    Raises UserError where they cannot.
+    Raises UserError where it cannot.
     """
+    try:
+        if not _is_replaceable(path):
+            return
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+    folder = _behind(path).parent
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is no folder")
     try:

@@ -12,7 +12,7 @@ from PIL import ExifTags, Image, ImageCms
 
 from utils.command import UserError, one_line
 from utils.decoding import TIFF, decoded, opened, silent_stderr, tiff_profile
-from utils.files import make_folder, write_atomically
+from utils.files import make_room, write_atomically
 
 SUFFIXES = {".avif", ".bmp", ".gif", ".hdr", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm",
             ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"}
@@ -168,7 +168,7 @@ def picture_file(path: Path) -> Path:
     """Return a path that a picture can be written to; raises UserError, before any work."""
     if path.is_dir() or not _encoded(path, np.zeros((1, 1, 3), np.uint8)):
         raise UserError(f"cannot write {path}: no kind of colour image that OpenCV writes")
-    make_folder(path.parent)
+    make_room(path)
     return path
 
 

@@ -14,7 +14,7 @@ from shlex import quote
 from typing import Any
 
 from utils.command import STOP_SIGNALS, UserError
-from utils.files import reason, remove_leftovers, write_atomically
+from utils.files import lock, reason, remove_leftovers, write_atomically
 from utils.ranks import Ranks
 from utils.weights import load_file, save_atomically
 
@@ -44,8 +44,8 @@ class Run:
             raise UserError(f"cannot write in {folder}: {reason(error)}") from error
         try:
             # Unlike flock's, this lock is not the children's too, which outlive a killed process.
-            fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+            lock(self._lock.fileno(), wait=False, how=fcntl.lockf)
+        except BlockingIOError as error:
             raise UserError(f"{folder} is in use by another process") from error
         remove_leftovers(folder)
 
