@@ -24,6 +24,8 @@ def parse_args() -> argparse.Namespace:
     add = parser.add_argument
     add("--data", type=path_type, metavar="DIR", default=ROOT / "data" / "img_align_celeba",
         help="the folder of images")
+    add("--cache", type=path_type, metavar="DIR",
+        help="a folder for the decoded images (data/cache, or the user's)")
     add("--split", default="all", choices=("all", "test"),
         help="all images of the folder, or those that training keeps away from")
     add("--limit", type=positive_int, metavar="N", help="only the first N images of the split")

@@ -61,7 +61,7 @@ def evaluate(options: argparse.Namespace) -> None:
     device = pick_device(options.device)
     precision = Precision(options.precision, device)
     painter = Painter.load(options.actor, options.renderer, precision)
-    data = Images(options.data)
+    data = Images(options.data, options.cache)
     if options.json:
         make_room(options.json)
     chosen = np.arange(len(data.names)) if options.split == "all" else data.test

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from facts import WIDTH
 from utils.command import ROOT, UserError
 from utils.decoding import silent_stderr
-from utils.files import reason, replacing, write_atomically
+from utils.files import own_folder, reason, replacing, write_atomically
 from utils.pictures import decode_picture, image_files
 
 CACHE = ROOT / "data" / "cache"
@@ -26,6 +26,7 @@ SMALLEST_SIDE = 8  # pixels
 READER = 2  # of images; what an earlier one made of them is not used again
 FLAWS = ("", "images cannot be read and are left out",
          f"images are left out, as a side of theirs has less than {SMALLEST_SIDE} pixels")
+LONGEST_PART = 100  # characters of a cache file's name
 NAMED = 20  # files of each kind that are left out
 
 
@@ -37,21 +38,26 @@ class Images:
     counted and named at every start.
     """
 
-    def __init__(self, folder: Path, cache: Path = CACHE) -> None:
-        """Raises UserError where the folder holds no image that can be read."""
+    def __init__(self, folder: Path, cache: Path | None = None) -> None:
+        """cache: the folder for cache files, see ``own_folder`` for the usual one.
+
+        Raises UserError where the folder holds no image that can be read.
+        """
         if not folder.is_dir():
             raise UserError(f"{folder} is no folder of images; see data/README.md, or name "
                             "another one with --data")
         files = sorted(image_files(folder))
         stats = ((path.name, (s := path.stat()).st_size, s.st_mtime_ns) for path in files)
-        inputs = repr((str(folder.resolve()), WIDTH, READER, *stats))
-        key = hashlib.sha256(inputs.encode()).hexdigest()
-        pixels_file = cache / f"{folder.name}-{key[:16]}.npy"
+        cache, where = cache or own_folder(CACHE), str(folder.resolve())
+        name = re.sub(r"[^\w.-]", "_", folder.name, flags=re.ASCII)[:LONGEST_PART]
+        own = f"{name}-{digest(where)}-"
+        pixels_file = cache / f"{own}{digest(WIDTH, READER, *stats)}.npy"
         try:
             pixels, verdicts = _cached(pixels_file, len(files))
-        except (OSError, ValueError, EOFError):  # not there, of an older version, or damaged
-            _decode(files, pixels_file)
+        except (OSError, ValueError, EOFError, KeyError):  # not there, or damaged
+            _decode(files, pixels_file, where)
             pixels, verdicts = _cached(pixels_file, len(files))
+            clean(cache, own, pixels_file)
         if left_out := _left_out(files, verdicts):
             print(left_out, flush=True)
         self._file = pixels.base
@@ -106,7 +112,8 @@ def _cached(pixels_file: Path, count: int) -> tuple[np.ndarray, np.ndarray]:
     And a verdict on each file (count,) uint8: 0, or an index in FLAWS.  Raises OSError,
     ValueError or EOFError where the cache is not like that.
     """
-    verdicts = np.load(pixels_file.with_suffix(".verdicts.npy"))
+    with np.load(pixels_file.with_suffix(".npz")) as beside:
+        verdicts = beside["verdicts"]
     pixels = np.load(pixels_file, mmap_mode="c")
     if pixels.shape != (count, 3, WIDTH, WIDTH) or verdicts.shape != (count,):
         raise ValueError("another number of files")
@@ -124,8 +131,46 @@ def _left_out(files: list[Path], verdicts: np.ndarray) -> str:
     return "; ".join(kinds)
 
 
-def _decode(files: list[Path], pixels_file: Path) -> None:
-    """Decode in parallel into a cache file; see ``_cached``.
+def clean(cache: Path, own: str, current: Path) -> None:
+    """Remove what was cached of the same folder before; name what is of folders that are gone.
+
+    own: what the names of the folder's cache files begin with.
+    """
+    gone = []
+    for pixels_file in sorted(cache.glob("*.npy")):
+        beside = pixels_file.with_suffix(".npz")
+        if pixels_file == current:
+            continue
+        if pixels_file.name.startswith(own):
+            print(f"removed {pixels_file}, {megabytes(pixels_file)} of what the folder held before",
+                  flush=True)
+            for old in (pixels_file, beside):
+                old.unlink(missing_ok=True)  # who has it open, keeps it
+            continue
+        try:
+            with np.load(beside) as known:
+                if Path(str(known["folder"])).is_dir():
+                    continue
+        except (OSError, ValueError, EOFError, KeyError):
+            pass  # an earlier version's
+        gone.append(f"{pixels_file.name} ({megabytes(pixels_file)})")
+    if gone:
+        print(f"{cache} holds caches of folders that are gone, or of earlier versions; delete what "
+              f"nothing needs: {', '.join(gone[:NAMED])}" + " .." * (len(gone) > NAMED), flush=True)
+
+
+def megabytes(file: Path) -> str:
+    """The size of a file."""
+    return f"{file.stat().st_size / 1e6:.1f} MB"
+
+
+def digest(*values: object) -> str:
+    """Eight digits for values."""
+    return hashlib.sha256(repr(values).encode()).hexdigest()[:8]
+
+
+def _decode(files: list[Path], pixels_file: Path, folder: str) -> None:
+    """Decode in parallel into a cache file; see ``_cached``.  folder: it is written down too.
 
     Raises UserError where no file is good, or the cache cannot be written.
     """
@@ -150,8 +195,9 @@ def _decode(files: list[Path], pixels_file: Path) -> None:
                 if row < i:
                     pixels[row] = pixels[i]
             pixels.flush()
-            write_atomically(pixels_file.with_suffix(".verdicts.npy"),
-                             lambda beside: np.save(beside, verdicts))
+            write_atomically(
+                pixels_file.with_suffix(".npz"),
+                lambda beside: np.savez(beside, verdicts=verdicts, folder=np.array(folder)))
     except OSError as error:
         raise UserError(f"cannot write the cache {pixels_file}: {reason(error)}") from error
 

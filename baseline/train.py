@@ -95,6 +95,8 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     add = running.add_argument
     add("--data", type=path_type, default=str(ROOT / "data" / "img_align_celeba"),
         help="a folder of images")
+    add("--cache", type=path_type, metavar="DIR",
+        help="a folder for the decoded images (data/cache, or the user's)")
     add("--renderer", type=path_type, default=str(RENDERER),
         help="the trained renderer; the agent paints with its family of strokes")
     add("--init", type=path_type, metavar="DIR", help="start from the actor.pkl in DIR, and from "
@@ -107,7 +109,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         "graphs")
     add_device_flags(running)
     options = parser.parse_args(arguments)
-    for name in ("data", "renderer", "output", "init"):
+    for name in ("data", "cache", "renderer", "output", "init"):
         if getattr(options, name) is not None:
             setattr(options, name, str(Path(getattr(options, name)).absolute()))
     if options.resume is None:

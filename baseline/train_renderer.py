@@ -2,14 +2,17 @@
 """Train the renderer network to draw what the rasteriser draws."""
 
 import argparse
+from pathlib import Path
 
 from facts import FAMILY_NAMES
 from utils.command import (
     RENDERER,
     ROOT,
+    TRAIN_LOG,
     Parser,
     add_device_flags,
     new_file,
+    path_type,
     positive_float,
     positive_int,
     run,
@@ -38,6 +41,8 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     add = running.add_argument
     add("--output", type=new_file, metavar="FILE", help="the weight file to write (renderer.pkl; "
         "of another family, its name, such as triangle.pkl)")
+    add("--log", type=path_type, metavar="DIR", default=str(TRAIN_LOG),
+        help="where the folder of the run is made")
     add("--resume", nargs="?", const="", metavar="DIR",
         help="go on with the run in DIR, or with the newest unfinished one")
     add("--validate_interval", type=positive_int, default=1000, metavar="N",
@@ -51,8 +56,9 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     if options.resume is None and options.output is None:
         bezier = options.stroke == "bezier"
         options.output = RENDERER if bezier else ROOT / f"{options.stroke}.pkl"
-    if options.output:
-        options.output = str(options.output.absolute())
+    for name in ("log", "output"):
+        if getattr(options, name):
+            setattr(options, name, str(Path(getattr(options, name)).absolute()))
     return options
 
 

@@ -24,11 +24,11 @@ from images import Images
 from monitor import Monitor
 from Renderer.model import load_render
 from states import FromMemory, FromPaintings, FromPool
-from utils.command import TRAIN_LOG, UserError, enough_memory
+from utils.command import UserError, enough_memory
 from utils.device import Precision, need_compiler, pick_device
 from utils.loop import Budget, loop
 from utils.ranks import Ranks
-from utils.run import Run, fitting, resumed
+from utils.run import Run, fitting, log_folder, resumed
 from utils.weights import half_state, load_file, load_weights, save_atomically
 
 METHODS: dict[str, type[Learner]] = {
@@ -298,12 +298,12 @@ def train(
     """Train as the options say; parse_args: how those of a run that is resumed are read."""
     with (Ranks(options.device or "auto") as ranks,
           enough_memory("--batch_size, --env_batch, --rmsize or --pool")):
-        parent, run_folder = Path(options.output or TRAIN_LOG), None
+        parent, run_folder = log_folder(options.output), None
         if options.resume is not None:
             run_folder = Run.reopen(parent, "Paint", options.resume, ranks)
             options = resumed(options, run_folder, parse_args)
         with ranks.one_by_one():
-            data = Images(Path(options.data))
+            data = Images(Path(options.data), options.cache and Path(options.cache))
         training = Training(options, data, ranks)
         if run_folder:
             training.load(run_folder)

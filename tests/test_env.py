@@ -18,6 +18,7 @@ from env import Environment, Pool
 from images import Images, split
 from Renderer.canvas import as_float, as_uint8, composite
 from utils.command import UserError
+from utils.files import own_folder
 from utils.pictures import read_picture
 
 
@@ -40,13 +41,41 @@ def test_the_cache_is_built_once_and_anew_when_the_folder_changes(tmp_path):
     folder, cache = tmp_path / "faces", tmp_path / "cache"
     write_images(folder, ["a.png"])
     Images(folder, cache)
-    (made,) = cache.glob("faces-????????????????.npy")
+    (made,) = cache.glob("faces-????????-????????.npy")
     first = made.stat().st_mtime_ns
     Images(folder, cache)
     assert made.stat().st_mtime_ns == first
     write_images(folder, ["b.png"])
     assert Images(folder, cache).names == ["a.png", "b.png"]
-    assert len(list(cache.glob("faces-????????????????.npy"))) == 2
+    (now,) = cache.glob("faces-????????-????????.npy")
+    assert now != made  # which is removed
+
+
+def test_caches_of_folders_that_are_gone_are_named(tmp_path, capsys):
+    """And the names of the files fit any file system."""
+    folder, cache = tmp_path / f"a: b?{'c' * 200}", tmp_path / "cache"
+    write_images(folder, ["a.png"])
+    Images(folder, cache)
+    folder = folder.rename(tmp_path / "moved")
+    assert "gone" not in capsys.readouterr().out
+    Images(folder, cache)
+    assert re.search(r"delete what nothing needs: a__b_c{95}-\w{8}-\w{8}\.npy \(0\.0 MB\)$",
+                     capsys.readouterr().out, re.MULTILINE)
+    assert len(list(cache.glob("*.npy"))) == 2
+
+
+def test_what_cannot_lie_in_the_checkout_lies_elsewhere(tmp_path, monkeypatch):
+    usual, home = tmp_path / "checkout" / "data" / "cache", tmp_path / "home"
+    (tmp_path / "checkout").mkdir()
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setenv("HOME", str(home))
+    assert own_folder(usual) == usual
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    assert own_folder(usual) == home / ".cache" / "learning-to-paint" / "cache"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(home / "x"))
+    assert own_folder(usual) == home / "x" / "learning-to-paint" / "cache"
+    monkeypatch.setenv("LEARNING_TO_PAINT_DIR", str(tmp_path / "own"))
+    assert own_folder(usual) == tmp_path / "own" / "cache"
 
 
 def test_broken_and_tiny_images_are_counted_and_named_at_every_start(tmp_path, capfd):
@@ -74,13 +103,14 @@ def test_broken_and_tiny_images_are_counted_and_named_at_every_start(tmp_path, c
     lambda pixels, verdicts: pixels.unlink(),
     lambda pixels, verdicts: verdicts.write_bytes(b"\x93NUMPY"),
     lambda pixels, verdicts: verdicts.unlink(),  # as in caches of older versions
-    lambda pixels, verdicts: np.save(verdicts, np.zeros(3, np.uint8)),
+    lambda pixels, verdicts: np.savez(verdicts, verdicts=np.zeros(3, np.uint8), folder=""),
+    lambda pixels, verdicts: np.savez(verdicts, folder=""),
 ])
 def test_a_damaged_cache_is_built_anew(tmp_path, damage):
     write_images(tmp_path / "faces", ["a.png", "b.png"])
     expected = Images(tmp_path / "faces", tmp_path / "cache").images.clone()
-    (pixels,) = tmp_path.glob("cache/faces-????????????????.npy")
-    damage(pixels, pixels.with_suffix(".verdicts.npy"))
+    (pixels,) = tmp_path.glob("cache/faces-????????-????????.npy")
+    damage(pixels, pixels.with_suffix(".npz"))
     assert torch.equal(Images(tmp_path / "faces", tmp_path / "cache").images, expected)
 
 
@@ -114,8 +144,10 @@ def test_training_sees_what_painting_shows(tmp_path, monkeypatch):
     for name, image in zip(data.names, data.images.numpy(), strict=True):
         assert np.array_equal(image.transpose(1, 2, 0), read_picture(folder / name)), name
     monkeypatch.setattr("images.READER", 0)
+    before, = (tmp_path / "cache").glob("*.npz")
     Images(folder, tmp_path / "cache")
-    assert len(list((tmp_path / "cache").glob("*.verdicts.npy"))) == 2
+    after, = (tmp_path / "cache").glob("*.npz")
+    assert before != after
 
 
 @pytest.mark.parametrize("content", [None, [], ["x.png"]])

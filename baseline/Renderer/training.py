@@ -17,13 +17,13 @@ from Renderer.model import Renderer
 from Renderer.stroke_batch import draw_batch
 from Renderer.stroke_data import StrokeBatches, drawn_ahead, drawn_on
 from Renderer.stroke_gen import SHAPE_DIM
-from utils.command import TRAIN_LOG, UserError, enough_memory
+from utils.command import UserError, enough_memory
 from utils.device import Precision, need_compiler, pick_device
 from utils.events import Events
 from utils.graph import Graphed
 from utils.loop import Budget, loop, say
 from utils.ranks import Ranks
-from utils.run import Run, fitting, resumed
+from utils.run import Run, fitting, log_folder, resumed
 from utils.schedule import adam, cosine, load_optimizer, set_rate, stepped
 from utils.weights import finite
 
@@ -184,16 +184,16 @@ def train(
 ) -> None:
     """Train as the options say; parse_args: how those of a run that is resumed are read."""
     with Ranks(options.device or "auto") as ranks, enough_memory("--batch_size"):
-        run = None
+        run, parent = None, log_folder(options.log)
         if options.resume is not None:
-            run = Run.reopen(TRAIN_LOG, "Renderer", options.resume, ranks)
+            run = Run.reopen(parent, "Renderer", options.resume, ranks)
             options = resumed(options, run, parse_args)
         drawing = Drawing(options, ranks)
         if run:
             drawing.load(run)
             run.keep_options()
         else:
-            run = Run.create(TRAIN_LOG, "Renderer", vars(options), ranks)
+            run = Run.create(parent, "Renderer", vars(options), ranks)
         drawing.attach(run)
         budget = None if drawing.total else Budget(options.minutes, BURN_IN[drawing.device.type])
         with closing(drawing.batches):  # its helper would keep this process from ending

@@ -18,6 +18,7 @@ from typing import BinaryIO
 from utils.command import UserError
 
 OPEN_FILES = re.compile(r"(/dev/fd|/proc/(self|\d+)/fd)/\d+")  # links to what a process has open
+OWN = "LEARNING_TO_PAINT_DIR"  # the environment's name for a folder of caches and logs
 HELD = (errno.EACCES, errno.EAGAIN)  # that another process holds a lock
 
 
@@ -145,6 +146,22 @@ def lock_folder(folder: Path, wait: bool) -> int:
             os.close(descriptor)
             raise
     return descriptor
+
+
+def own_folder(usual: Path) -> Path:
+    """Where what belongs to a folder of the repository goes, as ``data/cache``.
+
+    Into a folder of that name in OWN's, where the environment names one; else there; else, where
+    that cannot be written, into the user's cache folder.
+    """
+    if named := os.environ.get(OWN):
+        return Path(named) / usual.name
+    there = next(folder for folder in (usual, *usual.parents) if folder.exists())
+    if os.access(there, os.W_OK) and not os.statvfs(there).f_flag & os.ST_RDONLY:
+        return usual
+    home = os.path.expanduser("~")
+    default = f"{home}/.cache" if home != "~" else tempfile.gettempdir()
+    return Path(os.environ.get("XDG_CACHE_HOME") or default) / "learning-to-paint" / usual.name
 
 
 def make_room(path: Path) -> None:

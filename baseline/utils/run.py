@@ -13,13 +13,18 @@ from pathlib import Path
 from shlex import quote
 from typing import Any
 
-from utils.command import STOP_SIGNALS, UserError
-from utils.files import lock, reason, remove_leftovers, write_atomically
+from utils.command import STOP_SIGNALS, TRAIN_LOG, UserError
+from utils.files import lock, own_folder, reason, remove_leftovers, write_atomically
 from utils.ranks import Ranks
 from utils.weights import load_file, save_atomically
 
-CHANGEABLE = {"data", "device", "output", "renderer"}  # options of a run that is resumed
+CHANGEABLE = {"cache", "data", "device", "log", "output", "renderer"}  # options of resumed runs
 STOPPING = b"stopping as soon as all is saved; once more ends it at once, without that\n"
+
+
+def log_folder(named: str | None) -> Path:
+    """Where the folders of runs go: where the user says, or see ``own_folder``."""
+    return own_folder(TRAIN_LOG) if named in (None, str(TRAIN_LOG)) else Path(named)
 
 
 class Run:
