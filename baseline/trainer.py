@@ -25,7 +25,7 @@ from monitor import Monitor
 from Renderer.model import load_render
 from states import FromMemory, FromPaintings, FromPool
 from utils.command import UserError, enough_memory
-from utils.device import Precision, need_compiler, pick_device
+from utils.device import Precision, compiling, need_compiler, pick_device
 from utils.loop import Budget, loop
 from utils.ranks import Ranks
 from utils.run import Run, fitting, log_folder, resumed
@@ -297,7 +297,7 @@ def train(
 ) -> None:
     """Train as the options say; parse_args: how those of a run that is resumed are read."""
     with (Ranks(options.device or "auto") as ranks,
-          enough_memory("--batch_size, --env_batch, --rmsize or --pool")):
+          enough_memory("--batch_size, --env_batch, --rmsize or --pool"), compiling()):
         parent, run_folder = log_folder(options.output), None
         if options.resume is not None:
             run_folder = Run.reopen(parent, "Paint", options.resume, ranks)

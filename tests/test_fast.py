@@ -21,7 +21,8 @@ from Renderer.model import Renderer, TrainedRender
 from Renderer.stroke_batch import draw_batch, draw_tensor
 from Renderer.stroke_data import StrokeBatches, drawn_ahead, drawn_on
 from Renderer.stroke_gen import bezier_discs
-from utils.device import Precision
+from utils.command import UserError
+from utils.device import Precision, compiling
 from utils.graph import WARM_CALLS, Graphed
 from utils.ranks import Ranks
 
@@ -123,6 +124,26 @@ def test_the_penalty_is_that_of_a_backward_pass_differentiated():
     for one, two in zip(*(torch.autograd.grad(each, weights) for each in (plain, penalty)),
                         strict=True):
         assert (one - two).norm() <= 1e-5 * one.norm()
+
+
+def test_a_compiler_that_fails_is_one_line():
+    kind = type("CppCompileError", (RuntimeError,), {"__module__": "torch._inductor.exc"})
+    with pytest.raises(UserError, match=r"--fast: compiling failed \(C\+\+ compile error\); "), \
+            compiling():
+        raise kind("\nC++ compile error\n\nCommand: /bin/false")
+    with pytest.raises(RuntimeError, match="other"), compiling():
+        raise RuntimeError("other")
+
+
+def test_an_error_in_drawing_ahead_comes_out(monkeypatch):
+    """And so does the end of it, at once, whoever has not read all."""
+    data = StrokeBatches(7, 4, "bezier", Ranks())
+    ahead = drawn_ahead(data, 0, 10**9)
+    next(ahead)
+    ahead.close()
+    monkeypatch.setattr("Renderer.stroke_data.draw_batch", lambda *_, **more: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        next(drawn_ahead(data, 0, 3))
 
 
 def test_compiled_drawing_is_the_plain_one():

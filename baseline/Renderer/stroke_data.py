@@ -1,24 +1,25 @@
 """The strokes that a renderer learns from, drawn ahead of the network that learns."""
 
-import signal
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 
 import cv2
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
 
 from facts import WIDTH
 from Renderer.stroke_batch import draw_batch
 from Renderer.stroke_gen import SHAPE_DIM
-from utils.command import STOP_SIGNALS
 from utils.ranks import Ranks
 
+AHEAD = 8  # batches that wait for the network
 BATCHES_AT_ONCE = 16  # that a GPU draws before the network learns from them
 STROKES_AT_ONCE = 1024  # which take about 1.3 GB of it, by count
 
 
-class StrokeBatches(Dataset):
+class StrokeBatches:
     """Batch k of the training strokes, a function of (seed, k) alone; of it one process's part."""
 
     def __init__(
@@ -37,18 +38,16 @@ class StrokeBatches(Dataset):
 
 
 def drawn_ahead(data: StrokeBatches, first: int, end: int) -> Iterator[tuple[torch.Tensor, ...]]:
-    """Batches from ``first``, drawn by another process while the network learns.
-
-    That process ends when this generator is closed; until then this one cannot end.
-    """
-    loader = DataLoader(data, batch_size=None, sampler=range(first, end), num_workers=1,
-                        prefetch_factor=16, worker_init_fn=start_worker)
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)  # children get them too
+    """Batches from ``first``, drawn by a thread while the network learns."""
+    cv2.setNumThreads(1)
+    numbers, pool = iter(range(first, end)), ThreadPoolExecutor(1)
     try:
-        batches = iter(loader)
+        ahead = deque(pool.submit(data.__getitem__, k) for k in islice(numbers, AHEAD))
+        while ahead:
+            yield ahead.popleft().result()
+            ahead.extend(pool.submit(data.__getitem__, k) for k in islice(numbers, 1))
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    yield from batches
+        pool.shutdown(cancel_futures=True)
 
 
 def drawn_on(
@@ -64,11 +63,3 @@ def drawn_on(
             for some in strokes.flatten(0, 1).split(STROKES_AT_ONCE)
         ])
         yield from zip(strokes, drawn.view(*strokes.shape[:2], WIDTH, WIDTH), strict=True)
-
-
-def start_worker(_: int) -> None:
-    """One thread for drawing; signals are the main process's to handle."""
-    cv2.setNumThreads(1)
-    for number in STOP_SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)

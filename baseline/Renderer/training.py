@@ -18,7 +18,7 @@ from Renderer.stroke_batch import draw_batch
 from Renderer.stroke_data import StrokeBatches, drawn_ahead, drawn_on
 from Renderer.stroke_gen import SHAPE_DIM
 from utils.command import UserError, enough_memory
-from utils.device import Precision, need_compiler, pick_device
+from utils.device import Precision, compiling, need_compiler, pick_device
 from utils.events import Events
 from utils.graph import Graphed
 from utils.loop import Budget, loop, say
@@ -183,7 +183,7 @@ def train(
     options: argparse.Namespace, parse_args: Callable[[list[str]], argparse.Namespace]
 ) -> None:
     """Train as the options say; parse_args: how those of a run that is resumed are read."""
-    with Ranks(options.device or "auto") as ranks, enough_memory("--batch_size"):
+    with Ranks(options.device or "auto") as ranks, enough_memory("--batch_size"), compiling():
         run, parent = None, log_folder(options.log)
         if options.resume is not None:
             run = Run.reopen(parent, "Renderer", options.resume, ranks)
@@ -196,5 +196,5 @@ def train(
             run = Run.create(parent, "Renderer", vars(options), ranks)
         drawing.attach(run)
         budget = None if drawing.total else Budget(options.minutes, BURN_IN[drawing.device.type])
-        with closing(drawing.batches):  # its helper would keep this process from ending
+        with closing(drawing.batches):
             loop(drawing, run, ranks, budget)

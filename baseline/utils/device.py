@@ -3,7 +3,8 @@
 import ctypes
 import os
 import shutil
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -43,6 +44,19 @@ def need_compiler() -> None:
     named = (os.environ.get(name) for name in ("CXX", "CC"))
     if not any(shutil.which(name) for name in (*named, "g++", "gcc", "clang") if name):
         raise UserError("--fast needs a C++ compiler, such as g++; install one or leave it out")
+
+
+@contextmanager
+def compiling() -> Iterator[None]:
+    """What --fast may compile goes in here.  Raises UserError where the compiler fails."""
+    try:
+        yield
+    except Exception as error:
+        if not type(error).__module__.startswith(("torch._inductor", "torch._dynamo")):
+            raise
+        lines = [line for line in str(error).splitlines() if line.strip()] or [repr(error)]
+        raise UserError(f"--fast: compiling failed ({lines[0].strip()}); mend the compiler or "
+                        "leave --fast out") from error
 
 
 def keep_freed_memory() -> None:
