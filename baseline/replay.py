@@ -32,10 +32,19 @@ def parse_args() -> argparse.Namespace:
     add("--fps", type=positive_float, metavar="N", help="frames a second of a video (30)")
     add("--seconds", type=seconds_type, metavar="S",
         help="length of a video, or of an SVG that paints itself")
+    add("--lines", action="store_true",
+        help="write the strokes' centre lines as SVG, for plotters: one path each, by colour")
+    add("--millimetres", type=positive_float, metavar="W", help="width of the page of --lines")
     options = parser.parse_args()
     kind = options.output.suffix.lower()
     if options.output.resolve() == options.file.resolve():
         raise UserError(f"--output {options.output} would take the place of the strokes")
+    if options.lines and kind != ".svg":
+        raise UserError(f"--lines writes an .svg; {options.output} is none")
+    if options.millimetres and not options.lines:
+        raise UserError("--millimetres is for --lines")
+    if options.lines and options.seconds:
+        raise UserError("--seconds does not go with --lines")
     if options.fps and kind not in VIDEOS:
         raise UserError(f"--fps is for videos; {options.output} is none")
     if options.seconds and kind not in (*VIDEOS, ".svg"):

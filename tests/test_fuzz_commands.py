@@ -22,10 +22,10 @@ import torch
 from conftest import ROOT
 from DRL.actor import Actor
 from fuzzing import BUSY, LONGEST, images, search, stroke_files, thorough
-from images import Images
 from Renderer.model import Renderer
 from test_curve import write_run
 from utils.command import Parser, UserError, run
+from utils.files import OWN
 from utils.weights import half_state, save_atomically
 
 SCRIPTS = ("curve.py", "evaluate.py", "replay.py", "test.py", "train.py", "train_renderer.py")
@@ -64,7 +64,8 @@ QUICK = {
     "fps": ["10", "1"], "seconds": ["0.1", "1"], "strokes": ["made/s.json", "made/s.svg"],
     "compare": ["made/c.png", "made/c.jpg"], "device": ["cpu"], "precision": ["fp32", "auto"],
     "file": ["strokes.json", "broken.png"], "size": ["40", "1"], "until": ["2", "9"],
-    "data": ["folder", "empty"], "split": ["all", "test"], "limit": ["1", "2"],
+    "data": ["folder", "empty"], "cache": ["../../cache"], "lines": [""], "millimetres": ["210"],
+    "split": ["all", "test"], "limit": ["1", "2"],
     "batch_size": ["2", "3"], "json": ["made/r.json"],
     "replay.py output": ["made/r.png", "made/r.svg", "made/r.gif", "made/r.mp4"],
     "runs": ["run", "empty", "broken.png"], "chain": [""], "paper": ["DDPG", "1x200 2x100", "none"],
@@ -204,7 +205,7 @@ def test_any_command_does_what_it_is_asked_or_refuses(monkeypatch, sandbox, thor
     """The scripts that do not train; files come only where they were asked for."""
     scripts = {name: load_script(name) for name in SCRIPTS if not name.startswith("train")}
     flags = {name: flags_of(script, monkeypatch) for name, script in scripts.items()}
-    monkeypatch.setattr(Images.__init__, "__defaults__", (sandbox.parent / "cache",))
+    monkeypatch.setenv(OWN, str(sandbox.parent))
     before, ends = listing(sandbox), []
 
     def check(case: tuple[str, list[str]]) -> None:

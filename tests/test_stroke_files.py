@@ -1,6 +1,7 @@
 """Stroke files: JSON and back, SVG, and what replay.py paints of them."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 
 import replay
 from painting import stroke_file
+from painting.plot import write_plot
 from painting.raster import paint_exact
 from painting.stroke_file import read_json, write_json
 from painting.strokes import Strokes
@@ -224,6 +226,26 @@ def test_svg_is_well_formed(tmp_path, family, seconds):
     assert 40 < len(shown) <= len(strokes)  # all but invisible ones
     assert (root.find(f".//{SVG}mask") is not None) == (family == "bezier")
     assert root.find(f".//{SVG}script") is None
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_plotters_get_a_line_a_stroke(tmp_path, family):
+    """By colour in painting order, where JSON has its points, on a page in millimetres."""
+    strokes = random_strokes(family, 12)
+    strokes.colours[:] = np.repeat(strokes.colours[:3], 4, 0)
+    write_plot(tmp_path / "p.svg", strokes, SIZE, 200)
+    write_json(tmp_path / "s.json", strokes, SIZE, {})
+    records = json.loads((tmp_path / "s.json").read_text())["strokes"]
+    root = ET.parse(tmp_path / "p.svg").getroot()
+    assert {each.tag for each in root.iter()} == {f"{SVG}{tag}" for tag in ("svg", "g", "path")}
+    assert root.get("width") == "200mm" and root.get("fill") == "none"
+    assert root.get("viewBox") == f"0 0 {SIZE[1]} {SIZE[0]}"
+    groups = root.findall(f"{SVG}g")
+    assert len({group.get("stroke") for group in groups}) == len(groups) == 3
+    for path, record in zip(root.iter(f"{SVG}path"), records, strict=True):
+        x, y = map(float, re.match(r"M(\S+) ([\d.]+)", path.get("d")).groups())
+        assert (x, y) == pytest.approx((record["columns"][0], record["rows"][0]), abs=0.006)
+        assert float(path.get("stroke-width")) > 0
 
 
 def screenshot(svg: Path, height: int, width: int, *flags: str) -> np.ndarray:

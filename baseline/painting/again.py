@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from facts import LONGEST_SIDE, VIDEOS
 from painting.frames import fitted
+from painting.plot import write_plot
 from painting.raster import paint_frames
 from painting.stroke_file import read_json
 from painting.strokes import Strokes
@@ -59,7 +60,9 @@ def paint_again(options: argparse.Namespace) -> None:
         raise UserError(f"{options.file} holds no strokes")
     size = size_with_side(size, options.size)
     what = f"{size[1]}x{size[0]}"
-    if kind == ".svg":
+    if options.lines:
+        write_plot(output, strokes, size, options.millimetres)
+    elif kind == ".svg":
         write_svg(output, strokes, size, options.seconds)
     elif kind in VIDEOS:
         what = write_video(output, strokes, size, options.fps or 30, options.seconds)

@@ -22,6 +22,7 @@ from utils.files import write_atomically
 
 FLATNESS = 0.1  # canvas pixels that straight pieces may miss a curve by
 OPACITY_STEP = 1 / 64  # between the pieces of a stroke
+MASKED = 1 / 32  # the least difference of opacity that is worth a mask, which some viewers lack
 CRESCENT = 0.25  # canvas pixels, the least that a piece shows of a disc
 LAST = 0.99  # the t of the last disc on a curve
 # The rasteriser places by the middles of the double grid's pixels, and truncates what moves by half
@@ -114,7 +115,7 @@ def _elements(strokes: Strokes) -> Iterator[str]:
         reach = sweep.radii[:, None]
         box = *(sweep.centres - reach).min(0), *(sweep.centres + reach).max(0)
         pieces = [*_hulls(sweep), _disc(*sweep.centres[-1], sweep.radii[-1])]
-        if np.ptp(ends) < OPACITY_STEP:
+        if np.ptp(ends) < MASKED:
             yield _path("".join(pieces), fill, ends.mean(), box, clip)
         else:
             yield _masked(pieces, sweep.opacities, fill, box, clip, number)
@@ -221,7 +222,8 @@ def _masked(
     greys = (opacities * 255 + 0.5).astype(np.uint8).tolist()
     painted = "".join(f'<path fill="#{3 * f"{grey:02x}"}" d="{piece}"/>'
                       for grey, piece in zip(greys, pieces, strict=True) if piece)
-    return (f'<mask id="m{number}">{painted}</mask>'
+    area = _rectangle(*rectangle).removeprefix("<rect ")  # said, for viewers that know no default
+    return (f'<mask id="m{number}" maskUnits="userSpaceOnUse" {area}>{painted}</mask>'
             f'{_rectangle(*rectangle)} fill="{fill}" mask="url(#m{number})"/>')
 
 

@@ -1,0 +1,64 @@
+"""Strokes as the centre lines that plotters draw: one path each, by colour, nothing filled."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from painting.stroke_file import absolute_points, picture_scale
+from painting.strokes import Strokes
+from Renderer.stroke_gen import FAMILIES
+from utils.files import write_atomically
+
+OUTLINE = 1.0  # picture pixels, the width of a triangle's sides
+
+
+def write_plot(
+    path: Path, strokes: Strokes, picture_size: tuple[int, int], millimetres: float | None = None
+) -> None:
+    """Write an SVG of the lines along which the strokes of a picture go, whole or not at all.
+
+    Each is a path with the stroke's mean width and opacity; those of one colour are a group, in
+    the order in which the colours first come.  millimetres: the width of the page.
+    """
+    write_atomically(path, lambda file: file.writelines(
+        f"{line}\n".encode() for line in _lines(strokes, picture_size, millimetres)))
+
+
+def _lines(
+    strokes: Strokes, picture_size: tuple[int, int], millimetres: float | None
+) -> Iterator[str]:
+    """The lines of the file."""
+    family = FAMILIES[strokes.family]
+    height, width = picture_size
+    scale = picture_scale(strokes, picture_size)
+    points = (absolute_points(strokes) * scale)[..., ::-1]  # (n, points, 2) x, y
+    z = strokes.shapes[:, 6 : 6 + family.radii].astype(float)
+    radii = (1 + 64 * z) / 256 * strokes.tiles[:, 2:] * scale.mean()  # (n, radii)
+    widths = 2 * radii.mean(1) if family.radii else np.full(len(strokes), OUTLINE)
+    opacities = (strokes.shapes[:, 8 : 8 + family.opacities].astype(float).mean(1)
+                 if family.opacities else np.ones(len(strokes)))
+    groups: dict[str, list[str]] = {}
+    for number, colour in enumerate((strokes.colours[:, ::-1] * 255 + 0.5).astype(np.uint8)):
+        faint = f' stroke-opacity="{opacities[number]:.3g}"' if opacities[number] < 0.9995 else ""
+        groups.setdefault("#" + colour.tobytes().hex(), []).append(
+            f'<path stroke-width="{widths[number]:.2f}"{faint} '
+            f'd="{_path(points[number], bool(family.radii))}"/>')
+    page = f'width="{width}" height="{height}"'
+    if millimetres:
+        page = f'width="{millimetres:g}mm" height="{millimetres * height / width:g}mm"'
+    yield (f'<svg xmlns="http://www.w3.org/2000/svg" {page} viewBox="0 0 {width} {height}" '
+           'fill="none" stroke-linecap="round" stroke-linejoin="round">')
+    for colour, paths in groups.items():
+        yield f'<g stroke="{colour}">'
+        yield from paths
+        yield "</g>"
+    yield "</svg>"
+
+
+def _path(points: np.ndarray, curved: bool) -> str:
+    """Path data of a dot (1, 2), or of three points (3, 2): a curve, or a triangle's sides."""
+    first, *others = (f"{x:.2f} {y:.2f}" for x, y in points)
+    if not others:
+        return f"M{first}h0.01"
+    return f"M{first}Q{' '.join(others)}" if curved else f"M{first}L{' '.join(others)}z"
