@@ -23,7 +23,11 @@ from utils.command import (
     whole_number,
 )
 
-CHEAP = {"states": "pool", "sizes": "64:0.7,128", "penalty_every": 4, "joint": True}
+# What --cheap is, and more of it by the source of states: as old a memory, filled by one step of
+# the environment an update in place of four.
+CHEAP = {"sizes": "64:0.7,128", "penalty_every": 4, "actor_rate": 3e-4, "critic_rate": 1e-3}
+CHEAP_STATES = {"memory": {"warmup": 80, "rmsize": 200, "episode_train_times": 40},
+                "pool": {"joint": True}}
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -71,8 +75,9 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         "paintings, each at a step of its own, that the updates themselves paint on")
     add("--pool", type=positive_int, metavar="N", help="paintings in the pool (192)")
     add("--cheap", action="store_true", help="the paper's method in a third of the time: "
-        + " ".join(f"--{name}" + f" {value}" * (value is not True)
-                   for name, value in CHEAP.items()) + ", those of them that are not given")
+        + " ".join(f"--{name} {value}" for name, value in (CHEAP | CHEAP_STATES["memory"]).items())
+        + ", those of them that are not given; with --pool or --states pool --joint in place of "
+        "the last three")
     add("--sizes", type=size_schedule, help="sizes of the pictures that actor and critic see, each "
         "with the share of the training it ends at, such as 64:0.7,128 (128)")
     add("--norm_until", type=share, help="the share of the training after which the actor's batch "
@@ -125,10 +130,14 @@ def check(options: argparse.Namespace) -> None:
         raise UserError(f"--method direct does not know --{'states' if options.states else 'cheap'}"
                         ": it learns from whole paintings")
     if options.cheap:
-        clash = {"penalty_every": options.reward == "l2", "joint": options.states == "memory"}
-        for name, value in CHEAP.items():
+        options.states = options.states or ("pool" if options.pool else "memory")
+        for name, value in (CHEAP | CHEAP_STATES[options.states]).items():
             known = name in own or name not in every
-            if known and not clash.get(name) and getattr(options, name) is None:
+            if name == "penalty_every" and options.reward == "l2":
+                continue  # there is no discriminator
+            if name == "actor_rate" and "critic_rate" not in own:
+                continue  # a lesson has its own
+            if known and getattr(options, name) is None:
                 setattr(options, name, value)
     states = "paintings" if direct else options.states or "memory"
     if alien := [name for name in sorted(every - own) if getattr(options, name) is not None]:

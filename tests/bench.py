@@ -28,7 +28,7 @@ from DRL.actor import Actor
 from DRL.learner import Setup
 from DRL.painter import Painter
 from DRL.rpm import Transitions
-from env import Paint
+from env import Environment
 from facts import WIDTH
 from measure import Work, machine, seconds_of
 from painting.frames import FrameWriter, every
@@ -135,12 +135,11 @@ def update(
 ) -> Callable[[], object]:
     """An update of discriminator, critic and actor; cheap: as --cheap has it, four of them."""
     device = precision.device
-    options = {"penalty_every": 4, "joint": True} if cheap else {}
+    options = {"penalty_every": 4} if cheap else {}
     agent = agent_of(precision, kind, size, **options)
     canvas = torch.randint(256, (batch_size, 3, 128, 128), dtype=torch.uint8, device=device)
     batch = Transitions(
-        canvas, None if cheap else torch.rand(batch_size, 65, device=device),
-        None if cheap else canvas.flip(0),
+        canvas, torch.rand(batch_size, 65, device=device), canvas.flip(0),
         torch.zeros(batch_size, dtype=torch.int64, device=device),
         torch.randint(40, (batch_size,), device=device),
     )
@@ -171,11 +170,13 @@ class OneImage:
         return image.expand(len(code), -1, -1, -1).contiguous()
 
 
-def environment_step(precision: Precision, kind: str, paintings: int) -> Callable[[], object]:
+def environment_step(
+    precision: Precision, kind: str, paintings: int, size: int = WIDTH
+) -> Callable[[], object]:
     """A step of the environment: the actor chooses a bundle for every painting, and paints it."""
     device = precision.device
-    agent = agent_of(precision, kind, WIDTH, reward="l2")
-    env = Paint(OneImage(), agent.advance, paintings, 10**9, device)
+    agent = agent_of(precision, kind, size, reward="l2")
+    env = Environment(OneImage(), agent.advance, paintings, 10**9, device)
     progress = torch.zeros(paintings, device=device)
     return lambda: env.step(
         agent.explore(as_float(env.canvas), as_float(env.target), progress, ()))
@@ -194,6 +195,8 @@ def training_rates(pair: tuple[Precision, Precision], count: int, batch: int) ->
         if size:
             seconds = seconds_of(update(precision, "default", batch, size, True), own.device,
                                  count) / 4
+            seconds += seconds_of(
+                environment_step(precision, "default", batch, size), own.device, count)
         else:  # ten updates after 40 steps of as many paintings
             seconds = seconds_of(update(precision, "default", batch), own.device, count)
             seconds += 4 * seconds_of(

@@ -116,6 +116,7 @@ METHODS = [
     (6, True, ("--method", "scan", "--sizes", "32:0.06,64")),  # entered by the next update
     (4, True, ("--method", "patch", "--norm_until", 0)),
     (4, False, ("--cheap", "--pool", 6, "--sizes", "64:0.05,128")),
+    (4, True, ("--cheap", "--sizes", "32", "--rmsize", 4, "--warmup", 3)),
     (4, False, ("--states", "pool", "--pool", 6, "--method", "model_free")),
     (2, False, ("--method", "direct")),  # within the painting,
     (4, False, ("--method", "direct")),  # within carrying back,
@@ -227,7 +228,7 @@ def test_train_script_minutes_from_init(checkout):
 
 
 @pytest.mark.parametrize("flags", [
-    ("--cheap", "--sizes", "128"), ("--cheap", "--states", "memory"), ("--cheap", "--reward", "l2"),
+    ("--cheap", "--sizes", "128"), ("--cheap", "--states", "pool"), ("--cheap", "--reward", "l2"),
     ("--method", "direct", "--init", "x", "--norm_until", "1"), ("--discount", "0.95**3"),
     ("--method", "model_free", "--cheap", "--minutes", "3"), ("--batch_size", "96"),
 ])
