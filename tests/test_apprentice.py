@@ -155,10 +155,10 @@ def test_a_lesson_and_what_comes_after_it(checkout):
     assert "20 strokes" in checkout.run("test.py", "--actor", folder / "actor.pkl", "--max_step", 4,
                                         "--divide", 1)  # as it has learnt to
     out = checkout.run("train.py", *TINY, "--init", folder, "--method", "patch", "--norm_until", 0,
-                       "--train_times", 6, "--debug")
+                       "--sizes", 64, "--train_times", 6, "--debug")
     assert "actor/spoilt" in out
     later, _ = load_actor(folder.with_name("Paint-run2") / "actor.pkl", "the actor", "")
-    assert later.size == 128
+    assert later.size == 64
     assert torch.equal(later.bn1.running_mean, actor.bn1.running_mean)
     memory = TINY.index("--rmsize")
     out = checkout.run("train.py", *TINY[:memory], *TINY[memory + 6 :], "--init", folder,

@@ -53,7 +53,8 @@ class Job(NamedTuple):
 
 AGENT = Job("train.py", (
     "--max_step", EPISODE, "--env_batch", 2, "--batch_size", 2, "--validate_interval", 2,
-    "--validate_episodes", 1, "--debug", "--device", "cpu", "--precision", "fp32"),
+    "--validate_episodes", 1, "--debug", "--device", "cpu", "--precision", "fp32",
+    "--sizes", 32),
     2 * EPISODE, "train_log/Paint-run1/actor.pkl")
 
 
@@ -332,11 +333,11 @@ def test_full_and_read_only_disks(checkout):
     shutil.move(cache, checkout.root / "kept")
     for options, words in (("ro", "Read-only file system"), ("size=4k", "No space left on device")):
         with disk(cache, options):
-            says_once(checkout.start("evaluate.py", "--max_step", 1), words)
+            says_once(checkout.start("evaluate.py", "--max_step", 1, "--cache", cache), words)
         shutil.copytree(checkout.root / "kept", cache, dirs_exist_ok=True)
         with disk(runs, options):
-            for job in (LESSON, RENDER):
-                says_once(checkout.start(job.script, *length(job, 2)), words)
+            for job, flag in ((LESSON, "--output"), (RENDER, "--log")):
+                says_once(checkout.start(job.script, *length(job, 2), flag, runs / "own"), words)
         shutil.rmtree(cache)
         with disk(output, options):
             for flags in (("--frames", "all"), ("--frames", "last", "--video", "output/v.mp4"),
@@ -346,6 +347,20 @@ def test_full_and_read_only_disks(checkout):
                 says_once(checkout.start("replay.py", "s.json", "--size", 999, "--output",
                                          output / name), words)
             assert [path.stat().st_size for path in output.iterdir()] == []
+
+
+def test_a_read_only_checkout(checkout):
+    """Caches and logs go into the user's cache folder."""
+    user = checkout.root / "user"
+    with disk(checkout.root / "data" / "cache", "ro"), disk(checkout.root / "train_log", "ro"):
+        for script, *flags in (("evaluate.py", "--max_step", 1, "--limit", 1),
+                               (LESSON.script, *length(LESSON, 1)),
+                               (RENDER.script, *length(RENDER, 1))):
+            process = checkout.start(script, *flags, environment={"XDG_CACHE_HOME": str(user)})
+            assert process.wait() == 0, process.errors
+    own = user / "learning-to-paint"
+    assert {path.name for path in (own / "train_log").iterdir()} == {"Paint-run1", "Renderer-run1"}
+    assert len(list((own / "cache").glob("img_align_celeba-*.npy"))) == 1
 
 
 def test_images_that_vanish(checkout):

@@ -162,7 +162,7 @@ def test_renderer_training_in_two_processes(checkout):
 def test_agent_training_in_two_processes_resumes_in_one(checkout, method):
     script = checkout.root / "baseline" / "train.py"
     tiny = ("--max_step", 3, "--env_batch", 4, "--batch_size", 4, "--validate_interval", 1,
-            "--validate_episodes", 1, "--device", "cpu")
+            "--validate_episodes", 1, "--device", "cpu", "--sizes", 32)
     out = torchrun(script, *tiny, *method, "--train_times", 6, cwd=checkout.root)
     assert "2 processes" in out
     assert out.count("finished") == 1

@@ -25,7 +25,7 @@ from utils.run import Run, resumed
 
 TINY = ("--max_step", 3, "--env_batch", 2, "--batch_size", 2, "--rmsize", 6, "--warmup", 3,
         "--episode_train_times", 2, "--validate_interval", 1, "--validate_episodes", 1,
-        "--device", "cpu")
+        "--device", "cpu", "--sizes", 32)
 RENDERER_TINY = ("--batch_size", 4, "--scratch", "--precision", "fp32", "--device", "cpu")
 
 
@@ -84,7 +84,7 @@ def test_renderer_training_learns_from_inside_baseline(checkout):
 
 
 SMALL = ("--max_step", 3, "--env_batch", 2, "--batch_size", 2, "--device", "cpu",
-         "--precision", "fp32", "--train_times", 100, "--seed", 7)
+         "--precision", "fp32", "--train_times", 100, "--seed", 7, "--sizes", 32)
 MEMORY = ("--rmsize", 6, "--warmup", 3, "--episode_train_times", 2)
 
 
