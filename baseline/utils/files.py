@@ -55,7 +55,7 @@ def _is_replaceable(path: Path) -> bool:
         return False
     try:
         return stat.S_ISREG(mode := os.stat(path).st_mode) or stat.S_ISDIR(mode)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         if link:
             raise FileNotFoundError(errno.ENOENT, f"a link that leads nowhere, to {link}") from None
         return True
