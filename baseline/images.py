@@ -5,6 +5,7 @@ import mmap
 import os
 import re
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import cv2
@@ -142,8 +143,7 @@ def clean(cache: Path, own: str, current: Path) -> None:
         if pixels_file == current:
             continue
         if pixels_file.name.startswith(own):
-            print(f"removed {pixels_file}, {megabytes(pixels_file)} of what the folder held before",
-                  flush=True)
+            print(f"removed {pixels_file.name} of what the folder held before", flush=True)
             for old in (pixels_file, beside):
                 old.unlink(missing_ok=True)  # who has it open, keeps it
             continue
@@ -153,15 +153,11 @@ def clean(cache: Path, own: str, current: Path) -> None:
                     continue
         except (OSError, ValueError, EOFError, KeyError):
             pass  # an earlier version's
-        gone.append(f"{pixels_file.name} ({megabytes(pixels_file)})")
+        with suppress(FileNotFoundError):  # another process has removed it
+            gone.append(f"{pixels_file.name} ({pixels_file.stat().st_size / 1e6:.1f} MB)")
     if gone:
         print(f"{cache} holds caches of folders that are gone, or of earlier versions; delete what "
               f"nothing needs: {', '.join(gone[:NAMED])}" + " .." * (len(gone) > NAMED), flush=True)
-
-
-def megabytes(file: Path) -> str:
-    """The size of a file."""
-    return f"{file.stat().st_size / 1e6:.1f} MB"
 
 
 def digest(*values: object) -> str:

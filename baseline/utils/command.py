@@ -100,7 +100,8 @@ def run(main: Callable[[], None]) -> None:
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
         main()
     except ModuleNotFoundError as error:
-        if (ROOT / "baseline" / (error.name or "").split(".")[0]).with_suffix(".py").exists():
+        own = ROOT / "baseline" / (error.name or "").split(".")[0]
+        if own.exists() or own.with_suffix(".py").exists():
             raise
         print(f"error: the package {error.name} is missing: "
               f"{sys.executable} -m pip install -r {ROOT / 'requirements.txt'}", file=sys.stderr)

@@ -141,8 +141,8 @@ def image_files(folder: Path) -> list[Path]:
         seen = [path for path in folder.iterdir() if not path.name.startswith(".")]
         found = [path for path in seen if path.suffix.lower() in SUFFIXES and path.is_file()]
         others = Counter(path.suffix.lower() for path in seen if path.suffix.lower() in FOREIGN)
+        kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(others.items()))
         if found and others:
-            kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(others.items()))
             print(f"warning: {one_line(str(folder))}: left out are {kinds}, which cannot be read; "
                   "save them as JPEG", file=sys.stderr)
         if found:
@@ -154,9 +154,10 @@ def image_files(folder: Path) -> list[Path]:
     if within:
         raise UserError(f"{folder} holds no images itself; name one of its folders that do: "
                         + ", ".join(map(str, within[:NAMED])) + " .." * (len(within) > NAMED))
-    raise UserError(f"{folder} holds no images that can be read "
-                    f"({', '.join(sorted(others or SUFFIXES))}"
-                    + " cannot; save them as JPEG)" * bool(others) + ")" * (not others))
+    if others:
+        raise UserError(f"{folder} holds no images that can be read, but {kinds}; save them as "
+                        "JPEG")
+    raise UserError(f"{folder} holds no images ({', '.join(sorted(SUFFIXES))})")
 
 
 def _natural(path: Path) -> list[str | int]:
