@@ -5,6 +5,8 @@ import errno
 import inspect
 import os
 import re
+import tempfile
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -72,6 +74,9 @@ def test_what_cannot_lie_in_the_checkout_lies_elsewhere(tmp_path, monkeypatch):
     assert own_folder(usual) == usual
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     assert own_folder(usual) == home / ".cache" / "learning-to-paint" / "cache"
+    for name in ("HOME", "XDG_CACHE_HOME"):
+        monkeypatch.setenv(name, "relative")
+    assert own_folder(usual) == Path(tempfile.gettempdir()) / "learning-to-paint" / "cache"
     monkeypatch.setenv("XDG_CACHE_HOME", str(home / "x"))
     assert own_folder(usual) == home / "x" / "learning-to-paint" / "cache"
     monkeypatch.setenv("LEARNING_TO_PAINT_DIR", str(tmp_path / "own"))

@@ -40,6 +40,15 @@ def test_a_link_that_leads_nowhere_is_named(tmp_path):
     assert os.listdir(tmp_path) == ["link"]
 
 
+def test_what_is_no_folder_is_named(tmp_path):
+    (tmp_path / "link").symlink_to("gone")
+    (tmp_path / "file").touch()
+    for name, says in (("link", "is a link that leads nowhere"), ("file", "is no folder")):
+        for write in (put, make_room):
+            with pytest.raises(UserError, match=f"{name} {says}"):
+                write(tmp_path / name / "new")
+
+
 def test_pipes_and_devices_are_written_to(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     got = []
@@ -54,8 +63,11 @@ def test_pipes_and_devices_are_written_to(tmp_path):
     assert os.path.samestat(os.stat("/dev/null"), before)
 
 
-@pytest.mark.parametrize("output", ["/dev/stdout", "/proc/self/fd/1", "/dev/fd/1"])
+@pytest.mark.parametrize("output", [
+    "/dev/stdout", "/proc/self/fd/1", "/dev/fd/1", "/proc/thread-self/fd/1", "link"])
 def test_what_is_printed_stays_where_output_goes_to_a_file(tmp_path, output):
+    if output == "link":
+        (output := tmp_path / "link").symlink_to("/dev/stdout")
     code = ("import sys; sys.path.insert(0, 'baseline')\n"
             "from pathlib import Path; from utils.files import make_room, write_atomically\n"
             "print('first', flush=True); path = Path(sys.argv[1]); make_room(path)\n"
@@ -90,7 +102,7 @@ def test_a_beginning_that_was_taken_for_a_leftover_is_begun_anew(tmp_path, monke
     assert os.listdir(tmp_path) == ["a"]
 
 
-@pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EACCES])
 def test_without_locks_the_work_goes_on_and_says_so_once(tmp_path, monkeypatch, capsys, code):
     def refuse(*_: object) -> None:
         raise OSError(code, os.strerror(code))

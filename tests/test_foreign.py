@@ -105,6 +105,11 @@ def test_weights_in_a_common_wrapping_are_taken(tmp_path):
         "model": {"epoch": 3, "model": {f"wgan.{key}": v for key, v in state.items()}},
         "nested": {"step": 1, "networks": {"actor": Actor().state_dict(), "wgan": state}},
         "newer": newer,
+        "list": [{"optimizer": {"lr": 1e-4}}, (state,)],
+        "averaged": {"n_averaged": torch.tensor(3)} | {f"module.{k}": v for k, v in state.items()},
+        "sharded": {f"_fsdp_wrapped_module.{key}": v for key, v in state.items()},
+        "several": {f"wgan.{key}": v for key, v in state.items()}
+        | {f"actor.{key}": v for key, v in Actor().state_dict().items()},
     }
     for name, value in wrapped.items():
         (tmp_path / name).write_bytes(saved(value))
@@ -114,6 +119,8 @@ def test_weights_in_a_common_wrapping_are_taken(tmp_path):
     counted = {k: v for k, v in Actor().state_dict().items() if "num_batches" not in k}
     (tmp_path / "old").write_bytes(saved(counted))
     load_weights(Actor(), tmp_path / "old", "the actor", "train one")
+    (tmp_path / "half").write_bytes(saved({k: v.half() for k, v in Actor().state_dict().items()}))
+    load_weights(Actor(), tmp_path / "half", "the actor", "train one")
 
 
 @pytest.mark.parametrize(("data", "says"), [
@@ -134,6 +141,10 @@ def test_weights_in_a_common_wrapping_are_taken(tmp_path):
     pytest.param(gzip.compress(GOOD), "is an archive; unpack", id="gzip of it"),
     pytest.param(b"weights/".ljust(257, b"\0") + b"ustar\0" + bytes(300), "is an archive",
                  id="tar"),
+    pytest.param(b"PK\5\6" + bytes(18), "is an archive", id="zip of nothing"),
+    pytest.param((2).to_bytes(8, "little") + b'{"a":{}}', "is a file of safetensors", id="safe"),
+    pytest.param(b"\x93NUMPY\1\0" + bytes(100), "is an array of NumPy", id="NumPy"),
+    pytest.param(b"c\nhalf\n.", "is damaged or not", id="code without a name"),
     pytest.param(archive({"model/constants.pkl": b"", "model/data.pkl": b""}),
                  "is a TorchScript archive", id="TorchScript"),
     *(pytest.param(data[: len(data) * share // 10], "is damaged or not a weight file",

@@ -55,6 +55,10 @@ def paletted(kind: str) -> tuple[bytes, np.ndarray]:
     pytest.param(opencv(PHOTO, ".png"), PHOTO, 0, id="plain"),
     pytest.param(opencv(GREY, ".png"), GREY[..., None], 0, id="grey"),
     pytest.param(opencv(CLEAR, ".png"), ON_WHITE, 0.51, id="alpha"),
+    *(pytest.param(pillow(np.dstack(3 * (grey,)), mode, "png", transparency=key),
+                   np.where(grey == key * scale, 255, grey)[..., None], 0, id=f"clear grey {mode}")
+      for grey, mode, key, scale in ((GREY, "L", int(GREY[0, 0]), 1),
+                                     (GREY // 128 * 255, "1", 0, 255))),
     pytest.param(pillow(CLEAR, "LA", "png"), GREY_ON_WHITE, 1, id="grey and alpha"),
     pytest.param(opencv(GREY * np.uint16(257), ".png"), GREY[..., None], 0, id="16-bit grey"),
     pytest.param(opencv(PHOTO * np.uint16(256), ".png"), PHOTO, 1, id="16-bit"),
@@ -135,20 +139,22 @@ def test_files_and_folders_are_listed(tmp_path):
 
 
 def test_a_folder_says_what_it_leaves_out(tmp_path, capsys):
-    for name in ("a.jfif", "b.JPE", "._a.jfif", "c.HEIC", "d.heic", "e.psd", "notes.txt"):
+    for name in ("a.jfif", "b.JPE", "._a.jfif", "c.HEIC", "d.heic", "e.psd", "f.MOV", "notes.txt"):
         (tmp_path / name).touch()
+    (tmp_path / "g.png").symlink_to("gone")
     assert [path.name for path in list_pictures([tmp_path])] == ["a.jfif", "b.JPE"]
-    assert "left out are 2 .heic, 1 .psd, which cannot be read" in capsys.readouterr().err
+    assert ("left out are 2 .heic, 1 .mov, 1 .psd, 1 links that lead nowhere, which cannot be read"
+            in capsys.readouterr().err)
     (tmp_path / "phone").mkdir()
     (tmp_path / "phone" / "a.heic").touch()
-    with pytest.raises(UserError, match=r"that can be read, but 1 \.heic; save them as JPEG$"):
+    with pytest.raises(UserError, match=r"that can be read, but 1 \.heic; save pictures as JPEG$"):
         list_pictures([tmp_path / "phone"])
 
 
 def test_a_folder_of_folders_names_those_with_images(tmp_path):
-    for name in ("cats", "dogs", "notes"):
-        (tmp_path / "set" / name).mkdir(parents=True)
-        (tmp_path / "set" / name / ("a.txt" if name == "notes" else "a.png")).touch()
+    for name in ("cats/a.png", "far/away/dogs/a.png", "notes/a.txt", "__MACOSX/a.png", "x/._a.png"):
+        (tmp_path / "set" / name).parent.mkdir(parents=True)
+        (tmp_path / "set" / name).touch()
     with pytest.raises(UserError, match=r"name one of its folders that do: \S*cats, \S*dogs$"):
         list_pictures([tmp_path / "set"])
 
@@ -164,10 +170,18 @@ def test_colour_profiles_are_brought_to_srgb(tmp_path):
                         ("JPEG", {"quality": 100, "subsampling": 0})):
         (tmp_path / "p").write_bytes(pillow(pixels, "RGB", kind, icc_profile=profile, **flags))
         assert np.abs(read_picture(tmp_path / "p") - meant.astype(int)).max() <= 3, kind
-    grey = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
-    for broken in (b"x" * 200, profile[:150], bytes(128) + profile[128:], grey):
+    lab = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
+    named = profile.replace(b"Wide RGB", b"sRGB, no")  # another one that says sRGB in its name
+    assert named != profile
+    (tmp_path / "p").write_bytes(pillow(pixels, "RGB", "PNG", icc_profile=named))
+    assert np.abs(read_picture(tmp_path / "p") - meant.astype(int)).max() <= 3
+    grey, inks = (profile[:16] + space + profile[20:] for space in (b"GRAY", b"CMYK"))
+    for broken in (b"x" * 200, profile[:150], bytes(128) + profile[128:], lab, grey, inks):
         (tmp_path / "p").write_bytes(pillow(pixels, "RGB", "PNG", icc_profile=broken))
         assert np.array_equal(read_picture(tmp_path / "p"), pixels)
+    for name, flags in (("p", {"icc_profile": profile}), ("q", {})):  # of colours, on inks
+        (tmp_path / name).write_bytes(pillow(PHOTO, "CMYK", "JPEG", **flags))
+    assert np.array_equal(read_picture(tmp_path / "p"), read_picture(tmp_path / "q"))
 
 
 def test_the_comparison_shows_errors_on_a_fixed_scale():

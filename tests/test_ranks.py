@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -102,6 +103,7 @@ def test_an_update_in_two_processes_is_that_of_one(tmp_path):
     ({"RANK": "2", "WORLD_SIZE": "2"}, "RANK=2 of WORLD_SIZE=2"),
     ({"RANK": "0", "WORLD_SIZE": "2"}, "has no MASTER_ADDR"),
     ({"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "?"}, "has LOCAL_RANK='?'"),
+    ({"LOCAL_RANK": "zero"}, "has LOCAL_RANK='zero'"),
     ({"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "x"},
      "cannot be reached"),
 ])
@@ -117,6 +119,29 @@ def test_one_process_of_one_is_alone(monkeypatch, variables):
     for name in LAUNCHER:
         monkeypatch.setenv(name, variables.get(name, ""))
     assert (Ranks().rank, Ranks().world) == (0, 1)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_waiting_for_others_ends_by_a_signal(number):
+    code = ("import sys; sys.path.insert(0, 'baseline')\n"
+            "from utils.command import run; from utils.ranks import Ranks, mortal\n"
+            "from contextlib import contextmanager; import utils.ranks\n"
+            "@contextmanager\n"
+            "def said():\n"
+            "    with mortal():\n"
+            "        print('waits', flush=True)\n"
+            "        yield\n"
+            "utils.ranks.mortal = said; run(lambda: Ranks('cpu'))")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    launched = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": str(port)}
+    with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, env=os.environ | launched,
+                          stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "waits\n"
+        process.send_signal(number)
+        assert process.wait(60) == -number
 
 
 def test_uneven_shares_are_refused(checkout):

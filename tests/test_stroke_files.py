@@ -230,12 +230,19 @@ def test_svg_is_well_formed(tmp_path, family, seconds):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_plotters_get_a_line_a_stroke(tmp_path, family):
-    """By colour in painting order, where JSON has its points, on a page in millimetres."""
+    """By colour in painting order, where JSON has its points, on a page in millimetres.
+
+    But those that nobody sees.
+    """
     strokes = random_strokes(family, 12)
     strokes.colours[:] = np.repeat(strokes.colours[:3], 4, 0)
     write_plot(tmp_path / "p.svg", strokes, SIZE, 200)
     write_json(tmp_path / "s.json", strokes, SIZE, {})
+    seen = strokes.shapes[:, 8 : 8 + FAMILIES[family].opacities].any(1)
+    seen |= not FAMILIES[family].opacities
+    assert seen.all() == (family == "bezierwotrans")
     records = json.loads((tmp_path / "s.json").read_text())["strokes"]
+    records = [record for record, shown in zip(records, seen, strict=True) if shown]
     root = ET.parse(tmp_path / "p.svg").getroot()
     assert {each.tag for each in root.iter()} == {f"{SVG}{tag}" for tag in ("svg", "g", "path")}
     assert root.get("width") == "200mm" and root.get("fill") == "none"

@@ -31,8 +31,8 @@ def drawing_error(
 
 
 def stamp(path: Path) -> tuple[int, ...] | None:
-    """What tells whether a file is still the same; None where there is none."""
-    if not path.exists():
+    """What tells whether a file is still the same; None where there is none, or a device."""
+    if not path.is_file():
         return None
     stat = path.stat()
     return stat.st_ino, stat.st_size, stat.st_mtime_ns
@@ -74,7 +74,7 @@ class Best:
         lock = lock_folder(self.path.parent, wait=True)
         if self.seen != stamp(self.path):  # another training's, or it is gone
             self.error = math.inf
-            if self.path.exists():
+            if self.path.is_file():
                 self.read(Renderer())
         if error < self.error:
             save_atomically(half_state(network, self.family), self.path)

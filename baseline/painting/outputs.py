@@ -99,6 +99,10 @@ def check_places(options: argparse.Namespace, images: list[Path]) -> None:
             raise UserError(f"{image} gives no name for its folder; paint it alone or rename it")
         paths = Paths.of(options, name)
         for path in (paths.painting, *paths.files()):
+            if path.is_dir():
+                raise UserError(f"cannot write {path}: it is a folder")
+            if path.exists() and not path.is_file():
+                continue  # devices and pipes have room for all
             if path.resolve() in taken:
                 raise UserError(f"{path} would take the place of {taken[path.resolve()]}")
             if len(os.fsencode(path.name)) > LONGEST_NAME:
@@ -152,13 +156,13 @@ class Files:
         """Write what is made of a whole painting.  Returns a list of all files for the user."""
         picture, strokes = self.painting.picture, self.painting.strokes()
         size = picture.shape[:2]
+        painted = resized(self.painting.frame, *size[::-1])
+        write_picture(self.paths.painting, painted)
         for path in self.paths.strokes:
             if path.suffix.lower() == ".json":
                 write_json(path, strokes, size, {"image": self.painting.path.name} | settings)
             else:
                 write_svg(path, strokes, size, self.seconds)
-        painted = resized(self.painting.frame, *size[::-1])
-        write_picture(self.paths.painting, painted)
         if self.paths.compare:
             write_picture(self.paths.compare, compare(picture, painted))
         frames = self.frames.written() if self.frames else []

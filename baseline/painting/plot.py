@@ -18,8 +18,8 @@ def write_plot(
 ) -> None:
     """Write an SVG of the lines along which the strokes of a picture go, whole or not at all.
 
-    Each is a path with the stroke's mean width and opacity; those of one colour are a group, in
-    the order in which the colours first come.  millimetres: the width of the page.
+    Each visible one is a path with its mean width and opacity; those of one colour are a group,
+    in the order in which the colours first come.  millimetres: the width of the page.
     """
     write_atomically(path, lambda file: file.writelines(
         f"{line}\n".encode() for line in _lines(strokes, picture_size, millimetres)))
@@ -39,9 +39,10 @@ def _lines(
     opacities = (strokes.shapes[:, 8 : 8 + family.opacities].astype(float).mean(1)
                  if family.opacities else np.ones(len(strokes)))
     groups: dict[str, list[str]] = {}
-    for number, colour in enumerate((strokes.colours[:, ::-1] * 255 + 0.5).astype(np.uint8)):
+    colours = (strokes.colours[:, ::-1] * 255 + 0.5).astype(np.uint8)
+    for number in np.flatnonzero(opacities > 0):
         faint = f' stroke-opacity="{opacities[number]:.3g}"' if opacities[number] < 0.9995 else ""
-        groups.setdefault("#" + colour.tobytes().hex(), []).append(
+        groups.setdefault("#" + colours[number].tobytes().hex(), []).append(
             f'<path stroke-width="{widths[number]:.2f}"{faint} '
             f'd="{_path(points[number], bool(family.radii))}"/>')
     page = f'width="{width}" height="{height}"'

@@ -17,9 +17,10 @@ from typing import BinaryIO
 
 from utils.command import UserError
 
-OPEN_FILES = re.compile(r"(/dev/fd|/proc/(self|\d+)/fd)/\d+")  # links to what a process has open
+# Links to what a process has open.
+OPEN_FILES = re.compile(r"(/dev/fd|/proc/(self|thread-self|\d+(/task/\d+)?)/fd)/\d+")
+MOST_LINKS = 40  # one behind the other
 OWN = "LEARNING_TO_PAINT_DIR"  # the environment's name for a folder of caches and logs
-HELD = (errno.EACCES, errno.EAGAIN)  # that another process holds a lock
 
 
 @contextmanager
@@ -35,7 +36,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             yield file
         return
     path = _behind(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     remove_leftovers(path.parent, path.name)
     temporary, file = _begun(path)
     try:
@@ -51,8 +52,13 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 def _is_replaceable(path: Path) -> bool:
     """Whether a path is that of a file, or of none yet, and not of a device, a pipe or the like."""
     link = os.readlink(path) if path.is_symlink() else ""
-    if any(OPEN_FILES.fullmatch(str(each)) for each in (path, link)):
-        return False
+    each = path
+    for _ in range(MOST_LINKS):
+        if OPEN_FILES.fullmatch(str(each)):
+            return False
+        if not each.is_symlink():
+            break
+        each = each.parent / os.readlink(each)
     try:
         return stat.S_ISREG(mode := os.stat(path).st_mode) or stat.S_ISDIR(mode)
     except (FileNotFoundError, NotADirectoryError):
@@ -95,7 +101,8 @@ def lock(descriptor: int, wait: bool, how: Callable = fcntl.flock) -> bool:
     try:
         how(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except OSError as error:
-        if error.errno in HELD:
+        # Of flock "permission denied" is no lock that another process holds.
+        if error.errno == errno.EAGAIN or how is fcntl.lockf and error.errno == errno.EACCES:
             raise BlockingIOError(error.errno, error.strerror) from error
         _no_locks(error.strerror)
         return False
@@ -159,9 +166,18 @@ def own_folder(usual: Path) -> Path:
     there = next(folder for folder in (usual, *usual.parents) if folder.exists())
     if os.access(there, os.W_OK) and not os.statvfs(there).f_flag & os.ST_RDONLY:
         return usual
-    home = os.path.expanduser("~")
-    default = f"{home}/.cache" if home != "~" else tempfile.gettempdir()
-    return Path(os.environ.get("XDG_CACHE_HOME") or default) / "learning-to-paint" / usual.name
+    home = f"{os.path.expanduser('~')}/.cache"
+    found = (path for path in (os.environ.get("XDG_CACHE_HOME", ""), home, tempfile.gettempdir())
+             if os.path.isabs(path))
+    return Path(next(found)) / "learning-to-paint" / usual.name
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder where there is none.  Raises OSError, or UserError where another thing is."""
+    if os.path.lexists(folder) and not folder.is_dir():
+        nowhere = folder.is_symlink() and not folder.exists()
+        raise UserError(f"{folder} is " + ("a link that leads nowhere" if nowhere else "no folder"))
+    folder.mkdir(parents=True, exist_ok=True)
 
 
 def make_room(path: Path) -> None:
@@ -175,10 +191,8 @@ def make_room(path: Path) -> None:
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
     folder = _behind(path).parent
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder} is no folder")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         raise UserError(f"cannot write in {folder}: {error.strerror or error}") from error

@@ -164,9 +164,10 @@ def loop(job: Job, run: Run, ranks: Ranks, budget: Budget | None = None) -> None
                 job.check()
                 job.save()
             if stopped and not job.over:
-                script = os.path.relpath(Path(sys.argv[0]).absolute())
+                script, folder = (os.path.relpath(Path(path).absolute())
+                                  for path in (sys.argv[0], run.folder))
                 say(f"stopped; go on with: {ranks.launcher} {quote(script)} --resume "
-                    f"{quote(os.path.relpath(run.folder))}")
+                    f"{'./' * folder.startswith('-')}{quote(folder)}")
                 return
     if ranks.main:
         run.finish()

@@ -3,7 +3,11 @@
 import re
 import sys
 from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import partial
 from io import BytesIO
+from itertools import islice
 from pathlib import Path
 
 import cv2
@@ -11,16 +15,20 @@ import numpy as np
 from PIL import ExifTags, Image, ImageCms
 
 from utils.command import UserError, one_line
-from utils.decoding import TIFF, decoded, opened, silent_stderr, tiff_profile
+from utils.decoding import PNG, TIFF, decoded, opened, silent_stderr, tiff_profile
 from utils.files import make_room, write_atomically
 
 SUFFIXES = {".avif", ".bmp", ".gif", ".hdr", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm",
             ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"}
 # Pictures that nothing here reads; in a folder they are passed over, and counted.
-FOREIGN = {".ai", ".arw", ".cr2", ".cr3", ".dng", ".eps", ".heic", ".heif", ".hif", ".ico", ".jxl",
-           ".nef", ".orf", ".pdf", ".psd", ".raf", ".raw", ".rw2", ".svg", ".tga", ".xcf"}
-NAMED = 5  # folders
+FOREIGN = {".3fr", ".ai", ".arw", ".avifs", ".cr2", ".cr3", ".dng", ".eps", ".gpr", ".heic",
+           ".heics", ".heif", ".hif", ".ico", ".insp", ".jxl", ".mpo", ".nef", ".orf", ".pdf",
+           ".pef", ".psd", ".raf", ".raw", ".rw2", ".rwl", ".srw", ".svg", ".tga", ".x3f", ".xcf",
+           ".3gp", ".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mts", ".webm"}  # videos too
+NAMED, DEEPEST = 5, 3  # folders within a folder that are named, and how far down
+SRGB = {"srgb", "srgb built-in", "srgb iec61966-2.1", "srgb iec61966-2-1"}  # profiles' names
 LARGEST_PROFILE = 2**22  # bytes
+SPACE = slice(16, 20)  # where a profile says what its colours are
 LONGEST_EXIF = 2**16  # bytes, as JPEG has room for; older Pillow takes memory for each tag
 ROWS_AT_ONCE = 64  # that floats are made of
 FULL_SCALE = 0.5  # of the error map: differences from here on look alike
@@ -40,11 +48,32 @@ def read_picture(path: Path) -> np.ndarray:
 def decode_picture(path: Path) -> np.ndarray:
     """``read_picture`` where libraries may say on stderr what they like."""
     stored, data = decoded(path, cv2.IMREAD_UNCHANGED)
+    stored = _with_opacity(np.atleast_3d(stored), data)
     orientation, profile = _header(data)
     # OpenCV reads 8-bit TIFF through libtiff's RGBA, where colours are multiplied already.
     multiplied = bool(TIFF.match(data)) and stored.dtype == np.uint8
-    picture = _on_white(_turned(np.atleast_3d(stored), orientation), multiplied)
-    return _in_srgb(picture, profile)
+    picture = _on_white(_turned(stored, orientation), multiplied)
+    return _in_srgb(picture, profile, partial(_inks, data, orientation))
+
+
+def _with_opacity(stored: np.ndarray, data: bytes) -> np.ndarray:
+    """A picture (H, W, C) with the opacity of grey ones, which OpenCV passes over."""
+    if stored.shape[2] != 1 or not data.startswith(PNG):
+        return stored
+    try:
+        with opened(data) as image:
+            key = image.info.get("transparency")
+            if not isinstance(key, int) or image.size != stored.shape[1::-1]:
+                return stored
+            image.load()
+            clear = np.asarray(image) == key
+            if image.mode != "I;16":
+                clear = np.asarray(image.convert("RGBA"))[..., 3] == 0
+    except Exception:  # noqa: BLE001, whatever Pillow makes of broken data
+        return stored
+    largest = np.iinfo(stored.dtype).max
+    opacity = np.where(clear, 0, largest).astype(stored.dtype)[..., None]
+    return np.concatenate((stored, stored, stored, opacity), 2)
 
 
 def _on_white(picture: np.ndarray, multiplied: bool) -> np.ndarray:
@@ -78,6 +107,8 @@ def _header(data: bytes) -> tuple[int, bytes]:
             return 1, tiff_profile(data)
         with opened(data) as image:
             profile = image.info.get("icc_profile") or b""
+            if image.mode == "CMYK" != profile[SPACE].decode():  # of another picture
+                profile = b""
             if b"eXIf" in data and "exif" not in image.info:
                 image.load()  # the pixels of a PNG, which may come first
             if any(len(image.info.get(key, "")) > LONGEST_EXIF
@@ -88,17 +119,37 @@ def _header(data: bytes) -> tuple[int, bytes]:
         return 1, profile
 
 
-def _in_srgb(picture: np.ndarray, profile: bytes) -> np.ndarray:
-    """A picture (H, W, 3) uint8 BGR of a colour profile in sRGB; a broken profile is ignored."""
+def _inks(data: bytes, orientation: int) -> Image.Image:
+    """An encoded picture's upright shares of four inks, which OpenCV turns into colours itself."""
+    with opened(data) as image:
+        if image.mode != "CMYK":
+            raise ValueError("no inks")
+        turned = np.ascontiguousarray(_turned(np.asarray(image), orientation))
+    return Image.frombytes("CMYK", turned.shape[1::-1], turned.tobytes())
+
+
+def _in_srgb(
+    picture: np.ndarray, profile: bytes, inks: Callable[[], Image.Image]
+) -> np.ndarray:
+    """A picture (H, W, 3) uint8 BGR of a colour profile in sRGB.
+
+    inks: gives the picture that a profile of inks is for.  A profile that is broken, or of
+    another kind of picture, is ignored.
+    """
     if not 128 <= len(profile) <= LARGEST_PROFILE:
         return picture
     try:
         space = ImageCms.ImageCmsProfile(BytesIO(profile))
-        if "srgb" in (space.profile.profile_description or "").lower():
+        if (space.profile.profile_description or "").strip("\0 ").lower() in SRGB:
             return picture
-        grey = space.profile.xcolor_space == "GRAY"
-        image = Image.fromarray(np.ascontiguousarray(picture[..., 0] if grey else
-                                                     picture[..., ::-1]))
+        if profile[SPACE] == b"CMYK":
+            image = inks()
+        elif profile[SPACE] != b"GRAY":
+            image = Image.fromarray(np.ascontiguousarray(picture[..., ::-1]))
+        elif (picture == picture[..., :1]).all():
+            image = Image.fromarray(np.ascontiguousarray(picture[..., 0]))
+        else:
+            return picture
         meant = ImageCms.profileToProfile(
             image, space, ImageCms.createProfile("sRGB"), outputMode="RGB",
             renderingIntent=ImageCms.Intent.RELATIVE_COLORIMETRIC,
@@ -141,23 +192,38 @@ def image_files(folder: Path) -> list[Path]:
         seen = [path for path in folder.iterdir() if not path.name.startswith(".")]
         found = [path for path in seen if path.suffix.lower() in SUFFIXES and path.is_file()]
         others = Counter(path.suffix.lower() for path in seen if path.suffix.lower() in FOREIGN)
-        kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(others.items()))
-        if found and others:
+        lost = sum(path.suffix.lower() in SUFFIXES and path.is_symlink() and not path.exists()
+                   for path in seen)
+        kinds = ", ".join([f"{count} {suffix}" for suffix, count in sorted(others.items())]
+                          + [f"{lost} links that lead nowhere"] * bool(lost))
+        if found and kinds:
             print(f"warning: {one_line(str(folder))}: left out are {kinds}, which cannot be read; "
-                  "save them as JPEG", file=sys.stderr)
+                  "save pictures as JPEG", file=sys.stderr)
         if found:
             return found
-        within = sorted(path for path in seen if path.is_dir() and any(
-            each.suffix.lower() in SUFFIXES for each in path.iterdir()))
+        within = list(islice(_folders_of_images(folder), NAMED + 1))
     except OSError as error:
         raise UserError(f"cannot read the folder {folder}: {error.strerror}") from error
     if within:
         raise UserError(f"{folder} holds no images itself; name one of its folders that do: "
                         + ", ".join(map(str, within[:NAMED])) + " .." * (len(within) > NAMED))
-    if others:
-        raise UserError(f"{folder} holds no images that can be read, but {kinds}; save them as "
-                        "JPEG")
+    if kinds:
+        raise UserError(f"{folder} holds no images that can be read, but {kinds}; save pictures "
+                        "as JPEG")
     raise UserError(f"{folder} holds no images ({', '.join(sorted(SUFFIXES))})")
+
+
+def _folders_of_images(folder: Path, depth: int = DEEPEST) -> Iterator[Path]:
+    """The folders within a folder that hold images, those nearest first in each branch."""
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith((".", "__MACOSX")) or not path.is_dir():
+            continue
+        with suppress(OSError):
+            if any(each.suffix.lower() in SUFFIXES and each.is_file()
+                   and not each.name.startswith(".") for each in path.iterdir()):
+                yield path
+            elif depth > 1:
+                yield from _folders_of_images(path, depth - 1)
 
 
 def _natural(path: Path) -> list[str | int]:

@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,14 +24,16 @@ def launched() -> tuple[int, int]:
     Raises UserError where it says that in part, or no numbers.
     """
     values = {name: os.environ.get(name, "") for name in LAUNCHER}
-    if not values["RANK"] and values["WORLD_SIZE"] in ("", "1"):
-        return 0, 1
-    local = {name: os.environ.get(name) or "0" for name in ("LOCAL_RANK", "LOCAL_WORLD_SIZE")}
-    for name, value in [("RANK", values["RANK"]), ("WORLD_SIZE", values["WORLD_SIZE"]),
-                        *local.items()]:
+    alone = not values["RANK"] and values["WORLD_SIZE"] in ("", "1")
+    numbers = {} if alone else {name: values[name] for name in ("RANK", "WORLD_SIZE")}
+    for name in ("LOCAL_RANK", "LOCAL_WORLD_SIZE"):
+        numbers[name] = os.environ.get(name) or "0"
+    for name, value in numbers.items():
         if not re.fullmatch("[0-9]{1,6}", value):
             raise UserError(f"the environment has {name}={value!r}; torchrun sets "
                             f"{', '.join(LAUNCHER)}: set all of them, or none")
+    if alone:
+        return 0, 1
     rank, world = int(values["RANK"]), int(values["WORLD_SIZE"])
     if rank >= world:
         raise UserError(f"the environment has RANK={rank} of WORLD_SIZE={world} processes; they "
@@ -55,6 +58,21 @@ def exchange() -> Iterator[None]:
         raise OthersLost(str(error).splitlines()[0]) from error
 
 
+@contextmanager
+def mortal() -> Iterator[None]:
+    """In here a stop signal ends the process at once, where a library waits and Python cannot."""
+    before = {number: signal.getsignal(number)
+              for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    caught = {number: handler for number, handler in before.items() if callable(handler)}
+    for number in caught:
+        signal.signal(number, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        for number, handler in caught.items():
+            signal.signal(number, handler)
+
+
 class Ranks:
     """This process among all; alone, and free of charge, where torchrun did not start it.
 
@@ -67,7 +85,8 @@ class Ranks:
         if self.world > 1:
             gpu = device != "cpu" and torch.cuda.is_available()
             try:
-                dist.init_process_group("cpu:gloo,cuda:nccl" if gpu else "gloo")
+                with mortal():
+                    dist.init_process_group("cpu:gloo,cuda:nccl" if gpu else "gloo")
             except (RuntimeError, ValueError) as error:  # an address where nobody is, no number
                 raise UserError("the other processes cannot be reached: "
                                 f"{str(error).splitlines()[0]}") from error

@@ -14,7 +14,7 @@ from shlex import quote
 from typing import Any
 
 from utils.command import STOP_SIGNALS, TRAIN_LOG, UserError
-from utils.files import lock, own_folder, reason, remove_leftovers, write_atomically
+from utils.files import lock, make_folder, own_folder, reason, remove_leftovers, write_atomically
 from utils.ranks import Ranks
 from utils.weights import load_file, save_atomically
 
@@ -41,7 +41,7 @@ class Run:
         self.main = main
         self.checkpoint_file = folder / "checkpoint.pt"
         if not main:
-            folder.mkdir(parents=True, exist_ok=True)  # on a machine without the main one's disk
+            make_folder(folder)  # on a machine without the main one's disk
             return
         try:
             self._lock = open(folder / ".lock", "w")  # noqa: SIM115, until the process ends
@@ -60,7 +60,7 @@ class Run:
         if not ranks.main:
             return cls(ranks.share(None), options, main=False)
         try:
-            parent.mkdir(parents=True, exist_ok=True)
+            make_folder(parent)
             taken = [
                 int(match[1])
                 for path in parent.iterdir()

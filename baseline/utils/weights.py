@@ -6,7 +6,7 @@ import re
 import warnings
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import partial
 from itertools import chain, repeat
@@ -27,13 +27,18 @@ PLAIN = (r"collections OrderedDict|torch\._utils _rebuild_(tensor(_v2)?|paramete
          r"|torch (BFloat16|Bool|Byte|Char|Double|Float|Half|Int|Long|Short)Storage")
 # Parts of keys that DataParallel, DistributedDataParallel and torch.compile add, and the newer
 # names of what weight norm has.
-WRAPPERS = {"module", "_orig_mod"}
+WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
+COUNTER = "num_batches_tracked"  # old versions did not write it, and some write it as a float
+BESIDE = {"n_averaged"}  # what AveragedModel counts
 NEW_NAMES = {"parametrizations.weight.original0": "weight_g",
              "parametrizations.weight.original1": "weight_v"}
 MOST_PARTS = 10_000  # of a checkpoint that are looked through for weights
 FEWEST = 10  # tensors of a network in there; an optimiser has three for each of its parameters
 ARCHIVES = re.compile(
-    rb"\x1f\x8b|BZh|\xfd7zXZ|7z\xbc\xaf|Rar!|\x28\xb5\x2f\xfd|.{257}ustar", re.DOTALL)
+    rb"\x1f[\x8b\x9d]|BZh|\xfd7zXZ|7z\xbc\xaf|Rar!|\x28\xb5\x2f\xfd|\x04\x22\x4d\x18|\x5d\0\0.\0"
+    rb"|PK\x05\x06|.{257}ustar", re.DOTALL)
+OTHERS = {rb".{8}\{\s*\"": "is a file of safetensors and no state dict of PyTorch",
+          rb"\x93NUMPY": "is an array of NumPy and no state dict of PyTorch"}
 LONGEST_PICKLE = 10**6  # operations; those of a checkpoint are some ten thousand
 
 
@@ -79,6 +84,9 @@ def _flaw(path: Path) -> str:
         start = beginning.lstrip()
         if ARCHIVES.match(beginning):
             return "is an archive; unpack it first"
+        for pattern, flaw in OTHERS.items():
+            if re.match(pattern, beginning, re.DOTALL):
+                return flaw
         if start.startswith(b"<"):
             return "is a web page, saved in place of a file"
         if start.startswith(b"version https://git-lfs"):
@@ -107,6 +115,8 @@ def _flaw(path: Path) -> str:
             if opcode.name == "STACK_GLOBAL":
                 value = " ".join(texts[-2:])
             if "GLOBAL" in opcode.name and not re.fullmatch(PLAIN, value):
+                if not re.fullmatch(r"\S+ \S+", value):
+                    raise ValueError("no pickle")
                 name = value[:100].replace(" ", ".")
                 if re.match(r"torch\._utils\._rebuild_|torch\.\w+Storage", name):
                     return f"holds other tensors than plain ones of floats ({name})"
@@ -136,8 +146,9 @@ def load_built(
         raise UserError(f"{what} {path} {flaw}; {otherwise}")
 
     flaws = []
-    for found in state_dicts(load_file(path, what, otherwise)):
-        state = unwrapped(found)
+    for found, state in chain.from_iterable(
+            zip(repeat(found), with_modules(unwrapped(found)))
+            for found in state_dicts(load_file(path, what, otherwise))):
         network = build(state)
         if not (flaw := misfit(network, state)):
             break
@@ -158,8 +169,10 @@ def state_dicts(loaded: Any) -> list[dict[str, torch.Tensor]]:
     """The state dicts in what was loaded: itself, or those in a checkpoint's dicts of dicts."""
     found, todo = [], [loaded]
     for value in todo:  # grows on the way
-        values = list(dict.values(value)) if isinstance(value, dict) else []
-        if values and all(isinstance(each, torch.Tensor) for each in values):
+        values = (list(dict.values(value)) if isinstance(value, dict) else
+                  list(value) if isinstance(value, list | tuple) else [])
+        if (isinstance(value, dict) and values
+                and all(isinstance(each, torch.Tensor) for each in values)):
             if value is loaded or len(values) >= FEWEST:
                 found.append(value)
         elif len(todo) < MOST_PARTS:
@@ -167,9 +180,20 @@ def state_dicts(loaded: Any) -> list[dict[str, torch.Tensor]]:
     return found
 
 
+def with_modules(state: dict[str, torch.Tensor]) -> Iterator[dict[str, torch.Tensor]]:
+    """A state dict, and those of the modules in it, as where several networks are in one."""
+    yield state
+    modules: dict[str, dict[str, torch.Tensor]] = {}
+    for key, value in state.items():
+        module, _, rest = key.partition(".")
+        modules.setdefault(module, {})[rest] = value
+    yield from (unwrapped(each) for each in modules.values() if len(each) >= FEWEST)
+
+
 def unwrapped(found: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """A state dict without what wrappers put before its keys, in PyTorch's older names."""
-    keys = {key: [part for part in str(key).split(".") if part not in WRAPPERS] for key in found}
+    keys = {key: [part for part in str(key).split(".") if part not in WRAPPERS]
+            for key in found if key not in BESIDE}
     while len({parts[0] for parts in keys.values() if parts}) == 1 and all(
             len(parts) > 1 for parts in keys.values()):
         keys = {key: parts[1:] for key, parts in keys.items()}
@@ -186,7 +210,7 @@ def misfit(network: nn.Module, state: dict[str, torch.Tensor]) -> str:
     """
     mine = network.state_dict()
     for key in mine.keys() - state.keys():
-        if key.endswith("num_batches_tracked"):
+        if key.endswith(COUNTER):
             state[key] = mine[key]
     other = "holds the weights of another network"
     if alien := next((key for key in (*mine, *state) if key not in mine or key not in state), None):
@@ -194,7 +218,7 @@ def misfit(network: nn.Module, state: dict[str, torch.Tensor]) -> str:
     for key, own in mine.items():
         if (value := state[key]).shape != own.shape:
             return f"{other}: {key} has the shape {(*value.shape,)}, not {(*own.shape,)}"
-        if value.is_floating_point() != own.is_floating_point():
+        if value.is_floating_point() != own.is_floating_point() and not key.endswith(COUNTER):
             return f"holds numbers of the type {value.dtype} in {key}"
         if not torch.isfinite(value.to(own.dtype)).all():
             return f"holds numbers that are not finite in {key}"
