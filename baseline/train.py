@@ -23,11 +23,7 @@ from utils.command import (
     whole_number,
 )
 
-# What --cheap is, and more of it by the source of states: as old a memory, filled by one step of
-# the environment an update in place of four.
 CHEAP = {"sizes": "64:0.7,128", "penalty_every": 4, "actor_rate": 3e-4, "critic_rate": 1e-3}
-CHEAP_STATES = {"memory": {"warmup": 80, "rmsize": 200, "episode_train_times": 40},
-                "pool": {"joint": True}}
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -74,10 +70,9 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         help="where states come from: the paper's replay memory (the default), or a pool of "
         "paintings, each at a step of its own, that the updates themselves paint on")
     add("--pool", type=positive_int, metavar="N", help="paintings in the pool (192)")
-    add("--cheap", action="store_true", help="the paper's method in a third of the time: "
-        + " ".join(f"--{name} {value}" for name, value in (CHEAP | CHEAP_STATES["memory"]).items())
-        + ", those of them that are not given; with --pool or --states pool --joint in place of "
-        "the last three")
+    add("--cheap", action="store_true", help="the paper's method, cheaper: "
+        + " ".join(f"--{name} {value}" for name, value in CHEAP.items())
+        + ", those of them that are not given; with --pool or --states pool --joint too")
     add("--sizes", type=size_schedule, help="sizes of the pictures that actor and critic see, each "
         "with the share of the training it ends at, such as 64:0.7,128 (128)")
     add("--norm_until", type=share, help="the share of the training after which the actor's batch "
@@ -131,7 +126,8 @@ def check(options: argparse.Namespace) -> None:
                         ": it learns from whole paintings")
     if options.cheap:
         options.states = options.states or ("pool" if options.pool else "memory")
-        for name, value in (CHEAP | CHEAP_STATES[options.states]).items():
+        joint = {"joint": True} if options.states == "pool" else {}
+        for name, value in (CHEAP | joint).items():
             known = name in own or name not in every
             if name == "penalty_every" and options.reward == "l2":
                 continue  # there is no discriminator
