@@ -341,3 +341,11 @@ def test_importing_creates_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
     after = {p for p in ROOT.rglob("*") if ".git" not in p.parts and "__pycache__" not in p.parts}
     assert after == before
+
+
+def test_the_painting_is_there_whatever_becomes_of_the_rest(checkout):
+    (checkout.root / "full.json").symlink_to("/dev/full")
+    errors = checkout.run("test.py", "--max_step", 1, "--divide", 1, "--strokes", "full.json",
+                          "--output", "own", status=2)
+    assert "No space left on device" in errors
+    assert (checkout.root / "own" / "painting.png").is_file()
