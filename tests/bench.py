@@ -195,12 +195,11 @@ def training_rates(pair: tuple[Precision, Precision], count: int, batch: int) ->
         if size:
             seconds = seconds_of(update(precision, "default", batch, size, True), own.device,
                                  count) / 4
-            seconds += seconds_of(
-                environment_step(precision, "default", batch, size), own.device, count)
-        else:  # ten updates after 40 steps of as many paintings
+        else:
             seconds = seconds_of(update(precision, "default", batch), own.device, count)
-            seconds += 4 * seconds_of(
-                environment_step(precision, "default", batch), own.device, count)
+        # Ten updates come after 40 steps of as many paintings.
+        seconds += 4 * seconds_of(
+            environment_step(precision, "default", batch, size or WIDTH), own.device, count)
         print(f"| {name} | {seconds:.2f} | {batch / seconds:.1f} |", flush=True)
 
 

@@ -12,7 +12,6 @@ from Renderer.canvas import as_float
 from utils.schedule import cosine
 
 RATE = 2e-5
-WARM = 200  # updates over which the rate rises: Adam's first steps would spoil a good actor
 EARLY = 0.02  # weight of the error of each canvas before the last
 
 
@@ -27,13 +26,13 @@ class Direct(Learner):
     def __init__(
         self, setup: Setup, *, actor_rate: float | None = None, early: float = EARLY
     ) -> None:
-        """actor_rate: highest rate; early: weight of the earlier canvases' errors."""
+        """actor_rate: highest rate of a cosine; early: weight of the earlier canvases' errors."""
         super().__init__(setup, {})
         self.peak, self.early = actor_rate or RATE, early
 
     def rates(self, progress: float) -> dict[str, float]:
-        """Half a cosine, after a linear rise."""
-        return {"actor": cosine(progress, self.peak) * min(1.0, (self.updates + 1) / WARM)}
+        """Half a cosine."""
+        return {"actor": cosine(progress, self.peak)}
 
     def slope(self, canvas: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """The gradient (B, 3, 128, 128) of each canvas's mean squared error to its pixels."""

@@ -65,9 +65,9 @@ def _with_opacity(stored: np.ndarray, data: bytes) -> np.ndarray:
             key = image.info.get("transparency")
             if not isinstance(key, int) or image.size != stored.shape[1::-1]:
                 return stored
-            image.load()
-            clear = np.asarray(image) == key
-            if image.mode != "I;16":
+            if image.mode == "I;16":
+                clear = np.asarray(image) == key
+            else:  # Pillow knows how far values of few bits are spread
                 clear = np.asarray(image.convert("RGBA"))[..., 3] == 0
     except Exception:  # noqa: BLE001, whatever Pillow makes of broken data
         return stored
@@ -107,7 +107,7 @@ def _header(data: bytes) -> tuple[int, bytes]:
             return 1, tiff_profile(data)
         with opened(data) as image:
             profile = image.info.get("icc_profile") or b""
-            if image.mode == "CMYK" != profile[SPACE].decode():  # of another picture
+            if image.mode == "CMYK" and profile[SPACE] != b"CMYK":  # of another picture
                 profile = b""
             if b"eXIf" in data and "exif" not in image.info:
                 image.load()  # the pixels of a PNG, which may come first
@@ -190,10 +190,10 @@ def image_files(folder: Path) -> list[Path]:
     """
     try:
         seen = [path for path in folder.iterdir() if not path.name.startswith(".")]
-        found = [path for path in seen if path.suffix.lower() in SUFFIXES and path.is_file()]
+        named = [path for path in seen if path.suffix.lower() in SUFFIXES]
+        found = [path for path in named if path.is_file()]
         others = Counter(path.suffix.lower() for path in seen if path.suffix.lower() in FOREIGN)
-        lost = sum(path.suffix.lower() in SUFFIXES and path.is_symlink() and not path.exists()
-                   for path in seen)
+        lost = len(found) < len(named) and sum(not path.exists() for path in named)
         kinds = ", ".join([f"{count} {suffix}" for suffix, count in sorted(others.items())]
                           + [f"{lost} links that lead nowhere"] * bool(lost))
         if found and kinds:

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from utils.command import UserError
+from utils.command import STOP_SIGNALS, UserError
 
 LAUNCHER = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # what torchrun sets
 
@@ -61,9 +61,8 @@ def exchange() -> Iterator[None]:
 @contextmanager
 def mortal() -> Iterator[None]:
     """In here a stop signal ends the process at once, where a library waits and Python cannot."""
-    before = {number: signal.getsignal(number)
-              for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-    caught = {number: handler for number, handler in before.items() if callable(handler)}
+    caught = {number: handler for number in STOP_SIGNALS
+              if callable(handler := signal.getsignal(number))}
     for number in caught:
         signal.signal(number, signal.SIG_DFL)
     try:

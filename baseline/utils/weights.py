@@ -146,9 +146,9 @@ def load_built(
         raise UserError(f"{what} {path} {flaw}; {otherwise}")
 
     flaws = []
-    for found, state in chain.from_iterable(
-            zip(repeat(found), with_modules(unwrapped(found)))
-            for found in state_dicts(load_file(path, what, otherwise))):
+    candidates = ((whole, state) for whole in state_dicts(load_file(path, what, otherwise))
+                  for state in with_modules(unwrapped(whole)))
+    for found, state in candidates:
         network = build(state)
         if not (flaw := misfit(network, state)):
             break
