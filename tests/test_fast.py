@@ -257,6 +257,15 @@ def test_a_processor_paints_in_fp32_unless_asked(monkeypatch):
     assert Precision("bf16", cpu).bf16 and not Precision("fp32", gpu, learning=True).bf16
 
 
+def test_products_are_rounded_to_tf32_where_that_is_asked_for_alone():
+    gpu, flags = torch.device("cuda", 0), (torch.backends.cudnn, torch.backends.cuda.matmul)
+    for name, rounded in (("tf32", True), ("fp32", False)):
+        assert str(Precision(name, gpu)) == name
+        assert [each.allow_tf32 for each in flags] == [rounded, rounded]
+    with pytest.raises(UserError, match="tf32 needs a GPU"):
+        Precision("tf32", torch.device("cpu"))
+
+
 def test_the_penalty_in_bf16_has_about_the_same_gradient():
     discriminator = fill(Discriminator(), "wgan", 4, 2.0)
     real, fake = (torch.cat((image(3, 3, 7), image(3, 3, seed)), 1) for seed in (7, 8))

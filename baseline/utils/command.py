@@ -200,6 +200,6 @@ def add_device_flags(parser: argparse._ActionsContainer) -> None:
     """Add --device and --precision to a parser or a group of one."""
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"),
                         help="where the networks run; auto: on a GPU where there is one")
-    parser.add_argument("--precision", default="auto", choices=("auto", "fp32", "bf16"),
+    parser.add_argument("--precision", default="auto", choices=("auto", "fp32", "tf32", "bf16"),
                         help="auto: bf16 where the device computes in it (a processor in trainings "
-                        "alone), fp32 elsewhere")
+                        "alone), fp32 elsewhere; tf32: a GPU's fp32 with products of 10 bits")

@@ -35,7 +35,6 @@ def pick_device(name: str) -> torch.device:
                         "processes as there are GPUs")
     device = torch.device("cuda", number)
     torch.cuda.set_device(device)
-    torch.backends.cudnn.allow_tf32 = False  # what is to be in fp32 is
     return device
 
 
@@ -85,17 +84,22 @@ class Precision:
     """
 
     def __init__(self, name: str, device: torch.device, learning: bool = False) -> None:
-        """name: fp32, bf16, or auto: bf16 where the device has it of its own.
+        """name: fp32, tf32, bf16, or auto: bf16 where the device has it of its own.
 
         On a processor auto is that for learning alone: so a painting hardly differs from one to
-        another.
+        another.  tf32 rounds what is multiplied to 10 bits, for the whole process.  Raises
+        UserError where it is asked of a processor.
         """
-        self.device = device
+        self.device, self.tf32 = device, name == "tf32"
         own = learning or device.type == "cuda"
         self.bf16 = name == "bf16" or (name == "auto" and own and computes_in_bf16(device))
+        if device.type == "cuda":
+            torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = self.tf32
+        elif self.tf32:
+            raise UserError("--precision tf32 needs a GPU; here there are fp32 and bf16")
 
     def __str__(self) -> str:
-        return "bf16" if self.bf16 else "fp32"
+        return "bf16" if self.bf16 else "tf32" if self.tf32 else "fp32"
 
     def autocast(self) -> AbstractContextManager:
         """A context in which matrix products and convolutions run in this precision."""
