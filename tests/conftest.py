@@ -1,7 +1,9 @@
 """Puts baseline/ on the path, as it is for the scripts in it, and lays out a small checkout."""
 
+import importlib
 import io
 import os
+import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -21,9 +23,21 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "baseline"))
 
 
+WIDTHS = {  # modules with numbers that say how wide networks are, and small ones
+    "DRL.layers": ("STAGES", (16, 32, 64, 128)), "DRL.actor": ("STAGES", (16, 32, 64, 128)),
+    "DRL.critic": ("STAGES", (16, 32, 64, 128)), "Renderer.model": ("HIDDEN", (64, 64, 128, 4096)),
+}
+
+
+def widths() -> tuple[tuple[str, str, tuple[int, ...]], ...]:
+    """The modules, the names there and what they are now."""
+    return tuple((module, name, getattr(importlib.import_module(module), name))
+                 for module, (name, _) in WIDTHS.items())
+
+
 @cache
-def small_weights() -> dict[str, bytes]:
-    """Weight files of networks that have learnt nothing."""
+def small_weights(_: tuple) -> dict[str, bytes]:
+    """Weight files of networks that have learnt nothing, as wide as ``widths`` says."""
     import torch
 
     from DRL.actor import Actor
@@ -38,7 +52,10 @@ def small_weights() -> dict[str, bytes]:
 
 
 class Checkout:
-    """A copy of the scripts with small weights and images, so that default paths stay in it."""
+    """A copy of the scripts with small weights and images, so that default paths stay in it.
+
+    Its networks are as wide as those of this process.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -48,7 +65,11 @@ class Checkout:
         few = script.read_text().replace("VALIDATION_STROKES = 2048", "VALIDATION_STROKES = 64")
         assert few != script.read_text()
         script.write_text(few)  # or most of the time would go into validation
-        for name, content in small_weights().items():
+        for module, name, numbers in widths():
+            script = root / "baseline" / f"{module.replace('.', '/')}.py"
+            script.write_text(re.sub(f"^{name} = .*?\\)", f"{name} = {numbers}",
+                                     script.read_text(), flags=re.MULTILINE))
+        for name, content in small_weights(widths()).items():
             (root / name).write_bytes(content)
         rng = np.random.default_rng(0)
         faces = root / "data" / "img_align_celeba"
@@ -94,6 +115,17 @@ def denormal_numbers() -> Iterator[None]:
     yield
     if "torch" in sys.modules:
         sys.modules["torch"].set_flush_denormal(False)
+
+
+@pytest.fixture
+def narrow(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """Networks of a twentieth of the weights, where what they learn does not matter.
+
+    Long versions of tests have the real ones.
+    """
+    if not request.node.get_closest_marker("slow"):
+        for module, (name, numbers) in WIDTHS.items():
+            monkeypatch.setattr(importlib.import_module(module), name, numbers)
 
 
 @pytest.fixture

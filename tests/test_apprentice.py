@@ -143,6 +143,7 @@ def test_a_patch_counts_where_the_scanning_painter_would_paint():
     assert agent.actor.fc.weight.grad.abs().sum() > 0
 
 
+@pytest.mark.usefixtures("narrow")
 def test_a_lesson_and_what_comes_after_it(checkout):
     """Smaller pictures at first, and statistics that are kept in the end."""
     out = checkout.run("train.py", *TINY, "--method", "scan", "--sizes", 32, "--train_times", 6,
@@ -166,6 +167,7 @@ def test_a_lesson_and_what_comes_after_it(checkout):
     assert "actor/gradient" in out
 
 
+@pytest.mark.usefixtures("narrow")
 def test_a_run_with_frozen_statistics_is_resumed(checkout):
     flags = (*TINY, "--method", "scan", "--sizes", 32, "--train_times", 3)
     checkout.run("train.py", *flags)

@@ -76,6 +76,7 @@ def logged(monkeypatch, checkout, *flags) -> tuple[object, dict[str, float]]:
     return training, numbers
 
 
+@pytest.mark.usefixtures("narrow")
 @pytest.mark.parametrize(("bundle", "max_step", "expected"), [
     (1, 6, {5: 5, 6: 6}), (2, 11, {20: 10, 22: 11}), (5, 5, {5: 1, 20: 4, 25: 5}),
     (8, 2, {16: 2}),
@@ -94,6 +95,7 @@ def test_errors_are_logged_where_bundles_end(
         f"error_{strokes}" for strokes in expected]
 
 
+@pytest.mark.usefixtures("narrow")
 @pytest.mark.parametrize("bundle", [2, 8])
 def test_from_a_training_to_paintings(checkout, compiled, bundle):
     """The real scripts; the actor's file alone tells its bundle."""
@@ -124,6 +126,7 @@ def test_from_a_training_to_paintings(checkout, compiled, bundle):
         ))
 
 
+@pytest.mark.usefixtures("narrow")
 def test_a_checkpoint_of_another_bundle_is_refused(checkout, tmp_path):
     log = Run.create(tmp_path, "Paint", {}, Ranks())
     training = training_of(checkout, "--bundle", 2)

@@ -1,9 +1,12 @@
 """Families of strokes: their weights, from one script to the next, and pairs that do not match."""
 
 import json
+import shutil
 
+import pytest
 import torch
 
+from conftest import ROOT
 from DRL.actor import Actor
 from DRL.painter import Painter
 from Renderer.model import Renderer, load_render
@@ -14,6 +17,7 @@ from utils.weights import half_state, save_atomically
 PRECISION = Precision("fp32", torch.device("cpu"))
 
 
+@pytest.mark.usefixtures("narrow")
 def test_a_family_of_strokes_from_its_renderer_to_a_painting(checkout):
     """Another family's renderer, an agent trained with it, what they paint, and what is refused."""
     out = checkout.run("train_renderer.py", *RENDERER_TINY, "--stroke", "triangle", "--steps", 4,
@@ -52,7 +56,18 @@ OTHER_FAMILY = (
 )
 
 
+@pytest.mark.usefixtures("narrow")
 def test_families_that_do_not_go_together_are_refused(checkout):
     for network, family in ((Renderer(), "triangle"), (Renderer(), "square"), (Actor(), "round")):
         save_atomically(half_state(network, family), checkout.root / f"{family}.pkl")
     checkout.refuse(OTHER_FAMILY)
+
+
+def test_renderer_training_never_writes_a_worse_file(checkout):
+    """It goes on from the file that is there and keeps it where nothing better comes."""
+    shutil.copy(ROOT / "renderer.pkl", checkout.root / "renderer.pkl")
+    before = (checkout.root / "renderer.pkl").read_bytes()
+    out = checkout.run("train_renderer.py", "--batch_size", 1, "--steps", 2, "--lr", 0.5)
+    assert "has a squared error of" in out.splitlines()[0]
+    assert (checkout.root / "renderer.pkl").read_bytes() == before
+    assert float(out.splitlines()[0].split()[-1]) < 0.01 < float(out.splitlines()[-2].split()[4])

@@ -38,6 +38,7 @@ from utils.pictures import read_picture
 from utils.run import STOPPING
 from utils.weights import load_weights
 
+pytestmark = pytest.mark.usefixtures("narrow")
 EPISODE = 3  # steps
 FP32 = Precision("fp32", torch.device("cpu"))
 

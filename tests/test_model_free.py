@@ -159,6 +159,7 @@ def test_noise_changes_acting_and_not_learning(batch):
     assert torch.equal(quiet.explore(canvas, target, progress, (7, 0, 0)), plain)
 
 
+@pytest.mark.usefixtures("narrow")
 @pytest.mark.parametrize(("ticks", "memory", "states"), [
     (6, True, ()), (5, False, ("--states", "pool", "--pool", 6))])
 def test_a_model_free_training_resumes_to_the_bit(checkout, tmp_path, ticks, memory, states):
@@ -180,6 +181,7 @@ def test_a_model_free_training_resumes_to_the_bit(checkout, tmp_path, ticks, mem
     assert noise > 0.03
 
 
+@pytest.mark.usefixtures("narrow")
 def test_processes_explore_by_their_own_noise(checkout):
     """Each draws from its number, so that two of them see more than one."""
     training = training_of(checkout, *MODEL_FREE)
@@ -190,13 +192,14 @@ def test_processes_explore_by_their_own_noise(checkout):
     assert not torch.allclose(alone, training.method.explorer.fc.weight)
 
 
+@pytest.mark.usefixtures("narrow")
 def test_a_model_free_training_by_the_real_scripts(checkout):
     flags = (*TINY, *MODEL_FREE, "--bundle", 2)
     out = checkout.run("train.py", *flags, "--train_times", 6, "--debug")
     assert "critic/goal" in out
     assert "after 6 strokes" in out
     folder = checkout.root / "train_log" / "Paint-run1"
-    assert weights_of(folder / "critic.pkl")["conv1.weight_v"].shape == (64, 35, 3, 3)
+    assert weights_of(folder / "critic.pkl")["conv1.weight_v"].shape == (16, 35, 3, 3)
     painted = checkout.run("test.py", "--actor", folder / "actor.pkl", "--max_step", 1,
                            "--divide", 1)
     assert "2 strokes" in painted

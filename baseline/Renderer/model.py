@@ -11,6 +11,8 @@ from utils.command import UserError
 from utils.device import Precision
 from utils.weights import load_weights
 
+HIDDEN = (512, 1024, 2048, 4096)  # outputs of the linear layers; the last are 16 x 16 x 16
+
 
 class Renderer(nn.Module):
     """Ten shape numbers to a stroke's picture.
@@ -20,10 +22,11 @@ class Renderer(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(SHAPE_DIM, 512)
-        self.fc2 = nn.Linear(512, 1024)
-        self.fc3 = nn.Linear(1024, 2048)
-        self.fc4 = nn.Linear(2048, 4096)
+        first, second, third, last = HIDDEN
+        self.fc1 = nn.Linear(SHAPE_DIM, first)
+        self.fc2 = nn.Linear(first, second)
+        self.fc3 = nn.Linear(second, third)
+        self.fc4 = nn.Linear(third, last)
         self.conv1 = nn.Conv2d(16, 32, 3, padding=1)
         self.conv2 = nn.Conv2d(32, 32, 3, padding=1)
         self.conv3 = nn.Conv2d(8, 16, 3, padding=1)
