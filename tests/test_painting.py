@@ -344,8 +344,16 @@ def test_importing_creates_nothing(tmp_path):
 
 
 def test_the_painting_is_there_whatever_becomes_of_the_rest(checkout):
-    (checkout.root / "full.json").symlink_to("/dev/full")
-    errors = checkout.run("test.py", "--max_step", 1, "--divide", 1, "--strokes", "full.json",
-                          "--output", "own", status=2)
-    assert "No space left on device" in errors
-    assert (checkout.root / "own" / "painting.png").is_file()
+    """That of each image; a video that fails ends nothing but itself."""
+    shutil.copy(checkout.root / "image" / "test.png", checkout.root / "image" / "b.png")
+    for number, (flag, suffix) in enumerate(
+            (("--strokes", ".json"), ("--video", ".mp4"), ("--video", ".gif"))):
+        (checkout.root / f"full-test{suffix}").symlink_to("/dev/full")
+        errors = checkout.run(
+            "test.py", "image", "--max_step", 8, "--divide", 1, flag, f"full{suffix}",
+            "--output", f"own{number}", status=2)
+        assert "No space left on device" in errors
+        assert errors.count("error: ") == 1
+        for name in ("test", "b"):
+            assert (checkout.root / f"own{number}" / name / "painting.png").is_file()
+        assert (checkout.root / f"full-b{suffix}").stat().st_size > 0

@@ -1,6 +1,8 @@
 """Pictures of every kind are read right; folders are listed; frames are picked and written."""
 
 import io
+import struct
+import zlib
 
 import cv2
 import numpy as np
@@ -41,6 +43,40 @@ def opencv(picture: np.ndarray, suffix: str) -> bytes:
     return cv2.imencode(suffix, picture)[1].tobytes()
 
 
+def tiff(picture: np.ndarray, meaning: int, extra: int | None = None, planes: int = 1) -> bytes:
+    """An uncompressed TIFF of (H, W, C) uint8 or uint16, RGB; the rest are values of its tags."""
+    height, width, samples = picture.shape
+    pixels = (picture if planes == 1 else picture.transpose(2, 0, 1)).tobytes()
+    parts = samples if planes == 2 else 1
+    tags = {256: [width], 257: [height], 258: [8 * picture.itemsize] * samples, 259: [1],
+            262: [meaning], 273: [0] * parts, 277: [samples], 278: [height],
+            279: [len(pixels) // parts] * parts, 284: [planes]} | (
+            {} if extra is None else {338: [extra]})
+    at = 8 + 2 + 12 * len(tags) + 4
+    first = at + sum(4 * len(values) for values in tags.values() if len(values) > 1)
+    tags[273] = [first + part * len(pixels) // parts for part in range(parts)]
+    entries, beside = b"", b""
+    for tag, values in sorted(tags.items()):
+        where = values[0] if len(values) == 1 else at + len(beside)
+        entries += struct.pack("<HHII", tag, 4, len(values), where)  # all of 32 bits
+        beside += struct.pack(f"<{len(values)}I", *values) if len(values) > 1 else b""
+    head = struct.pack("<2sHIH", b"II", 42, 8, len(tags))
+    return head + entries + bytes(4) + beside + pixels
+
+
+def few_bits(picture: np.ndarray, bits: int, key: int) -> bytes:
+    """A grey PNG of (H, W) levels of so many bits, of which one is transparent."""
+    rows = [b"\0" + np.packbits(np.unpackbits(row[:, None], 1)[:, 8 - bits :]).tobytes()
+            for row in picture]
+    head = struct.pack(">IIBBBBB", *picture.shape[::-1], bits, 0, 0, 0, 0)
+    data = b"\x89PNG\r\n\x1a\n"
+    for name, content in ((b"IHDR", head), (b"tRNS", struct.pack(">H", key)),
+                          (b"IDAT", zlib.compress(b"".join(rows))), (b"IEND", b"")):
+        data += struct.pack(">I", len(content)) + name + content
+        data += struct.pack(">I", zlib.crc32(name + content))
+    return data
+
+
 def paletted(kind: str) -> tuple[bytes, np.ndarray]:
     """Twenty-four colours, the first block's transparent, and what it looks like on white."""
     image = Image.fromarray(np.ascontiguousarray(PHOTO[..., ::-1])).quantize(24)
@@ -59,6 +95,9 @@ def paletted(kind: str) -> tuple[bytes, np.ndarray]:
                    np.where(grey == key * scale, 255, grey)[..., None], 0, id=f"clear grey {mode}")
       for grey, mode, key, scale in ((GREY, "L", int(GREY[0, 0]), 1),
                                      (GREY // 128 * 255, "1", 0, 255))),
+    *(pytest.param(few_bits(GREY >> 8 - bits, bits, key), np.where(
+        GREY >> 8 - bits == key, 255, (GREY >> 8 - bits) * (255 // (2**bits - 1)))[..., None], 0,
+                   id=f"clear grey of {bits} bits") for bits, key in ((2, 1), (4, 7))),
     pytest.param(pillow(CLEAR, "LA", "png"), GREY_ON_WHITE, 1, id="grey and alpha"),
     pytest.param(opencv(GREY * np.uint16(257), ".png"), GREY[..., None], 0, id="16-bit grey"),
     pytest.param(opencv(PHOTO * np.uint16(256), ".png"), PHOTO, 1, id="16-bit"),
@@ -72,6 +111,13 @@ def paletted(kind: str) -> tuple[bytes, np.ndarray]:
     pytest.param(pillow(PHOTO, "RGB", "webp", lossless=True), PHOTO, 0, id="WebP"),
     pytest.param(pillow(CLEAR, "RGBA", "webp", lossless=True), ON_WHITE, 0.51, id="WebP alpha"),
     pytest.param(pillow(CLEAR, "RGBA", "tiff"), ON_WHITE, 1.01, id="TIFF alpha"),
+    pytest.param(tiff((255 - GREY[..., None]) * np.uint16(257), 0), GREY[..., None], 0,
+                 id="TIFF of 16 bits where 0 is white"),
+    pytest.param(tiff(255 - GREY[..., None], 0), GREY[..., None], 0, id="TIFF where 0 is white"),
+    pytest.param(tiff(np.dstack((PHOTO[..., ::-1] * (OPACITY[..., None] / 255), OPACITY))
+                      .astype(np.uint8) * np.uint16(257), 2, extra=1), ON_WHITE, 1.51,
+                 id="TIFF of 16 bits multiplied by alpha"),
+    pytest.param(tiff(PHOTO[..., ::-1], 2, planes=2), PHOTO, 0, id="TIFF of planes"),
     pytest.param(opencv(np.float32(PHOTO / 255), ".tiff"), PHOTO, 4, id="TIFF float"),
     pytest.param(opencv(np.float32(CLEAR / 255), ".tiff"), ON_WHITE, 0.51, id="TIFF float alpha"),
 ])
@@ -117,6 +163,17 @@ def test_broken_exif_data_turn_nothing(tmp_path, capfd):
         (tmp_path / "picture.jpg").write_bytes(broken)
         assert read_picture(tmp_path / "picture.jpg").shape == PHOTO.shape
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(("data", "says"), [
+    (tiff(PHOTO[..., ::-1] * np.uint16(257), 2, planes=2), "TIFF of separate planes"),
+    (tiff(np.dstack((GREY, OPACITY)), 1, extra=2), "TIFF of grey with an opacity"),
+    (pillow(CLEAR, "LA", "tiff"), "TIFF of grey with an opacity"),
+])
+def test_what_would_be_read_wrong_is_refused(tmp_path, data, says):
+    (tmp_path / "picture.tif").write_bytes(data)
+    with pytest.raises(UserError, match=says):
+        read_picture(tmp_path / "picture.tif")
 
 
 def test_what_is_no_image_is_refused(tmp_path):

@@ -31,6 +31,7 @@ def film(path: Path, frames: list[np.ndarray], fps: float, seconds: float | None
                times=fitted(len(frames), fps, seconds)) as video:
         for frame in frames:
             video.write(frame)
+    video.check()
     return video
 
 

@@ -46,6 +46,8 @@ def write_video(
     with Video(path, height=size[0], width=size[1], fps=fps, times=times[shown]) as video:
         for frame in frames(strokes, (video.height, video.width), (shown + 1).tolist()):
             video.write(frame)
+            video.check()
+    video.check()
     return f"{video.width}x{video.height}, {times.sum() / fps:.1f} s at {fps:g} frames a second"
 
 

@@ -142,10 +142,9 @@ class Files:
         self.wanted = np.flatnonzero(needed) if options.refine else np.arange(total)
         self.frames = FrameWriter(folder, options.imgid, width, height,
                                   times[0][self.wanted]) if folder else None
-        self.sinks = [self.frames] if folder else []
-        if self.paths.video:
-            self.sinks.append(Video(self.paths.video, height=height, width=width,
-                                    fps=options.fps, times=times[-1][self.wanted]))
+        self.video = Video(self.paths.video, height=height, width=width, fps=options.fps,
+                           times=times[-1][self.wanted]) if self.paths.video else None
+        self.sinks = [sink for sink in (self.frames, self.video) if sink]
 
     def open(self, stack: ExitStack) -> None:
         """Let the painting's frames go to the files until ``stack`` ends."""
@@ -153,7 +152,10 @@ class Files:
             self.painting.sinks.append(stack.enter_context(sink))
 
     def finish(self, settings: dict[str, Any]) -> str:
-        """Write what is made of a whole painting.  Returns a list of all files for the user."""
+        """Write what is made of a whole painting, itself first.
+
+        Returns a list of all files for the user.  Raises UserError where one cannot be written.
+        """
         picture, strokes = self.painting.picture, self.painting.strokes()
         size = picture.shape[:2]
         painted = resized(self.painting.frame, *size[::-1])
@@ -165,6 +167,8 @@ class Files:
                 write_svg(path, strokes, size, self.seconds)
         if self.paths.compare:
             write_picture(self.paths.compare, compare(picture, painted))
+        if self.video:
+            self.video.check()
         frames = self.frames.written() if self.frames else []
         return "; ".join((*frames, *map(str, self.paths.files())))
 

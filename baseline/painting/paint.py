@@ -170,8 +170,13 @@ def paint_batch(
         "max_step": steps, "divide": f"{shape[0]}x{shape[1]}",
         "actor": options.actor.name, "renderer": options.renderer.name}
     canvas = "exact raster" if options.refine or options.overlap else "neural canvas"
+    failures = []
     for painting, each in begun:
-        written = each.finish(settings)
+        try:
+            written = each.finish(settings)
+        except UserError as error:  # which takes nothing from the others
+            failures.append(error)
+            continue
         print(f"{painting.path.name}: {len(painting.strokes())} strokes, {spent:.1f} s"
               + f" for {len(begun)} images together" * (len(begun) > 1)
               + f", squared error {painting.error:.5f} ({canvas}), PSNR "
@@ -180,6 +185,8 @@ def paint_batch(
             print(f"warning: {later[0]} and {len(later) - 1} more frames of an earlier painting "
                   "follow them; delete those before making a video", file=sys.stderr)
         print(f"the painting: {each.paths.painting}", flush=True)
+    if failures:
+        raise failures[0]
     return [painting.error for painting, _ in begun]
 
 

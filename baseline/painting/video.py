@@ -139,7 +139,10 @@ def video_kind(path: Path, fps: float) -> type[Mp4 | Gif]:
 
 
 class Video(Background):
-    """Writes frames as one video, which appears when it is finished or not at all."""
+    """Writes frames as one video, which appears when it is finished or not at all.
+
+    What fails once it has begun ends the video alone: ``check`` raises it.
+    """
 
     def __init__(self, path: Path, *, height: int, width: int, fps: float,
                  times: Iterable[int]) -> None:
@@ -158,18 +161,20 @@ class Video(Background):
                   f"{path.suffix}", file=sys.stderr)
         self._stack = ExitStack()
         self._encoder: Mp4 | Gif | None = None
+        self._failure: UserError | None = None
 
     def __enter__(self) -> "Video":
         try:
             self._begun = Path(self._stack.enter_context(replacing(self.path)).name)
         except OSError as error:
-            raise self._failure(error) from error
+            raise self._fail(error) from error
         self._stack.push(self._end)
         return self
 
     def _end(self, kind: type[BaseException] | None, *exception: object) -> None:
         super().__exit__(kind, *exception)
         if kind is None:
+            self.check()
             self._encoder.finish()
 
     def write(self, frame: np.ndarray) -> None:
@@ -182,19 +187,30 @@ class Video(Background):
         if self._times:
             self._queue(self._encode, frame, self._times[-1])
 
+    def check(self) -> None:
+        """Raise UserError where it could not be written, in whole after the context ended."""
+        if self._failure:
+            raise self._failure
+
     def _encode(self, frame: np.ndarray, times: int) -> None:
+        if self._failure:  # to go on would crash libav
+            return
         try:
             if self._encoder is None:
                 self._encoder = self._kind(self._begun, self.width, self.height, self._fps)
             self._encoder.add(resized(frame, self.width, self.height), times)
         except (OSError, av.FFmpegError) as error:
-            raise self._failure(error) from error
+            self._fail(error)
 
-    def _failure(self, error: Exception) -> UserError:
-        return UserError(f"cannot write {self.path}: {reason(error)}")
+    def _fail(self, error: Exception) -> UserError:
+        self._failure = UserError(f"cannot write {self.path}: {reason(error)}")
+        return self._failure
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
         try:
-            self._stack.__exit__(*exception)
+            self._stack.__exit__(kind, *exception)
         except (OSError, av.FFmpegError) as error:
-            raise self._failure(error) from error
+            self._fail(error)
+        except UserError as error:
+            if kind is not None or error is not self._failure:
+                raise

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from functools import partial
 from io import BytesIO
 from pathlib import Path
-from struct import unpack_from
+from struct import calcsize, unpack_from
 from typing import TextIO
 
 import cv2
@@ -81,10 +81,16 @@ def decoded(path: Path, flags: int) -> tuple[np.ndarray, bytes]:
 
 def _chunks_are_there(data: bytes) -> bool:
     """Whether the chunks of a PNG end within it; OpenCV takes the memory that their lengths say."""
-    at = len(PNG)
-    while data.startswith(PNG) and data[at + 4 : at + 8] != b"IEND" and at <= len(data):
-        at += 12 + int.from_bytes(data[at : at + 4], "big")
-    return at <= len(data)
+    return not data.startswith(PNG) or max(end for *_, end in png_chunks(data)) <= len(data)
+
+
+def png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes, int]]:
+    """Name, content and end of each chunk of a PNG, the last one too where it is cut off."""
+    at, name = len(PNG), b""
+    while at <= len(data) and name != b"IEND":
+        start, name = at + 8, data[at + 4 : at + 8]
+        at = start + int.from_bytes(data[at : at + 4], "big") + 4
+        yield name, data[start : at - 4], at
 
 
 def _size(data: bytes) -> tuple[int, int]:
@@ -115,6 +121,19 @@ def _tiff_size(data: bytes) -> tuple[int, int]:
             (side,) = unpack_from(order + WHOLE[kind], data, entry + (12 if big else 8))
             sides[tag] = max(side, sides[tag])
     return sides[256], sides[257]
+
+
+def tiff_numbers(data: bytes, *tags: int) -> list[int | None]:
+    """The (first) numbers of tags of the first picture of a TIFF file; None where it has none."""
+    numbers = {}
+    for order, big, tag, kind, entry in _tiff_tags(data):
+        if tag in tags and kind in WHOLE:
+            at, size = entry + (12 if big else 8), calcsize(WHOLE[kind])
+            (count,) = unpack_from(order + "IQ"[big], data, entry + 4)
+            if count * size > (8 if big else 4):  # they lie elsewhere
+                (at,) = unpack_from(order + "IQ"[big], data, at)
+            (numbers[tag],) = unpack_from(order + WHOLE[kind], data, at)
+    return [numbers.get(tag) for tag in tags]
 
 
 def tiff_profile(data: bytes) -> bytes:

@@ -15,7 +15,16 @@ import numpy as np
 from PIL import ExifTags, Image, ImageCms
 
 from utils.command import UserError, one_line
-from utils.decoding import PNG, TIFF, decoded, opened, silent_stderr, tiff_profile
+from utils.decoding import (
+    PNG,
+    TIFF,
+    decoded,
+    opened,
+    png_chunks,
+    silent_stderr,
+    tiff_numbers,
+    tiff_profile,
+)
 from utils.files import make_room, write_atomically
 
 SUFFIXES = {".avif", ".bmp", ".gif", ".hdr", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm",
@@ -30,6 +39,8 @@ SRGB = {"srgb", "srgb built-in", "srgb iec61966-2.1", "srgb iec61966-2-1"}  # pr
 LARGEST_PROFILE = 2**22  # bytes
 SPACE = slice(16, 20)  # where a profile says what its colours are
 LONGEST_EXIF = 2**16  # bytes, as JPEG has room for; older Pillow takes memory for each tag
+TIFF_TAGS = (262, 277, 284, 338)  # what numbers mean, how many a pixel has, planes, opacity
+WHITE_IS_ZERO, SEPARATE, MULTIPLIED = 0, 2, 1  # values of the first and the last two
 ROWS_AT_ONCE = 64  # that floats are made of
 FULL_SCALE = 0.5  # of the error map: differences from here on look alike
 
@@ -48,32 +59,46 @@ def read_picture(path: Path) -> np.ndarray:
 def decode_picture(path: Path) -> np.ndarray:
     """``read_picture`` where libraries may say on stderr what they like."""
     stored, data = decoded(path, cv2.IMREAD_UNCHANGED)
-    stored = _with_opacity(np.atleast_3d(stored), data)
+    stored, multiplied = np.atleast_3d(stored), False
+    if TIFF.match(data):
+        stored, multiplied = _of_tiff(path, stored, data)
+    elif data.startswith(PNG):
+        stored = _with_opacity(stored, data)
     orientation, profile = _header(data)
-    # OpenCV reads 8-bit TIFF through libtiff's RGBA, where colours are multiplied already.
-    multiplied = bool(TIFF.match(data)) and stored.dtype == np.uint8
     picture = _on_white(_turned(stored, orientation), multiplied)
     return _in_srgb(picture, profile, partial(_inks, data, orientation))
 
 
 def _with_opacity(stored: np.ndarray, data: bytes) -> np.ndarray:
-    """A picture (H, W, C) with the opacity of grey ones, which OpenCV passes over."""
-    if stored.shape[2] != 1 or not data.startswith(PNG):
-        return stored
-    try:
-        with opened(data) as image:
-            key = image.info.get("transparency")
-            if not isinstance(key, int) or image.size != stored.shape[1::-1]:
-                return stored
-            if image.mode == "I;16":
-                clear = np.asarray(image) == key
-            else:  # Pillow knows how far values of few bits are spread
-                clear = np.asarray(image.convert("RGBA"))[..., 3] == 0
-    except Exception:  # noqa: BLE001, whatever Pillow makes of broken data
+    """A PNG's picture (H, W, C) with the transparent level of a grey one, which OpenCV leaves."""
+    bits, kind = data[24:26]
+    key = next((content for name, content, _ in png_chunks(data) if name == b"tRNS"), b"")
+    if stored.shape[2] != 1 or kind != 0 or len(key) != 2:
         return stored
     largest = np.iinfo(stored.dtype).max
-    opacity = np.where(clear, 0, largest).astype(stored.dtype)[..., None]
+    level = int.from_bytes(key, "big") * (largest // (2**bits - 1))
+    opacity = np.where(stored == level, 0, largest).astype(stored.dtype)
     return np.concatenate((stored, stored, stored, opacity), 2)
+
+
+def _of_tiff(path: Path, stored: np.ndarray, data: bytes) -> tuple[np.ndarray, bool]:
+    """A TIFF's picture as it is meant, and whether its colours are multiplied by its opacity.
+
+    Those of 8 bits OpenCV reads by libtiff's RGBA, which knows all of this but opacity of grey, and
+    multiplies.  Raises UserError for what OpenCV reads as noise, or without its opacity.
+    """
+    meaning, samples, planes, extra = tiff_numbers(data, *TIFF_TAGS)
+    if samples == 2:
+        raise UserError(f"{path} is a TIFF of grey with an opacity, which OpenCV cannot read; save "
+                        "it as PNG")
+    if stored.dtype == np.uint8:
+        return stored, True
+    if planes == SEPARATE and samples != 1:
+        raise UserError(f"{path} is a TIFF of separate planes, of which OpenCV reads those of 8 bits "
+                        "alone; save it as PNG")
+    if meaning == WHITE_IS_ZERO:
+        stored = (np.iinfo(stored.dtype).max if stored.dtype.kind in "iu" else 1) - stored
+    return stored, extra == MULTIPLIED
 
 
 def _on_white(picture: np.ndarray, multiplied: bool) -> np.ndarray:
