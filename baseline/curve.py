@@ -23,7 +23,7 @@ from utils.command import (
     run,
     weight,
 )
-from utils.files import reason, write_atomically
+from utils.files import real, reason, write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -151,13 +151,13 @@ def parse_args() -> argparse.Namespace:
         help='curves of the paper beside them, such as "CelebA 200"; an unknown one lists them all')
     add("--strokes", type=positive_int, default=200, metavar="N",
         help="the error after so many strokes")
-    add("--output", type=new_file, metavar="FILE", default=Path("curve.svg"),
+    add("-o", "--output", type=new_file, metavar="FILE", default=Path("curve.svg"),
         help=f"the picture: {', '.join(KINDS)}")
     add("--csv", type=new_file, metavar="FILE", help="our points as numbers too")
     options = parser.parse_args()
     if options.output.suffix.lower() not in KINDS:
         raise UserError(f"--output {options.output} must end in {', '.join(KINDS)}")
-    if options.csv and options.csv.resolve() == options.output.resolve():
+    if options.csv and real(options.csv) == real(options.output):
         raise UserError(f"--csv {options.csv} would come in the place of the picture")
     return options
 

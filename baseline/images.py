@@ -26,7 +26,9 @@ TEST_EVERY = 20  # elsewhere every 20th image in name order is
 SMALLEST_SIDE = 8  # pixels
 READER = 2  # of images; what an earlier one made of them is not used again
 FLAWS = ("", "images cannot be read and are left out",
-         f"images are left out, as a side of theirs has less than {SMALLEST_SIDE} pixels")
+         f"images are left out, as a side of theirs has less than {SMALLEST_SIDE} pixels",
+         "images are left out, as reading them failed; the next start tries again")
+FAILED = len(FLAWS) - 1  # the system's fault, and not the file's
 LONGEST_PART = 100  # characters of a cache file's name
 NAMED = 20  # files of each kind that are left out
 
@@ -48,13 +50,16 @@ class Images:
             raise UserError(f"{folder} is no folder of images; see data/README.md, or name "
                             "another one with --data")
         files = sorted(image_files(folder))
-        stats = ((path.name, (s := path.stat()).st_size, s.st_mtime_ns) for path in files)
+        stats = ((path.name, (s := path.stat()).st_size, s.st_mtime_ns, os.access(path, os.R_OK))
+                 for path in files)
         cache, where = cache or own_folder(CACHE), str(folder.resolve())
         name = re.sub(r"[^\w.-]", "_", folder.name, flags=re.ASCII)[:LONGEST_PART]
         own = f"{name}-{digest(where)}-"
         pixels_file = cache / f"{own}{digest(WIDTH, READER, *stats)}.npy"
         try:
             pixels, verdicts = _cached(pixels_file, len(files))
+            if FAILED in verdicts:
+                raise ValueError("files that may be read by now")
         except (OSError, ValueError, EOFError, KeyError):  # not there, or damaged
             _decode(files, pixels_file, where)
             pixels, verdicts = _cached(pixels_file, len(files))
@@ -202,8 +207,10 @@ def _decode_one(file: Path, row: np.ndarray) -> int:
     """Decode an image into its row (3, 128, 128) of the cache.  Returns the verdict on it."""
     try:
         picture = decode_picture(file)
-    except UserError:
-        return 1
+    except UserError as error:
+        cause = error.__cause__  # what has no permission is decoded again when it gets it
+        system = isinstance(cause, OSError) and not isinstance(cause, PermissionError)
+        return FAILED if system else 1
     if min(picture.shape[:2]) < SMALLEST_SIDE:
         return 2
     row[:] = cv2.resize(picture, (WIDTH, WIDTH)).transpose(2, 0, 1)

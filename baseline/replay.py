@@ -16,6 +16,7 @@ from utils.command import (
     run,
     seconds_type,
 )
+from utils.files import real
 
 
 def parse_args() -> argparse.Namespace:
@@ -23,7 +24,7 @@ def parse_args() -> argparse.Namespace:
     parser = Parser(__doc__, "python3 baseline/replay.py strokes.json --size 2048")
     add = parser.add_argument
     add("file", type=path_type, help="the JSON that test.py --strokes wrote")
-    add("--output", type=new_file, metavar="FILE", default=Path("replay.png"),
+    add("-o", "--output", type=new_file, metavar="FILE", default=Path("replay.png"),
         help="a picture (.png, .jpg, ..), a video (.mp4, .gif) or .svg")
     add("--size", metavar="N",
         type=number(int, 1, LONGEST_SIDE + 1, f"a whole number from 1 to {LONGEST_SIDE}"),
@@ -37,7 +38,7 @@ def parse_args() -> argparse.Namespace:
     add("--millimetres", type=positive_float, metavar="W", help="width of the page of --lines")
     options = parser.parse_args()
     kind = options.output.suffix.lower()
-    if options.output.resolve() == options.file.resolve():
+    if real(options.output) == real(options.file):
         raise UserError(f"--output {options.output} would take the place of the strokes")
     if options.lines and kind != ".svg":
         raise UserError(f"--lines writes an .svg; {options.output} is none")

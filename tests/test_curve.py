@@ -146,7 +146,7 @@ def test_bad_input_is_one_line_and_writes_nothing(drawing):
         ("curve.py", ("bytes.csv",), "bytes.csv is no log of a training of the agent"),
         ("curve.py", ("$x_", "--paper", "CelebA"), "no series CelebA; --paper can be: DDPG, "),
         ("curve.py", ("$x_", "--output", "a.txt"), "must end in .svg, .png, .pdf"),
-        ("curve.py", ("$x_", "--output", "folder.svg"), "cannot write folder.svg: Is a directory"),
+        ("curve.py", ("$x_", "--output", "folder.svg"), "cannot write folder.svg: it is a folder"),
         ("curve.py", ("$x_", "--output", "/proc/none/a.svg"), "cannot write /proc/none/a.svg"),
         ("curve.py", ("$x_", "--output", "a.svg", "--csv", "a.svg"), "in the place of the picture"),
     ))

@@ -53,6 +53,26 @@ def test_the_cache_is_built_once_and_anew_when_the_folder_changes(tmp_path):
     assert now != made  # which is removed
 
 
+@pytest.mark.parametrize("error", [OSError(5, "Input/output error"), PermissionError(13, "Denied")])
+def test_what_could_not_be_read_is_tried_again(tmp_path, monkeypatch, capsys, error):
+    """At the next start, or when it may be read."""
+    folder, cache = tmp_path / "faces", tmp_path / "cache"
+    write_images(folder, ["a.png", "b.png"])
+
+    def failing(path: Path | str | int, *mode: object):
+        if path == folder / "b.png":
+            raise error
+        return open(path, *mode)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("utils.decoding.open", failing, raising=False)
+        if isinstance(error, PermissionError):
+            patch.setattr("images.os.access", lambda path, mode: path.name != "b.png")
+        assert Images(folder, cache).names == ["a.png"]
+        assert "left out" in capsys.readouterr().out
+    assert Images(folder, cache).names == ["a.png", "b.png"]
+
+
 def test_caches_of_folders_that_are_gone_are_named(tmp_path, capsys):
     """And the names of the files fit any file system."""
     folder, cache = tmp_path / f"a: b?{'c' * 200}", tmp_path / "cache"
@@ -76,6 +96,8 @@ def test_what_cannot_lie_in_the_checkout_lies_elsewhere(tmp_path, monkeypatch):
     assert own_folder(usual) == home / ".cache" / "learning-to-paint" / "cache"
     for name in ("HOME", "XDG_CACHE_HOME"):
         monkeypatch.setenv(name, "relative")
+    assert own_folder(usual) == Path(tempfile.gettempdir()) / "learning-to-paint" / "cache"
+    monkeypatch.setenv("HOME", "")
     assert own_folder(usual) == Path(tempfile.gettempdir()) / "learning-to-paint" / "cache"
     monkeypatch.setenv("XDG_CACHE_HOME", str(home / "x"))
     assert own_folder(usual) == home / "x" / "learning-to-paint" / "cache"

@@ -83,6 +83,15 @@ def test_networks_look_at_smaller_pictures(size):
     assert actor.conv1.weight.grad.abs().sum() > 0
 
 
+def test_weights_that_paint_no_numbers_are_refused(tmp_path):
+    actor = Actor()
+    actor.bn1.running_var.neg_()
+    save_atomically(half_state(actor), tmp_path / "actor.pkl")
+    save_atomically(half_state(Renderer()), tmp_path / "renderer.pkl")
+    with pytest.raises(UserError, match="no finite numbers"):
+        Painter.load(tmp_path / "actor.pkl", tmp_path / "renderer.pkl", FP32)
+
+
 @pytest.mark.parametrize("size", [128, 64, 32])
 def test_an_actors_file_tells_what_it_has_learnt_to_look_at(size, tmp_path):
     """Beside the keys; it then paints whole pictures of which it sees the means."""

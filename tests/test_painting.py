@@ -315,6 +315,20 @@ def test_bad_painting_input_is_one_line_and_writes_nothing(checkout):
     checkout.refuse(BAD_INPUT)
 
 
+def test_links_that_lead_in_a_circle_are_one_line(checkout):
+    for one, other in (("a.png", "b.png"), ("b.png", "a.png")):
+        (checkout.root / one).symlink_to(other)
+    checkout.refuse((
+        ("test.py", ("a.png",), "cannot read the image a.png: Too many levels"),
+        ("test.py", ("image/test.png", "--max_step", 1, "--output", "a.png"), "a.png"),
+        ("replay.py", ("a.png",), "a.png"),
+    ))
+    error = checkout.run("test.py", "image/test.png", "a.png", "--max_step", 1, "--divide", 1,
+                         "--output", "own", status=1)
+    assert "1 of 2 images were left out: a.png" in error
+    assert (checkout.root / "own" / "test" / "painting.png").is_file()
+
+
 def test_bad_evaluation_input_is_one_line(checkout):
     error = checkout.run("evaluate.py", "--data", "nowhere", status=2)
     assert "nowhere" in error

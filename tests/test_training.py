@@ -342,6 +342,7 @@ BAD_INPUT = (
     ("train.py", ("--init", "image"), "actor.pkl"),
     ("train_renderer.py", ("--steps", "0"), "--steps"),
     ("train_renderer.py", ("--output", "image/test.png"), "test.png"),
+    ("train_renderer.py", ("--output", "image"), "cannot write image: it is a folder"),
     ("train_renderer.py", ("--stroke", "square"), "square"),
 )
 

@@ -8,6 +8,7 @@ import torch
 
 from DRL.actor import Actor, fold_batch_norm, load_actor
 from DRL.layers import shrunk
+from facts import WIDTH
 from Renderer.canvas import as_float, as_uint8, paint_strokes, split_action
 from Renderer.model import TrainedRender, load_render
 from Renderer.stroke_gen import SHAPE_DIM
@@ -40,8 +41,8 @@ class Painter:
     def load(cls, actor: Path, renderer: Path, precision: Precision) -> "Painter":
         """From weight files.
 
-        Raises UserError where one is missing or holds the weights of another network, and where
-        the two are for different families of strokes.
+        Raises UserError where one is missing or holds the weights of another network, where the
+        two are for different families of strokes, and where what they paint are no numbers.
         """
         render = load_render(renderer, precision)
         network, family = load_actor(actor, "the actor", "train one with baseline/train.py, or "
@@ -52,7 +53,14 @@ class Painter:
                             "family with --actor and --renderer")
         fold_batch_norm(network.eval())
         network.to(precision.device, memory_format=torch.channels_last)
-        return cls(network, render, precision)
+        painter = cls(network, render, precision)
+        blank = torch.zeros(1, 3, WIDTH, WIDTH, device=precision.device)
+        grey = torch.linspace(0, 1, WIDTH, device=precision.device).expand_as(blank)
+        _, canvases = next(painter.paint(blank, grey, 1))
+        if not canvases[-1].isfinite().all():
+            raise UserError(f"the actor {actor} and the renderer {renderer} paint what are no "
+                            "finite numbers; name others with --actor and --renderer")
+        return painter
 
     @torch.no_grad()
     def act(

@@ -16,7 +16,7 @@ from painting.stroke_file import write_json
 from painting.svg import write_svg
 from painting.video import KINDS, Video, video_kind
 from utils.command import LONGEST_NAME, UserError
-from utils.files import make_room
+from utils.files import make_room, real
 from utils.pictures import SUFFIXES, compare, picture_file, resized, write_picture
 
 LARGE = 2e6  # pixels of an image, above which not all frames are written unasked
@@ -92,7 +92,7 @@ def check_places(options: argparse.Namespace, images: list[Path]) -> None:
     elif options.output.suffix.lower() in (".json", ".svg", *KINDS) and not options.output.is_dir():
         raise UserError(f"--output {options.output} is no picture; --strokes writes strokes and "
                         "--video videos")
-    taken = {image.resolve(): f"the image {image}" for image in images}
+    taken = {real(image): f"the image {image}" for image in images}
     folders = set()
     for image, name in zip(images, own_names(images), strict=True):
         if name in (".", ".."):
@@ -103,12 +103,12 @@ def check_places(options: argparse.Namespace, images: list[Path]) -> None:
                 raise UserError(f"cannot write {path}: it is a folder")
             if path.exists() and not path.is_file():
                 continue  # devices and pipes have room for all
-            if path.resolve() in taken:
-                raise UserError(f"{path} would take the place of {taken[path.resolve()]}")
+            if real(path) in taken:
+                raise UserError(f"{path} would take the place of {taken[real(path)]}")
             if len(os.fsencode(path.name)) > LONGEST_NAME:
                 raise UserError(f"the name {path.name} is too long; paint {image} alone")
-            taken[path.resolve()] = "another file of the painting"
-        folders.add(paths.frames and paths.frames.resolve())
+            taken[real(path)] = "another file of the painting"
+        folders.add(paths.frames and real(paths.frames))
     for path, what in taken.items():
         if path.parent in folders and re.fullmatch(r"generated\d+\.png", path.name):
             raise UserError(f"a frame could take the place of {what}; name another --output")

@@ -184,6 +184,8 @@ def new_file(text: str) -> Path:
     found = path_type(text)
     if len(os.fsencode(found.name)) > LONGEST_NAME:
         raise argparse.ArgumentTypeError(f"{text}: the name is too long")
+    if found.is_dir():
+        raise argparse.ArgumentTypeError(f"cannot write {text}: it is a folder")
     return found
 
 

@@ -69,7 +69,12 @@ def _is_replaceable(path: Path) -> bool:
 
 def _behind(path: Path) -> Path:
     """The file that a link leads to, or the path itself."""
-    return Path(os.path.realpath(path)) if path.is_symlink() else path
+    return real(path) if path.is_symlink() else path
+
+
+def real(path: Path) -> Path:
+    """An absolute path without links, but for those that lead in a circle."""
+    return Path(os.path.realpath(path))
 
 
 def _begun(path: Path) -> tuple[Path, BinaryIO]:
@@ -166,9 +171,9 @@ def own_folder(usual: Path) -> Path:
     there = next(folder for folder in (usual, *usual.parents) if folder.exists())
     if os.access(there, os.W_OK) and not os.statvfs(there).f_flag & os.ST_RDONLY:
         return usual
-    home = f"{os.path.expanduser('~')}/.cache"
-    found = (path for path in (os.environ.get("XDG_CACHE_HOME", ""), home, tempfile.gettempdir())
-             if os.path.isabs(path))
+    home = os.environ.get("HOME", "~") and os.path.expanduser("~")  # an empty one is no root
+    found = (path for path in (os.environ.get("XDG_CACHE_HOME", ""), home and f"{home}/.cache",
+                               tempfile.gettempdir()) if os.path.isabs(path))
     return Path(next(found)) / "learning-to-paint" / usual.name
 
 

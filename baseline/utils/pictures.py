@@ -94,8 +94,8 @@ def _of_tiff(path: Path, stored: np.ndarray, data: bytes) -> tuple[np.ndarray, b
     if stored.dtype == np.uint8:
         return stored, True
     if planes == SEPARATE and samples != 1:
-        raise UserError(f"{path} is a TIFF of separate planes, of which OpenCV reads those of 8 bits "
-                        "alone; save it as PNG")
+        raise UserError(f"{path} is a TIFF of separate planes, of which OpenCV reads those of 8 "
+                        "bits alone; save it as PNG")
     if meaning == WHITE_IS_ZERO:
         stored = (np.iinfo(stored.dtype).max if stored.dtype.kind in "iu" else 1) - stored
     return stored, extra == MULTIPLIED
@@ -222,8 +222,8 @@ def image_files(folder: Path) -> list[Path]:
         kinds = ", ".join([f"{count} {suffix}" for suffix, count in sorted(others.items())]
                           + [f"{lost} links that lead nowhere"] * bool(lost))
         if found and kinds:
-            print(f"warning: {one_line(str(folder))}: left out are {kinds}, which cannot be read; "
-                  "save pictures as JPEG", file=sys.stderr)
+            print(f"warning: {one_line(str(folder))}: left out are {kinds}, which cannot be read"
+                  + "; save pictures as JPEG" * bool(others), file=sys.stderr)
         if found:
             return found
         within = list(islice(_folders_of_images(folder), NAMED + 1))
@@ -233,8 +233,8 @@ def image_files(folder: Path) -> list[Path]:
         raise UserError(f"{folder} holds no images itself; name one of its folders that do: "
                         + ", ".join(map(str, within[:NAMED])) + " .." * (len(within) > NAMED))
     if kinds:
-        raise UserError(f"{folder} holds no images that can be read, but {kinds}; save pictures "
-                        "as JPEG")
+        raise UserError(f"{folder} holds no images that can be read, but {kinds}"
+                        + "; save pictures as JPEG" * bool(others))
     raise UserError(f"{folder} holds no images ({', '.join(sorted(SUFFIXES))})")
 
 
