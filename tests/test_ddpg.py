@@ -244,8 +244,10 @@ def test_the_penalty_comes_every_nth_time_and_weighs_as_much_more(renderer, batc
     assert penalties[3] == pytest.approx(penalties[0])
 
 
+@pytest.mark.usefixtures("narrow")
 def test_sizes_are_taken_up_in_the_course_of_a_training(renderer, batch):
-    agent = golden(renderer, setup={"sizes": ((32, 0.2), (64, 0.7), (128, 1.0))})
+    agent = DDPG(Setup(render=renderer, precision=FP32, norm_until=0.0,
+                       sizes=((32, 0.2), (64, 0.7), (128, 1.0))))
     seen = []
     for name in ("actor", "critic"):
         agent.networks[name].register_forward_pre_hook(
@@ -261,6 +263,7 @@ def test_sizes_are_taken_up_in_the_course_of_a_training(renderer, batch):
     assert torch.allclose(agent.look(whole).small, small.small, atol=1e-6)
 
 
+@pytest.mark.usefixtures("narrow")
 @pytest.mark.parametrize(("norm_until", "kept"), [(1.0, False), (0.5, True)])
 def test_batch_norm_keeps_its_statistics_where_it_is_to(renderer, batch, norm_until, kept):
     torch.manual_seed(0)
