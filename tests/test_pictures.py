@@ -12,6 +12,7 @@ from PIL import Image, ImageCms
 from golden_networks import GOLDEN
 from painting.frames import FrameWriter, every
 from utils.command import UserError, frame_step
+from utils.decoding import tiff_numbers
 from utils.pictures import (
     FULL_SCALE,
     compare,
@@ -163,6 +164,13 @@ def test_broken_exif_data_turn_nothing(tmp_path, capfd):
         (tmp_path / "picture.jpg").write_bytes(broken)
         assert read_picture(tmp_path / "picture.jpg").shape == PHOTO.shape
     assert capfd.readouterr() == ("", "")
+
+
+def test_numbers_of_a_tiff_beyond_its_end_count_as_none():
+    data, tag = tiff(PHOTO, 2, extra=1), struct.pack("<HHII", 338, 4, 1, 1)
+    assert tiff_numbers(data, 262, 338, 999) == [2, 1, None]
+    broken = data.replace(tag, struct.pack("<HHII", 338, 4, 2, 2**31))
+    assert tiff_numbers(broken, 262, 338) == [2, None]
 
 
 @pytest.mark.parametrize(("data", "says"), [

@@ -79,7 +79,7 @@ def names_a_picture(output: Path) -> bool:
 def check_places(options: argparse.Namespace, images: list[Path]) -> None:
     """Raise UserError where a file cannot be written, or would take the place of another one."""
     for path in options.strokes:
-        if path.suffix.lower() not in (".json", ".svg") or path.is_dir():
+        if path.suffix.lower() not in (".json", ".svg"):
             raise UserError(f"cannot write {path}: the name of a stroke file ends in .json or .svg")
     if options.video:
         video_kind(options.video, options.fps)
@@ -103,11 +103,11 @@ def check_places(options: argparse.Namespace, images: list[Path]) -> None:
                 raise UserError(f"cannot write {path}: it is a folder")
             if path.exists() and not path.is_file():
                 continue  # devices and pipes have room for all
-            if real(path) in taken:
-                raise UserError(f"{path} would take the place of {taken[real(path)]}")
+            if (there := real(path)) in taken:
+                raise UserError(f"{path} would take the place of {taken[there]}")
             if len(os.fsencode(path.name)) > LONGEST_NAME:
                 raise UserError(f"the name {path.name} is too long; paint {image} alone")
-            taken[real(path)] = "another file of the painting"
+            taken[there] = "another file of the painting"
         folders.add(paths.frames and real(paths.frames))
     for path, what in taken.items():
         if path.parent in folders and re.fullmatch(r"generated\d+\.png", path.name):

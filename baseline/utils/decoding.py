@@ -3,11 +3,11 @@
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from io import BytesIO
 from pathlib import Path
-from struct import calcsize, unpack_from
+from struct import calcsize, error, unpack_from
 from typing import TextIO
 
 import cv2
@@ -124,13 +124,18 @@ def _tiff_size(data: bytes) -> tuple[int, int]:
 
 
 def tiff_numbers(data: bytes, *tags: int) -> list[int | None]:
-    """The (first) numbers of tags of the first picture of a TIFF file; None where it has none."""
+    """The (first) numbers of tags of the first picture of a TIFF file; None where it has none.
+
+    Nor where they should lie beyond its end.
+    """
     numbers = {}
     for order, big, tag, kind, entry in _tiff_tags(data):
-        if tag in tags and kind in WHOLE:
-            at, size = entry + (12 if big else 8), calcsize(WHOLE[kind])
+        if tag not in tags or kind not in WHOLE:
+            continue
+        at = entry + (12 if big else 8)
+        with suppress(error, OverflowError):
             (count,) = unpack_from(order + "IQ"[big], data, entry + 4)
-            if count * size > (8 if big else 4):  # they lie elsewhere
+            if count * calcsize(WHOLE[kind]) > (8 if big else 4):  # they lie elsewhere
                 (at,) = unpack_from(order + "IQ"[big], data, at)
             (numbers[tag],) = unpack_from(order + WHOLE[kind], data, at)
     return [numbers.get(tag) for tag in tags]

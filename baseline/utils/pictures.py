@@ -93,7 +93,7 @@ def _of_tiff(path: Path, stored: np.ndarray, data: bytes) -> tuple[np.ndarray, b
                         "it as PNG")
     if stored.dtype == np.uint8:
         return stored, True
-    if planes == SEPARATE and samples != 1:
+    if planes == SEPARATE and (samples or 1) > 1:
         raise UserError(f"{path} is a TIFF of separate planes, of which OpenCV reads those of 8 "
                         "bits alone; save it as PNG")
     if meaning == WHITE_IS_ZERO:
