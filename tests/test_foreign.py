@@ -104,6 +104,7 @@ def test_weights_in_a_common_wrapping_are_taken(tmp_path):
         "within": {key.replace(".", "._orig_mod.", 1): v for key, v in state.items()},
         "model": {"epoch": 3, "model": {f"wgan.{key}": v for key, v in state.items()}},
         "nested": {"step": 1, "networks": {"actor": Actor().state_dict(), "wgan": state}},
+        "flat": {"epoch": 3, "notes": ["none"]} | state,
         "newer": newer,
         "list": [{"optimizer": {"lr": 1e-4}}, (state,)],
         "averaged": {"n_averaged": torch.tensor(3)} | {f"module.{k}": v for k, v in state.items()},

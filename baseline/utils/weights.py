@@ -166,17 +166,23 @@ def load_built(
 
 
 def state_dicts(loaded: Any) -> list[dict[str, torch.Tensor]]:
-    """The state dicts in what was loaded: itself, or those in a checkpoint's dicts of dicts."""
+    """The state dicts in what was loaded: itself, or those in a checkpoint's dicts of dicts.
+
+    Plain values among the weights, such as a number of updates, are left out.
+    """
     found, todo = [], [loaded]
     for value in todo:  # grows on the way
-        values = (list(dict.values(value)) if isinstance(value, dict) else
-                  list(value) if isinstance(value, list | tuple) else [])
-        if (isinstance(value, dict) and values
-                and all(isinstance(each, torch.Tensor) for each in values)):
-            if value is loaded or len(values) >= FEWEST:
-                found.append(value)
-        elif len(todo) < MOST_PARTS:
-            todo += values
+        values = list(dict.values(value)) if isinstance(value, dict) else (
+            list(value) if isinstance(value, list | tuple) else [])
+        others = [each for each in values if not isinstance(each, torch.Tensor)]
+        tensors = len(values) - len(others)
+        if isinstance(value, dict) and tensors and (
+                tensors >= FEWEST or value is loaded and not others):
+            found.append(OrderedDict((key, each) for key, each in dict.items(value)
+                                     if isinstance(each, torch.Tensor)))
+            found[-1]._metadata = getattr(value, "_metadata", None)
+        if len(todo) < MOST_PARTS:
+            todo += others
     return found
 
 
