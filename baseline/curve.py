@@ -6,10 +6,9 @@ import csv
 import io
 import os
 import re
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
-
-import numpy as np
 
 from utils.command import (
     LOG,
@@ -23,7 +22,7 @@ from utils.command import (
     run,
     weight,
 )
-from utils.files import real, reason, write_atomically
+from utils.files import keep_apart, reason, write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -36,8 +35,13 @@ class Curve(NamedTuple):
     """A line of the picture."""
 
     name: str
-    frames: np.ndarray  # (N,) training frames: updates times batch size, as the paper counts them
-    errors: np.ndarray  # (N,) mean squared error over pixels in [0, 1]
+    frames: list[float]  # training frames: updates times batch size, as the paper counts them
+    errors: list[float]  # as many; mean squared error over pixels in [0, 1]
+
+
+def log_of(source: Path) -> Path:
+    """The log of a run's folder, or a log itself."""
+    return source / LOG if source.is_dir() else source
 
 
 def read_run(source: Path, strokes: int) -> Curve:
@@ -47,7 +51,7 @@ def read_run(source: Path, strokes: int) -> Curve:
     """
     if not source.is_dir() and source.suffix.lower() != ".csv":
         raise UserError(f"{source} is no folder of a training run, and no .csv file")
-    file = source / LOG if source.is_dir() else source
+    file = log_of(source)
     tag = f"error_{strokes}"
     try:
         rows = list(csv.DictReader(file.read_text().splitlines()))
@@ -64,18 +68,19 @@ def read_run(source: Path, strokes: int) -> Curve:
         raise UserError(f"{file} holds no error after {strokes} strokes, but of "
                         f"{', '.join(there) or 'none'}: see --strokes")
     name = file.parent.resolve().name if file.name == LOG else file.stem
-    return Curve(one_line(name), *np.array(points, float).T)
+    return Curve(one_line(name), *map(list, zip(*points, strict=True)))
 
 
 def chained(curves: list[Curve]) -> Curve:
     """One curve of runs that each started from the best actor of the one before."""
-    parts, start = [], 0
+    chain = Curve(", ".join(curve.name for curve in curves), [], [])
+    start = 0.0
     for number, (_, frames, errors) in enumerate(curves, 1):
-        end = len(frames) if number == len(curves) else int(errors.argmin()) + 1
-        parts.append((frames[:end] + start, errors[:end]))
+        end = len(frames) if number == len(curves) else errors.index(min(errors)) + 1
+        chain.frames.extend(start + count for count in frames[:end])
+        chain.errors.extend(errors[:end])
         start += frames[end - 1]
-    frames, errors = (np.concatenate(column) for column in zip(*parts, strict=True))
-    return Curve(", ".join(curve.name for curve in curves), frames, errors)
+    return chain
 
 
 def read_paper(names: list[str]) -> list[Curve]:
@@ -88,8 +93,8 @@ def read_paper(names: list[str]) -> list[Curve]:
         known = ", ".join(dict.fromkeys(row["series"] for row in rows))
         raise UserError(f"the paper has no series {unknown[0]}; --paper can be: {known}")
     columns = ("training_frames", "test_l2_mse")
-    return [Curve(name, *np.array([[float(row[column]) for column in columns]
-                                   for row in rows if row["series"] == name]).T)
+    return [Curve(name, *([float(row[column]) for row in rows if row["series"] == name]
+                          for column in columns))
             for name in names]
 
 
@@ -113,6 +118,7 @@ def draw(ours: list[Curve], paper: list[Curve], strokes: int) -> "Figure":
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_minor_formatter("")
+    warnings.filterwarnings("ignore", "Glyph .* missing")  # of a folder's name in any alphabet
     axes.grid(which="major", alpha=0.3)
     for text in axes.legend().get_texts():
         text.set_parse_math(False)  # a folder may be called $
@@ -157,8 +163,8 @@ def parse_args() -> argparse.Namespace:
     options = parser.parse_args()
     if options.output.suffix.lower() not in KINDS:
         raise UserError(f"--output {options.output} must end in {', '.join(KINDS)}")
-    if options.csv and real(options.csv) == real(options.output):
-        raise UserError(f"--csv {options.csv} would come in the place of the picture")
+    keep_apart([options.output, options.csv],
+               {log_of(source): "the log" for source in options.runs} | {PAPER: "the curves"})
     return options
 
 

@@ -9,13 +9,13 @@ from utils.command import (
     RENDERER,
     ROOT,
     Parser,
-    UserError,
     add_device_flags,
     new_file,
     path_type,
     positive_int,
     run,
 )
+from utils.files import keep_apart
 
 
 def parse_args() -> argparse.Namespace:
@@ -39,8 +39,7 @@ def parse_args() -> argparse.Namespace:
     add("--json", type=new_file, metavar="FILE", help="a file for the last line too")
     add_device_flags(parser)
     options = parser.parse_args()
-    if options.json and options.json.is_dir():
-        raise UserError(f"--json {options.json} is a folder")
+    keep_apart([options.json], {options.actor: "the actor", options.renderer: "the renderer"})
     return options
 
 

@@ -6,6 +6,7 @@ Nothing heavy is imported for them, so that ``--help`` and mistakes answer at on
 from itertools import pairwise
 
 WIDTH = 128  # pixels a side of the canvas that networks see
+CANVAS = 3 * WIDTH**2  # bytes of one
 BUNDLE = 5  # strokes an action where nothing else is said: N in shapes
 LARGEST_BUNDLE = 1000
 STEPS = 40  # actions of a painting where nothing else is said

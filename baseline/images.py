@@ -7,6 +7,7 @@ import re
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from zipfile import BadZipFile
 
 import cv2
 import numpy as np
@@ -15,8 +16,9 @@ import torchvision.transforms.functional as TF
 from tqdm import tqdm
 
 from facts import WIDTH
-from utils.command import ROOT, UserError
+from utils.command import ROOT, UserError, one_line
 from utils.decoding import silent_stderr
+from utils.device import free_memory
 from utils.files import own_folder, reason, replacing, write_atomically
 from utils.pictures import decode_picture, image_files
 
@@ -24,12 +26,13 @@ CACHE = ROOT / "data" / "cache"
 LAST_TEST_NUMBER = 2001  # CelebA's images 1..2001 are the test split
 TEST_EVERY = 20  # elsewhere every 20th image in name order is
 SMALLEST_SIDE = 8  # pixels
-READER = 2  # of images; what an earlier one made of them is not used again
+READER = 3  # of images; what an earlier one made of them is not used again
 FLAWS = ("", "images cannot be read and are left out",
          f"images are left out, as a side of theirs has less than {SMALLEST_SIDE} pixels",
          "images are left out, as reading them failed; the next start tries again")
 FAILED = len(FLAWS) - 1  # the system's fault, and not the file's
 LONGEST_PART = 100  # characters of a cache file's name
+DAMAGED = OSError, ValueError, EOFError, KeyError, BadZipFile  # says what reads a cache
 NAMED = 20  # files of each kind that are left out
 
 
@@ -60,7 +63,7 @@ class Images:
             pixels, verdicts = _cached(pixels_file, len(files))
             if FAILED in verdicts:
                 raise ValueError("files that may be read by now")
-        except (OSError, ValueError, EOFError, KeyError):  # not there, or damaged
+        except DAMAGED:  # or not there
             _decode(files, pixels_file, where)
             pixels, verdicts = _cached(pixels_file, len(files))
             clean(cache, own, pixels_file)
@@ -75,7 +78,7 @@ class Images:
 
     def move(self, device: torch.device) -> None:
         """Copy the images to a GPU where they take less than half of its free memory."""
-        if device.type == "cuda" and 2 * self.images.numel() < torch.cuda.mem_get_info(device)[0]:
+        if device.type == "cuda" and 2 * self.images.numel() < free_memory(device):
             self.images = self.images.to(device)
 
     def targets(self, code: torch.Tensor) -> torch.Tensor:
@@ -115,8 +118,8 @@ def split(names: list[str]) -> tuple[np.ndarray, np.ndarray]:
 def _cached(pixels_file: Path, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Pixels (count, 3, 128, 128) uint8, those of good files first, which stay on disk.
 
-    And a verdict on each file (count,) uint8: 0, or an index in FLAWS.  Raises OSError,
-    ValueError or EOFError where the cache is not like that.
+    And a verdict on each file (count,) uint8: 0, or an index in FLAWS.  Raises one of DAMAGED
+    where the cache is not like that.
     """
     with np.load(pixels_file.with_suffix(".npz")) as beside:
         verdicts = beside["verdicts"]
@@ -132,7 +135,7 @@ def _left_out(files: list[Path], verdicts: np.ndarray) -> str:
     for verdict, flaw in enumerate(FLAWS[1:], 1):
         names = [files[i].name for i in np.flatnonzero(verdicts == verdict)]
         if names:
-            kinds.append(f"{len(names)} {flaw}: " + ", ".join(names[:NAMED])
+            kinds.append(f"{len(names)} {flaw}: " + one_line(", ".join(names[:NAMED]))
                          + " .." * (len(names) > NAMED))
     return "; ".join(kinds)
 
@@ -156,8 +159,8 @@ def clean(cache: Path, own: str, current: Path) -> None:
             with np.load(beside) as known:
                 if Path(str(known["folder"])).is_dir():
                     continue
-        except (OSError, ValueError, EOFError, KeyError):
-            pass  # an earlier version's
+        except DAMAGED:
+            pass  # or an earlier version's
         with suppress(FileNotFoundError):  # another process has removed it
             gone.append(f"{pixels_file.name} ({pixels_file.stat().st_size / 1e6:.1f} MB)")
     if gone:

@@ -76,13 +76,13 @@ class Monitor:
         """Write into a run's folder; lines of log.csv from beyond the checkpoint go."""
         self.folder = folder
         self.photos = free_photos()  # before signals are waited for, as reading hides stderr
-        self.events = Events(folder, training.global_step + 1, self.ranks.main)
         self.since = {"updates": training.global_update, "seconds": training.seconds}
         file = folder / LOG
         if file.is_file():
             with fitting(file, "move it away"):
                 rows = csv.DictReader(io.StringIO(file.read_text()))
                 self.rows = [row for row in rows if int(row["update"]) <= training.global_update]
+        self.events = Events(folder, training.global_step + 1, self.ranks.main)
 
     def scalar(self, name: str, value: float, step: int) -> None:
         """Log a number for TensorBoard."""

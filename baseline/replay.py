@@ -16,7 +16,7 @@ from utils.command import (
     run,
     seconds_type,
 )
-from utils.files import real
+from utils.files import keep_apart
 
 
 def parse_args() -> argparse.Namespace:
@@ -38,8 +38,7 @@ def parse_args() -> argparse.Namespace:
     add("--millimetres", type=positive_float, metavar="W", help="width of the page of --lines")
     options = parser.parse_args()
     kind = options.output.suffix.lower()
-    if real(options.output) == real(options.file):
-        raise UserError(f"--output {options.output} would take the place of the strokes")
+    keep_apart([options.output], {options.file: "the strokes"})
     if options.lines and kind != ".svg":
         raise UserError(f"--lines writes an .svg; {options.output} is none")
     if options.millimetres and not options.lines:

@@ -7,8 +7,9 @@ import torch
 
 from DRL.rpm import ReplayMemory, Transitions
 from env import Environment, Pool
-from facts import WIDTH
+from facts import CANVAS
 from Renderer.canvas import STROKE_DIM, as_float
+from utils.device import free_memory, need_memory
 
 if TYPE_CHECKING:
     from trainer import Training
@@ -132,6 +133,7 @@ class FromPool:
     def __init__(self, training: "Training") -> None:
         self.training = training
         self.paintings = training.ranks.part(training.options.pool, "--pool")
+        need_memory(self.paintings * CANVAS, training.device)
         self.begin_anew()
 
     def __str__(self) -> str:
@@ -189,6 +191,7 @@ class FromPaintings(FromEpisodes):
     def __init__(self, training: "Training") -> None:
         super().__init__(training)
         env = self.env
+        need_memory(env.max_step * len(env.canvas) * CANVAS, env.device)
         self.canvases = torch.zeros(  # (steps, P, 3, 128, 128), those that bundles are painted on
             env.max_step, *env.canvas.shape, dtype=torch.uint8, device=env.device)
         self.actions = torch.zeros(  # (steps, P, 13 N); those carried back to are gradients
@@ -275,8 +278,12 @@ class FromPaintings(FromEpisodes):
 
 
 def memory_device(transitions: int, bundle: int, device: torch.device) -> torch.device:
-    """The device for the replay memory: the host where a GPU has no room for it."""
-    needed = 1.1 * transitions * (3 * WIDTH**2 + 4 * bundle * STROKE_DIM)
-    if device.type == "cuda" and torch.cuda.mem_get_info(device)[0] < 1.5 * needed:
-        return torch.device("cpu")
+    """The device for the replay memory: the host where a GPU has no room for it.
+
+    Raises MemoryError where that has none either.
+    """
+    needed = 1.1 * transitions * (CANVAS + 4 * bundle * STROKE_DIM)
+    if device.type == "cuda" and free_memory(device) < 1.5 * needed:
+        device = torch.device("cpu")
+    need_memory(needed, device)
     return device

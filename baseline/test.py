@@ -73,13 +73,13 @@ def parse_args() -> argparse.Namespace:
     add("--fps", type=positive_float, default=30, metavar="N", help="frames a second of it")
     add("--seconds", type=seconds_type, metavar="S",
         help="length of the video; an SVG paints itself in that time")
-    add("--strokes", type=new_file, nargs="+", default=[], metavar="FILE",
+    add("--strokes", type=new_file, nargs="+", action="extend", default=[], metavar="FILE",
         help="the strokes too, as .json (for replay.py) or .svg")
     add("--compare", type=new_file, metavar="FILE",
         help="an image too of target, painting and error side by side")
     add("--imgid", type=whole_number, default=0, metavar="N", help="number of the first frame")
     running = parser.add_argument_group("running")
-    running.add_argument("--img", type=path_type, nargs="+", metavar="PATH",
+    running.add_argument("--img", type=path_type, nargs="+", action="extend", metavar="PATH",
                          help="images, as without a flag")
     add_device_flags(running)
     options = parser.parse_args()

@@ -184,9 +184,10 @@ share = number(float, 0, 1.0000001, "a share from 0 to 1")
 
 def discount(text: str) -> float:
     """An argparse type: a number in [0, 1), or such as 0.95**5."""
-    base, _, power = text.partition("**")
+    base, raised, power = text.partition("**")
+    power = power if raised else 1
     try:
-        value = float(base) ** float(power or 1) if "_" not in text and text.isascii() else -1
+        value = float(base) ** float(power) if "_" not in text and text.isascii() else -1
     except (ValueError, OverflowError, ZeroDivisionError):
         value = math.nan
     if not (isinstance(value, float) and 0 <= value < 1):  # complex of a negative base

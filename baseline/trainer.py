@@ -19,13 +19,13 @@ from DRL.learner import Learner, Setup
 from DRL.model_free import ModelFreeDDPG
 from DRL.painter import Measured
 from DRL.rpm import Transitions
-from facts import METHOD_FLAGS, WIDTH, sizes
+from facts import CANVAS, METHOD_FLAGS, WIDTH, sizes
 from images import Images
 from monitor import Monitor
 from Renderer.model import load_render
 from states import FromMemory, FromPaintings, FromPool
 from utils.command import UserError, enough_memory
-from utils.device import Precision, compiling, need_compiler, pick_device
+from utils.device import Precision, compiling, need_compiler, need_memory, pick_device
 from utils.loop import Budget, loop
 from utils.ranks import Ranks
 from utils.run import Run, fitting, log_folder, resumed
@@ -56,6 +56,7 @@ class Training:
         self.device = device = pick_device(options.device)
         self.batch_size = ranks.part(options.batch_size, "--batch_size")
         self.env_batch = ranks.part(options.env_batch, "--env_batch")
+        need_memory(2 * (self.batch_size + self.env_batch) * CANVAS, device)
         if options.fast:
             need_compiler()
         precision = Precision(options.precision, device, learning=True)

@@ -109,14 +109,14 @@ def test_broken_and_tiny_images_are_counted_and_named_at_every_start(tmp_path, c
     folder = tmp_path / "faces"
     write_images(folder, ["a.png", "c.png", "d.png"])
     (folder / "b.png").write_bytes((folder / "a.png").read_bytes()[:50])
-    (folder / "e.jpg").write_bytes(b"")
+    (folder / "e\n.jpg").write_bytes(b"")
     cv2.imwrite(str(folder / "f.png"), np.zeros((7, 300, 3), np.uint8))
     cv2.imwrite(str(folder / "g.png"), np.full((8, 8, 3), 9, np.uint8))
     for _ in range(2):
         data = Images(folder, tmp_path / "cache")
         out, errors = capfd.readouterr()
-        assert out == ("2 images cannot be read and are left out: b.png, e.jpg; 1 images are left "
-                       "out, as a side of theirs has less than 8 pixels: f.png\n")
+        assert out == ("2 images cannot be read and are left out: b.png, e\\n.jpg; 1 images are "
+                       "left out, as a side of theirs has less than 8 pixels: f.png\n")
         assert "\n" not in errors.strip()  # the progress bar alone
         assert data.names == ["a.png", "c.png", "d.png", "g.png"]
         for i in (2, 3):
@@ -129,6 +129,7 @@ def test_broken_and_tiny_images_are_counted_and_named_at_every_start(tmp_path, c
     lambda pixels, verdicts: pixels.write_bytes(b""),
     lambda pixels, verdicts: pixels.unlink(),
     lambda pixels, verdicts: verdicts.write_bytes(b"\x93NUMPY"),
+    lambda pixels, verdicts: verdicts.write_bytes(verdicts.read_bytes()[:300]),
     lambda pixels, verdicts: verdicts.unlink(),  # as in caches of older versions
     lambda pixels, verdicts: np.savez(verdicts, verdicts=np.zeros(3, np.uint8), folder=""),
     lambda pixels, verdicts: np.savez(verdicts, folder=""),
@@ -138,6 +139,8 @@ def test_a_damaged_cache_is_built_anew(tmp_path, damage):
     expected = Images(tmp_path / "faces", tmp_path / "cache").images.clone()
     (pixels,) = tmp_path.glob("cache/faces-????????-????????.npy")
     damage(pixels, pixels.with_suffix(".npz"))
+    write_images(tmp_path / "others", ["c.png"])
+    Images(tmp_path / "others", tmp_path / "cache")  # which looks at all
     assert torch.equal(Images(tmp_path / "faces", tmp_path / "cache").images, expected)
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -45,7 +46,7 @@ def test_defaults_hang_on_the_repository_and_output_on_the_users_folder(checkout
 def test_help_and_mistakes_come_before_the_slow_imports(checkout):
     """Every script names its defaults and an example; without a package it says how to get it."""
     (checkout.root / "blocked").mkdir()
-    for name in ("torch", "cv2", "matplotlib", "numba"):
+    for name in ("torch", "cv2", "matplotlib", "numba", "numpy"):
         (checkout.root / "blocked" / f"{name}.py").write_text(
             f"raise ModuleNotFoundError('blocked', name='{name}')")
 
@@ -67,8 +68,12 @@ def test_help_and_mistakes_come_before_the_slow_imports(checkout):
         if script != "curve":  # it looks for the run first
             missing = run("-m", f"baseline.{script}", *needs)
             assert missing.returncode == 2
-            assert re.fullmatch(r"error: the package (torch|cv2|numba) is missing: .* -m pip "
+            assert re.fullmatch(r"error: the package (torch|cv2|numba|numpy) is missing: .* -m pip "
                                 r"install -r .*requirements.txt\n", missing.stderr)
+    checkout.root = checkout.root.rename(checkout.root.with_name("it's a $x"))
+    says = run("baseline/test.py").stderr
+    assert shlex.split(says.partition(" is missing: ")[2]) == [sys.executable, "-m", "pip", "install", "-r",
+                                    str(checkout.root / "requirements.txt")]
 
 
 def test_more_steps_than_help_are_warned_of(checkout):
@@ -87,6 +92,33 @@ def test_a_painting_goes_on_without_a_reader(checkout):
         assert (done.returncode, done.stderr) == (0, "")
         assert len(list((checkout.root / "output").iterdir())) == 11
         shutil.rmtree(checkout.root / "output")
+
+
+def test_a_painting_goes_on_without_streams(checkout):
+    """Where some are closed, or what is said can go nowhere; mistakes still give status 2."""
+    painting = f"{sys.executable} baseline/test.py --max_step 2 --divide 1 --frames last"
+    for redirection in ("<&- 2>&-", "<&- >&- 2>&-", ">&- 2> /dev/full"):
+        done = subprocess.run(["bash", "-c", f"{painting} -o p.png {redirection}"], check=False,
+                              cwd=checkout.root)
+        assert done.returncode == 0, redirection
+        (checkout.root / "p.png").unlink()
+    done = subprocess.run(["bash", "-c", f"{painting} nowhere.png 2> /dev/full"], check=False,
+                          cwd=checkout.root)
+    assert done.returncode == 2
+
+
+def test_variables_of_other_programs(checkout, compiled):
+    checkout.run("test.py", "--max_step", 1, "--divide", 1, "--strokes", "s.json")
+    for name, value in (("NUMBA_THREADING_LAYER", "nonsense"), ("TQDM_MININTERVAL", "abc")):
+        done = subprocess.run([sys.executable, "baseline/replay.py", "s.json"], check=False,
+                              cwd=checkout.root, env=os.environ | {name: value})
+        assert done.returncode == 0, name
+    done = subprocess.run([sys.executable, "baseline/replay.py", "s.json"], check=False,
+                          cwd=checkout.root, env=os.environ | {"NUMBA_NUM_THREADS": "0"},
+                          capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: numba does not start: ")
+    assert done.stderr.count("\n") == 1
 
 
 def test_the_divide_scheme(checkout):
@@ -213,9 +245,9 @@ def test_several_pictures_make_folders_and_names_of_their_own(checkout):
     """The frames of pictures that are painted side by side are those of each alone."""
     faces = checkout.root / "data" / "img_align_celeba"
     names = ("000001", "000005", "002001")
-    out = checkout.run("test.py", "--img", faces, "image/test.png", "--max_step", 2, "--divide", 2,
-                       "--compare", "map.png", "--strokes", "s.json", "--frames", "last",
-                       "--precision", "fp32")
+    out = checkout.run("test.py", "--img", faces, "--img", "image/test.png", "--max_step", 2,
+                       "--divide", 2, "--compare", "map.png", "--strokes", "s.json",
+                       "--frames", "last", "--precision", "fp32")
     assert "10 images: mean squared error 0." in out
     for name in names:
         assert (checkout.root / "output" / name / "generated0.png").exists()
@@ -304,6 +336,13 @@ BAD_INPUT = (
     ("test.py", ("--seconds", "4000", "--video", "v.mp4"), "0.1 to 3600"),
     ("test.py", ("--compare", "image/test.png"), "the image"),
     ("test.py", ("--compare", "same.json", "--strokes", "same.json"), "same.json"),
+    ("test.py", ("--actor", "a.json", "--strokes", "a.json"), "the place of the weights a.json"),
+    ("test.py", ("wide.png", "-o", "new.webp"), "cannot write new.webp: 16384x8 pixels are too"),
+    ("test.py", ("wide.png", "--compare", "new.webp", "--divide", "1"), "too many for that"),
+    ("evaluate.py", ("--json", "actor.pkl"), "actor.pkl would take the place of the actor"),
+    ("evaluate.py", ("--json", "baseline/../renderer.pkl"), "the place of the renderer"),
+    ("evaluate.py", ("--json", "data/img_align_celeba/000001.jpg"), "the place of the image"),
+    ("replay.py", ("strokes.json", "-o", "./strokes.json"), "the place of the strokes"),
     ("test.py", ("--video", "s.gif", "--compare", "s.gif"), "s.gif"),
     ("test.py", ("--compare", "output/generated7.png"), "--output"),
     ("test.py", ("--max_step", "1", "--divide", "2x4"), "no step for the tiles"),
@@ -312,6 +351,7 @@ BAD_INPUT = (
 
 
 def test_bad_painting_input_is_one_line_and_writes_nothing(checkout):
+    cv2.imwrite(str(checkout.root / "wide.png"), np.zeros((8, 16384, 3), np.uint8))
     checkout.refuse(BAD_INPUT)
 
 
@@ -358,7 +398,7 @@ def test_importing_creates_nothing(tmp_path):
 
 
 def test_the_painting_is_there_whatever_becomes_of_the_rest(checkout):
-    """That of each image; a video that fails ends nothing but itself."""
+    """That of each image; a video, strokes or a frame that fail end nothing but themselves."""
     shutil.copy(checkout.root / "image" / "test.png", checkout.root / "image" / "b.png")
     for number, (flag, suffix) in enumerate(
             (("--strokes", ".json"), ("--video", ".mp4"), ("--video", ".gif"))):
@@ -371,3 +411,12 @@ def test_the_painting_is_there_whatever_becomes_of_the_rest(checkout):
         for name in ("test", "b"):
             assert (checkout.root / f"own{number}" / name / "painting.png").is_file()
         assert (checkout.root / f"full-b{suffix}").stat().st_size > 0
+    (checkout.root / "frames" / "b").mkdir(parents=True)
+    (checkout.root / "frames" / "b" / "generated2.png").symlink_to("/dev/full")
+    errors = checkout.run("test.py", "image", "--max_step", 8, "--divide", 1, "--output", "frames",
+                          "--strokes", "full.json", "s.svg", "--compare", "c.png", status=2)
+    assert "No space left on device" in errors
+    for name in ("test", "b"):
+        for kind in (f"frames/{name}/painting.png", f"s-{name}.svg", f"c-{name}.png"):
+            assert (checkout.root / kind).stat().st_size > 0
+    assert len(list((checkout.root / "frames" / "test").iterdir())) == 41

@@ -78,6 +78,43 @@ def few_bits(picture: np.ndarray, bits: int, key: int) -> bytes:
     return data
 
 
+def bmp(picture: np.ndarray, masks: tuple[int, ...] = (0xFF0000, 0xFF00, 0xFF)) -> bytes:
+    """A BMP of 32 bits with masks and a header of 40 bytes, whose fourth bytes are 0."""
+    height, width, _ = picture.shape
+    shifts = np.array([mask.bit_length() - 8 for mask in masks])
+    pixels = (picture[::-1, :, ::-1].astype(np.uint32) << shifts).sum(2, dtype=np.uint32).tobytes()
+    return struct.pack("<2sIIIIiiHHIIIIII3I", b"BM", 66 + len(pixels), 0, 66, 40, width, height, 1,
+                       32, 3, len(pixels), 0, 0, 0, 0, *masks) + pixels
+
+
+def levels(picture: np.ndarray, most: int) -> bytes:
+    """A PPM, or a PGM, of so many levels, of 8 or 16 bits each."""
+    kind = b"P6" if picture.ndim == 3 else b"P5"
+    pixels = np.rint(picture[..., ::-1] if picture.ndim == 3 else picture) * (most / 255)
+    head = b"%s # of a camera\n%d %d\n%d\n" % (kind, *picture.shape[1::-1], most)
+    return head + np.rint(pixels).astype(">u2" if most > 255 else "u1").tobytes()
+
+
+def with_profile(picture: np.ndarray, kind: str, profile: bytes) -> bytes:
+    """A BMP or JPEG 2000 file with a colour profile, as Pillow writes none."""
+    if kind == "BMP":
+        pixels = picture[::-1].tobytes()
+        assert picture.shape[1] % 4 == 0
+        head = struct.pack("<IiiHHIIIIII", 124, picture.shape[1], picture.shape[0], 1, 24, 0,
+                           len(pixels), 0, 0, 0, 0)
+        head += bytes(16) + b"DEBM" + bytes(48) + struct.pack(
+            "<IIII", 4, 124 + len(pixels), len(profile), 0)
+        return struct.pack("<2sIII", b"BM", 14 + 124 + len(pixels) + len(profile), 0,
+                           14 + 124) + head + pixels + profile
+    data = pillow(picture, "RGB", "JPEG2000", irreversible=False)
+    at = data.index(b"colr") - 4
+    old = struct.unpack(">I", data[at : at + 4])[0]
+    new = struct.pack(">I4sBBB", 11 + len(profile), b"colr", 2, 0, 0) + profile
+    head = data.index(b"jp2h") - 4
+    size = struct.unpack(">I", data[head : head + 4])[0] + len(new) - old
+    return (data[:head] + struct.pack(">I", size) + data[head + 4 : at] + new + data[at + old :])
+
+
 def paletted(kind: str) -> tuple[bytes, np.ndarray]:
     """Twenty-four colours, the first block's transparent, and what it looks like on white."""
     image = Image.fromarray(np.ascontiguousarray(PHOTO[..., ::-1])).quantize(24)
@@ -119,6 +156,14 @@ def paletted(kind: str) -> tuple[bytes, np.ndarray]:
                       .astype(np.uint8) * np.uint16(257), 2, extra=1), ON_WHITE, 1.51,
                  id="TIFF of 16 bits multiplied by alpha"),
     pytest.param(tiff(PHOTO[..., ::-1], 2, planes=2), PHOTO, 0, id="TIFF of planes"),
+    *(pytest.param(tiff(np.dstack((PHOTO[..., ::-1], OPACITY)) * scale, 2, extra=0), PHOTO, 0,
+                   id=f"TIFF with a plane of something else, {scale.dtype}")
+      for scale in (np.uint8(1), np.uint16(257))),
+    *(pytest.param(levels(picture, most), np.atleast_3d(picture), 255 / most,
+                   id=f"{most} levels, {picture.ndim}")
+      for most in (15, 100, 255, 1023, 4095, 65535) for picture in (PHOTO, GREY)),
+    pytest.param(bmp(PHOTO), PHOTO, 0, id="BMP with an idle byte"),
+    pytest.param(opencv(CLEAR, ".bmp"), ON_WHITE, 0.51, id="BMP alpha"),
     pytest.param(opencv(np.float32(PHOTO / 255), ".tiff"), PHOTO, 4, id="TIFF float"),
     pytest.param(opencv(np.float32(CLEAR / 255), ".tiff"), ON_WHITE, 0.51, id="TIFF float alpha"),
 ])
@@ -177,6 +222,9 @@ def test_numbers_of_a_tiff_beyond_its_end_count_as_none():
     (tiff(PHOTO[..., ::-1] * np.uint16(257), 2, planes=2), "TIFF of separate planes"),
     (tiff(np.dstack((GREY, OPACITY)), 1, extra=2), "TIFF of grey with an opacity"),
     (pillow(CLEAR, "LA", "tiff"), "TIFF of grey with an opacity"),
+    (bmp(PHOTO, (0xFF000000, 0xFF0000, 0xFF00)), "a BMP of a rare kind"),
+    (struct.pack("<2sIIIIHHHH", b"BM", 26 + 12, 0, 26, 12, 1, 1, 1, 24) + bytes(12),
+     "a BMP of an old kind"),
 ])
 def test_what_would_be_read_wrong_is_refused(tmp_path, data, says):
     (tmp_path / "picture.tif").write_bytes(data)
@@ -235,6 +283,17 @@ def test_colour_profiles_are_brought_to_srgb(tmp_path):
                         ("JPEG", {"quality": 100, "subsampling": 0})):
         (tmp_path / "p").write_bytes(pillow(pixels, "RGB", kind, icc_profile=profile, **flags))
         assert np.abs(read_picture(tmp_path / "p") - meant.astype(int)).max() <= 3, kind
+    for kind in ("BMP", "JPEG2000"):
+        (tmp_path / "p").write_bytes(with_profile(pixels, kind, profile))
+        assert np.abs(read_picture(tmp_path / "p") - meant.astype(int)).max() <= 3, kind
+        (tmp_path / "p").write_bytes(with_profile(pixels, kind, profile[:150]))
+        assert np.array_equal(read_picture(tmp_path / "p"), pixels), kind
+    half = np.full(pixels.shape[:2], 102, np.uint8)  # lies on white after that
+    for kind, flags in (("PNG", {}), ("WEBP", {"lossless": True}), ("TIFF", {})):
+        (tmp_path / "p").write_bytes(pillow(np.dstack((pixels, half)), "RGBA", kind,
+                                            icc_profile=profile, **flags))
+        expected = 255 + (meant.astype(float) - 255) * 0.4
+        assert np.abs(read_picture(tmp_path / "p") - expected).max() <= 3, kind
     lab = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
     named = profile.replace(b"Wide RGB", b"sRGB, no")  # another one that says sRGB in its name
     assert named != profile
@@ -273,6 +332,10 @@ def test_pictures_are_written_whole_or_not_at_all(tmp_path):
                  tmp_path / "new" / "picture.png" / "picture.png"):
         with pytest.raises(UserError):
             picture_file(path)
+    for name, height, width in (("a.webp", 20, 17_000), ("a.webp", 17_000, 20),
+                                ("a.jpg", 20, 70_000)):
+        with pytest.raises(UserError, match=f"{width}x{height} pixels are too many"):
+            picture_file(tmp_path / name, height, width)
 
 
 def test_which_frames_are_written():

@@ -69,7 +69,7 @@ def paint_again(options: argparse.Namespace) -> None:
     elif kind in VIDEOS:
         what = write_video(output, strokes, size, options.fps or 30, options.seconds)
     else:
-        picture_file(output)
+        picture_file(output, *size)
         write_picture(output, next(frames(strokes, size, [len(strokes)])))
     spent = time.monotonic() - start
     print(f"{len(strokes)} strokes in {spent:.1f} s: {output}, {what}", flush=True)

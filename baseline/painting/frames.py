@@ -53,7 +53,8 @@ def fitted(total: int, fps: float, seconds: float | None = None) -> np.ndarray:
 class Background:
     """Writes frames in threads while more are painted; only a few wait at any time.
 
-    A context: leaving it waits for the last frame.  Raises UserError where one fails.
+    A context: leaving it waits for the last frame.  Where one fails, ``check`` tells it, and
+    nothing more is written.
     """
 
     def __init__(self, times: Iterable[int], threads: int) -> None:
@@ -63,6 +64,7 @@ class Background:
         self._room = QUEUED_A_THREAD * threads
         self._pool = ThreadPoolExecutor(threads)
         self._pending: deque[Future] = deque()
+        self._failure: UserError | None = None
 
     def _queue(self, work: Callable, frame: np.ndarray, *arguments: object) -> None:
         room = min(self._room, max(1, QUEUED_BYTES // frame.nbytes))
@@ -70,6 +72,11 @@ class Background:
             self._pending.popleft().result()
         self._pending.append(self._pool.submit(work, frame, *arguments))
         self._newest = frame
+
+    def check(self) -> None:
+        """Raise UserError where writing failed; all of it has ended after the context."""
+        if self._failure:
+            raise self._failure
 
     def __enter__(self) -> "Background":
         return self
@@ -129,10 +136,12 @@ class FrameWriter(Background):
         return [self.path(number) for number in later]
 
     def _write(self, frame: np.ndarray, path: Path) -> None:
+        if self._failure:
+            return
         encoded = cv2.imencode(".png", resized(frame, *self.size), PNG_FLAGS)[1]
         try:
             path.write_bytes(encoded)
         except OSError as error:
             with suppress(OSError):
                 path.unlink()  # what there is of it
-            raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+            self._failure = UserError(f"cannot write {path}: {error.strerror or error}")

@@ -4,8 +4,14 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from numba import njit, parallel_chunksize, prange
-from numba.core import event
+from utils.command import UserError
+
+os.environ.pop("NUMBA_THREADING_LAYER", None)  # another program's, which may not be there
+try:
+    from numba import njit, parallel_chunksize, prange
+    from numba.core import event
+except (ValueError, RuntimeError) as error:  # of nonsense in other variables
+    raise UserError(f"numba does not start: {error}; see its variables NUMBA_..") from error
 
 __all__ = ["compiled", "parallel_chunksize", "prange"]
 # Without a home numba would make a folder called ~ where it is.

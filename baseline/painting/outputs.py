@@ -5,6 +5,7 @@ import os
 import re
 import sys
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +18,14 @@ from painting.svg import write_svg
 from painting.video import KINDS, Video, video_kind
 from utils.command import LONGEST_NAME, UserError
 from utils.files import make_room, real
-from utils.pictures import SUFFIXES, compare, picture_file, resized, write_picture
+from utils.pictures import (
+    SUFFIXES,
+    compare,
+    compared_width,
+    picture_file,
+    resized,
+    write_picture,
+)
 
 LARGE = 2e6  # pixels of an image, above which not all frames are written unasked
 FRAME_BYTES = 0.37  # a pixel of a frame, about: 0.23 on the whole canvas, 0.48 on 4x4 tiles
@@ -92,7 +100,8 @@ def check_places(options: argparse.Namespace, images: list[Path]) -> None:
     elif options.output.suffix.lower() in (".json", ".svg", *KINDS) and not options.output.is_dir():
         raise UserError(f"--output {options.output} is no picture; --strokes writes strokes and "
                         "--video videos")
-    taken = {real(image): f"the image {image}" for image in images}
+    taken = {real(image): f"the image {image}" for image in images} | {
+        real(path): f"the weights {path}" for path in (options.actor, options.renderer)}
     folders = set()
     for image, name in zip(images, own_names(images), strict=True):
         if name in (".", ".."):
@@ -125,9 +134,12 @@ class Files:
         """
         self.painting, self.seconds = painting, options.seconds
         self.paths = Paths.of(options, painting.name)
-        for path in (self.paths.painting, *self.paths.files()):
-            make_room(path)
         height, width = painting.picture.shape[:2]
+        picture_file(self.paths.painting, height, width)
+        if self.paths.compare:
+            picture_file(self.paths.compare, height, compared_width(width))
+        for path in self.paths.files():
+            make_room(path)
         folder, times = self.paths.frames, []
         if folder:
             large = not options.frames and height * width > LARGE
@@ -154,21 +166,28 @@ class Files:
     def finish(self, settings: dict[str, Any]) -> str:
         """Write what is made of a whole painting, itself first.
 
-        Returns a list of all files for the user.  Raises UserError where one cannot be written.
+        Returns a list of all files for the user.  Raises UserError where one could not be written,
+        after the others.
         """
         picture, strokes = self.painting.picture, self.painting.strokes()
         size = picture.shape[:2]
         painted = resized(self.painting.frame, *size[::-1])
-        write_picture(self.paths.painting, painted)
-        for path in self.paths.strokes:
-            if path.suffix.lower() == ".json":
-                write_json(path, strokes, size, {"image": self.painting.path.name} | settings)
-            else:
-                write_svg(path, strokes, size, self.seconds)
+        source = {"image": self.painting.path.name} | settings
+        work = [partial(write_picture, self.paths.painting, painted)]
+        work += [partial(write_json, path, strokes, size, source)
+                 if path.suffix.lower() == ".json" else
+                 partial(write_svg, path, strokes, size, self.seconds)
+                 for path in self.paths.strokes]
         if self.paths.compare:
-            write_picture(self.paths.compare, compare(picture, painted))
-        if self.video:
-            self.video.check()
+            work.append(lambda: write_picture(self.paths.compare, compare(picture, painted)))
+        failures = []
+        for each in (*work, *(sink.check for sink in self.sinks)):
+            try:
+                each()
+            except UserError as error:
+                failures.append(error)
+        if failures:
+            raise failures[0]
         frames = self.frames.written() if self.frames else []
         return "; ".join((*frames, *map(str, self.paths.files())))
 

@@ -161,7 +161,6 @@ class Video(Background):
                   f"{path.suffix}", file=sys.stderr)
         self._stack = ExitStack()
         self._encoder: Mp4 | Gif | None = None
-        self._failure: UserError | None = None
 
     def __enter__(self) -> "Video":
         try:
@@ -186,11 +185,6 @@ class Video(Background):
         """Let the newest frame be the last, and stay as long as that would have."""
         if self._times:
             self._queue(self._encode, frame, self._times[-1])
-
-    def check(self) -> None:
-        """Raise UserError where it could not be written, in whole after the context ended."""
-        if self._failure:
-            raise self._failure
 
     def _encode(self, frame: np.ndarray, times: int) -> None:
         if self._failure:  # to go on would crash libav

@@ -7,8 +7,9 @@ import re
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from shlex import quote
 from typing import Any, NoReturn, TextIO
 
 ROOT = Path(__file__).resolve().parents[2]  # the repository
@@ -92,6 +93,13 @@ def run(main: Callable[[], None]) -> None:
     So does what the system refuses.  SIGTERM ends it like an exception, so that nothing is left
     half written.
     """
+    for descriptor in range(3):
+        with suppress(OSError):  # it is closed: nothing else shall get its number
+            os.fstat(descriptor)
+            continue
+        os.open(os.devnull, os.O_RDWR)
+    for name in [name for name in os.environ if name.startswith("TQDM_")]:
+        del os.environ[name]  # bars have their settings, and nonsense in there would end them
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name) or open(os.devnull, "w")  # noqa: SIM115, where it is closed
         stream.reconfigure(errors="backslashreplace")  # names of files may be any bytes
@@ -103,15 +111,21 @@ def run(main: Callable[[], None]) -> None:
         own = ROOT / "baseline" / (error.name or "").split(".")[0]
         if own.exists() or own.with_suffix(".py").exists():
             raise
-        print(f"error: the package {error.name} is missing: "
-              f"{sys.executable} -m pip install -r {ROOT / 'requirements.txt'}", file=sys.stderr)
-        sys.exit(2)
+        pip = quote(sys.executable), "-m pip install -r", quote(str(ROOT / "requirements.txt"))
+        fail(f"the package {error.name} is missing: {' '.join(pip)}")
     except (UserError, OSError) as error:
-        sys.stdout.flush()
-        print(f"error: {one_line(str(error))}", file=sys.stderr)
-        sys.exit(2)
+        fail(str(error))
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
+
+
+def fail(says: str) -> NoReturn:
+    """End with a line on stderr, where it can be written, and exit status 2."""
+    with suppress(OSError):
+        sys.stdout.flush()
+    with suppress(OSError):
+        print(f"error: {one_line(says)}", file=sys.stderr, flush=True)
+    sys.exit(2)
 
 
 def one_line(text: str) -> str:

@@ -18,6 +18,7 @@ from utils.command import UserError
 
 LARGEST_PICTURE, LARGEST_SIDE = 2**28, 65535  # pixels: 16384 x 16384, or a long panorama
 LARGEST_FILE = 2**31 - 1  # bytes
+BMP, JP2 = b"BM", b"\0\0\0\x0cjP  \r\n\x87\n"
 PNG = b"\x89PNG\r\n\x1a\n"
 LONGEST_HEADER = 2**20  # bytes
 KINDS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "SUN", "WEBP", "AVIF")
@@ -121,6 +122,40 @@ def _tiff_size(data: bytes) -> tuple[int, int]:
             (side,) = unpack_from(order + WHOLE[kind], data, entry + (12 if big else 8))
             sides[tag] = max(side, sides[tag])
     return sides[256], sides[257]
+
+
+def bmp_header(data: bytes) -> tuple[int, tuple[int, ...]]:
+    """Of a BMP, the length of its header and the masks of its channels; () where it has none."""
+    length, bits, compression = (
+        int.from_bytes(data[at : at + size], "little")
+        for at, size in ((14, 4), (28, 2), (30, 4)))
+    masked = length >= 40 and bits in (16, 32) and compression in (3, 6) and len(data) >= 66
+    return length, unpack_from("<III", data, 54) if masked else ()
+
+
+def jp2_profile(data: bytes) -> bytes:
+    """The colour profile of a JPEG 2000 file; empty where it has none."""
+    todo = [(0, len(data))]
+    for at, end in todo:  # grows by the boxes in boxes
+        while at + 8 <= end:
+            size = int.from_bytes(data[at : at + 4], "big") or end - at
+            name, inside = data[at + 4 : at + 8], at + 8
+            if size == 1:
+                size, inside = int.from_bytes(data[at + 8 : at + 16], "big"), at + 16
+            if name == b"jp2h":
+                todo.append((inside, min(at + size, end)))
+            if name == b"colr" and data[inside : inside + 1] in (b"\2", b"\3"):
+                return data[inside + 3 : at + size]
+            at += max(size, 8)
+    return b""
+
+
+def bmp_profile(data: bytes) -> bytes:
+    """The colour profile in a BMP; empty where it has none."""
+    if len(data) < 138 or data[70:74] != b"DEBM" or bmp_header(data)[0] < 124:
+        return b""
+    start, size = unpack_from("<II", data, 126)
+    return data[14 + start : 14 + start + size]
 
 
 def tiff_numbers(data: bytes, *tags: int) -> list[int | None]:

@@ -1,7 +1,9 @@
 """Where the networks run and in which precision."""
 
 import ctypes
+import math
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -36,6 +38,25 @@ def pick_device(name: str) -> torch.device:
     device = torch.device("cuda", number)
     torch.cuda.set_device(device)
     return device
+
+
+def free_memory(device: torch.device) -> float:
+    """The bytes that a device has free; endless where the system does not tell."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    with suppress(OSError):
+        if told := re.search(r"MemAvailable: *(\d+) kB", Path("/proc/meminfo").read_text()):
+            return 1024.0 * int(told[1])
+    return math.inf
+
+
+def need_memory(needed: float, device: torch.device) -> None:
+    """Raise MemoryError where a device has not so many bytes free.
+
+    Linux promises what it does not have, and kills who uses it.
+    """
+    if needed > (free := free_memory(device)):
+        raise MemoryError(f"{needed / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free")
 
 
 def need_compiler() -> None:

@@ -9,7 +9,7 @@ import secrets
 import stat
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
@@ -201,6 +201,20 @@ def make_room(path: Path) -> None:
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         raise UserError(f"cannot write in {folder}: {error.strerror or error}") from error
+
+
+def keep_apart(written: Iterable[Path | None], read: dict[Path, str]) -> None:
+    """Raise UserError where a file to write, if any, is one that is read, or another to write.
+
+    read: what each of those is.  Devices and pipes have room for all.
+    """
+    taken = {real(path): f"{what} {path}" for path, what in read.items()}
+    for path in filter(None, written):
+        if path.exists() and not path.is_file():
+            continue
+        if (there := real(path)) in taken:
+            raise UserError(f"{path} would take the place of {taken[there]}")
+        taken[there] = "another file to write"
 
 
 def reason(error: BaseException) -> str:

@@ -16,9 +16,14 @@ from PIL import ExifTags, Image, ImageCms
 
 from utils.command import UserError, one_line
 from utils.decoding import (
+    BMP,
+    JP2,
     PNG,
     TIFF,
+    bmp_header,
+    bmp_profile,
     decoded,
+    jp2_profile,
     opened,
     png_chunks,
     silent_stderr,
@@ -40,7 +45,11 @@ LARGEST_PROFILE = 2**22  # bytes
 SPACE = slice(16, 20)  # where a profile says what its colours are
 LONGEST_EXIF = 2**16  # bytes, as JPEG has room for; older Pillow takes memory for each tag
 TIFF_TAGS = (262, 277, 284, 338)  # what numbers mean, how many a pixel has, planes, opacity
-WHITE_IS_ZERO, SEPARATE, MULTIPLIED = 0, 2, 1  # values of the first and the last two
+WHITE_IS_ZERO, RGB = 0, 2  # values of the first
+SEPARATE, MULTIPLIED = 2, 1  # and of the last two
+# Red, green and blue in BMPs of masks.
+BMP_MASKS = {(0xFF0000, 0xFF00, 0xFF), (0x7C00, 0x3E0, 0x1F), (0xF800, 0x7E0, 0x1F)}
+NETPBM = re.compile(rb"P[2356]" + rb"(?:\s|#[^\n]*\n)+(?:\d+)" * 2 + rb"(?:\s|#[^\n]*\n)+(\d+)\s")
 ROWS_AT_ONCE = 64  # that floats are made of
 FULL_SCALE = 0.5  # of the error map: differences from here on look alike
 
@@ -64,9 +73,16 @@ def decode_picture(path: Path) -> np.ndarray:
         stored, multiplied = _of_tiff(path, stored, data)
     elif data.startswith(PNG):
         stored = _with_opacity(stored, data)
+    elif data.startswith(BMP):
+        stored = _of_bmp(path, stored, data)
+    elif (levels := NETPBM.match(data)) and int(levels[1]) not in (255, 65535):
+        stored = stored / np.float32(levels[1])
     orientation, profile = _header(data)
-    picture = _on_white(_turned(stored, orientation), multiplied)
-    return _in_srgb(picture, profile, partial(_inks, data, orientation))
+    stored, inks = _turned(stored, orientation), partial(_inks, data, orientation)
+    if profile and stored.shape[2] == 4:  # it is for the colours themselves
+        colours, opacity = _apart(stored, multiplied)
+        return _on_white(np.dstack((_in_srgb(colours, profile, inks), opacity)), False)
+    return _in_srgb(_on_white(stored, multiplied), profile, inks)
 
 
 def _with_opacity(stored: np.ndarray, data: bytes) -> np.ndarray:
@@ -81,6 +97,40 @@ def _with_opacity(stored: np.ndarray, data: bytes) -> np.ndarray:
     return np.concatenate((stored, stored, stored, opacity), 2)
 
 
+def _of_bmp(path: Path, stored: np.ndarray, data: bytes) -> np.ndarray:
+    """A BMP's picture as it is meant: headers of 40 bytes know no opacity.
+
+    Raises UserError for what OpenCV reads in other colours.
+    """
+    length, masks = bmp_header(data)
+    if length == 12 or masks and masks not in BMP_MASKS:
+        raise UserError(f"{path} is a BMP of {'an old' if length == 12 else 'a rare'} kind, whose "
+                        "colours OpenCV mistakes; save it as PNG")
+    return stored[..., :3] if length < 56 else stored
+
+
+def _apart(stored: np.ndarray, multiplied: bool) -> tuple[np.ndarray, np.ndarray]:
+    """The colours (H, W, 3), multiplied no more, and the opacity (H, W) of a picture (H, W, 4).
+
+    Both uint8; see ``_on_white``.
+    """
+    apart = np.empty(stored.shape, np.uint8)
+    for rows, planes in _in_floats(stored):
+        if multiplied:
+            planes[..., :3] = np.minimum(planes[..., :3] / np.maximum(planes[..., 3:], 1e-6), 1)
+        apart[rows] = planes * 255 + 0.5
+    return apart[..., :3], apart[..., 3]
+
+
+def _in_floats(picture: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
+    """A few rows after the other of a picture (H, W, C) of any type, in [0, 1], and which."""
+    largest = np.iinfo(picture.dtype).max if picture.dtype.kind in "iu" else 1
+    for first in range(0, len(picture), ROWS_AT_ONCE):
+        rows = slice(first, first + ROWS_AT_ONCE)
+        few = picture[rows].astype(np.float32) / largest
+        yield rows, np.clip(np.nan_to_num(few), 0, 1)
+
+
 def _of_tiff(path: Path, stored: np.ndarray, data: bytes) -> tuple[np.ndarray, bool]:
     """A TIFF's picture as it is meant, and whether its colours are multiplied by its opacity.
 
@@ -88,6 +138,8 @@ def _of_tiff(path: Path, stored: np.ndarray, data: bytes) -> tuple[np.ndarray, b
     multiplies.  Raises UserError for what OpenCV reads as noise, or without its opacity.
     """
     meaning, samples, planes, extra = tiff_numbers(data, *TIFF_TAGS)
+    if extra == 0 and samples == 4 and meaning == RGB:  # a fourth that is no opacity
+        stored = stored[..., :3]
     if samples == 2:
         raise UserError(f"{path} is a TIFF of grey with an opacity, which OpenCV cannot read; save "
                         "it as PNG")
@@ -108,15 +160,12 @@ def _on_white(picture: np.ndarray, multiplied: bool) -> np.ndarray:
     """
     if picture.dtype == np.uint8 and picture.shape[2] != 4:
         return np.ascontiguousarray(np.broadcast_to(picture, (*picture.shape[:2], 3)))
-    largest = np.iinfo(picture.dtype).max if picture.dtype.kind in "iu" else 1
     shown = np.empty((*picture.shape[:2], 3), np.uint8)
-    for first in range(0, len(picture), ROWS_AT_ONCE):
-        few = picture[first : first + ROWS_AT_ONCE]
-        planes = np.clip(np.nan_to_num(few.astype(np.float32) / largest), 0, 1)
+    for rows, planes in _in_floats(picture):
         if picture.shape[2] == 4:
             colour, opacity = np.split(planes, [3], 2)
             planes = np.minimum((colour if multiplied else colour * opacity) + 1 - opacity, 1)
-        shown[first : first + ROWS_AT_ONCE] = (planes * 255 + 0.5).astype(np.uint8)
+        shown[rows] = planes * 255 + 0.5
     return shown
 
 
@@ -130,6 +179,10 @@ def _header(data: bytes) -> tuple[int, bytes]:
     try:
         if TIFF.match(data):
             return 1, tiff_profile(data)
+        if data.startswith(BMP):
+            return 1, bmp_profile(data)
+        if data.startswith(JP2):
+            return 1, jp2_profile(data)
         with opened(data) as image:
             profile = image.info.get("icc_profile") or b""
             if image.mode == "CMYK" and profile[SPACE] != b"CMYK":  # of another picture
@@ -256,19 +309,24 @@ def _natural(path: Path) -> list[str | int]:
     return [int(part) if i % 2 else part.lower() for i, part in enumerate(parts)]
 
 
-def picture_file(path: Path) -> Path:
-    """Return a path that a picture can be written to; raises UserError, before any work."""
+def picture_file(path: Path, height: int = 1, width: int = 1) -> Path:
+    """Return a path that a picture can be written to; raises UserError, before any work.
+
+    height, width: the picture's, in pixels.
+    """
     if path.is_dir() or not _encoded(path, np.zeros((1, 1, 3), np.uint8)):
         raise UserError(f"cannot write {path}: no kind of colour image that OpenCV writes")
+    lines = (height, 1, 3), (1, width, 3)
+    if not all(_encoded(path, np.zeros(line, np.uint8)) for line in lines):
+        raise UserError(f"cannot write {path}: {width}x{height} pixels are too many for that kind "
+                        "of image")
     make_room(path)
     return path
 
 
 def write_picture(path: Path, picture: np.ndarray) -> None:
     """Write (h, w, 3) uint8 BGR as the image that the name says, whole or not at all."""
-    if not (encoded := _encoded(picture_file(path), picture)):
-        raise UserError(f"cannot write {path}: {picture.shape[1]}x{picture.shape[0]} pixels are "
-                        "too many for that kind of image")
+    encoded = _encoded(picture_file(path, *picture.shape[:2]), picture)
     write_atomically(path, lambda file: file.write(encoded))
 
 
@@ -290,8 +348,18 @@ def compare(target: np.ndarray, painting: np.ndarray) -> np.ndarray:
     """
     difference = cv2.absdiff(target, painting).mean(2) / (255 * FULL_SCALE)
     scaled = (np.minimum(difference, 1) * 255 + 0.5).astype(np.uint8)
-    gap = np.full((len(target), max(2, target.shape[1] // 64), 3), 255, np.uint8)
+    gap = np.full((len(target), gap_width(target.shape[1]), 3), 255, np.uint8)
     return np.hstack((target, gap, painting, gap, cv2.applyColorMap(scaled, cv2.COLORMAP_INFERNO)))
+
+
+def gap_width(width: int) -> int:
+    """Of the gaps in a comparison of pictures so wide, in pixels."""
+    return max(2, width // 64)
+
+
+def compared_width(width: int) -> int:
+    """Of a whole comparison."""
+    return 3 * width + 2 * gap_width(width)
 
 
 def resized(picture: np.ndarray, width: int, height: int) -> np.ndarray:

@@ -1,6 +1,7 @@
 """A training run: its folder, lock, checkpoint and the signals that end it early."""
 
 import argparse
+import csv
 import fcntl
 import json
 import os
@@ -152,7 +153,8 @@ def fitting(
     """Taking up what a file holds goes in here.  Raises UserError where it does not fit."""
     try:
         yield
-    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError,
+            csv.Error) as error:
         raise UserError(f"{file} is of another version or of other options; {otherwise}") from error
 
 
