@@ -17,7 +17,7 @@ import pytest
 from forks import Script
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the cores, one thread for each
-    os.environ["OMP_NUM_THREADS"] = "1"
+    os.environ["OMP_NUM_THREADS"] = os.environ["NUMBA_NUM_THREADS"] = "1"
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "baseline"))

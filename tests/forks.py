@@ -104,7 +104,6 @@ def serve(connection: socket.socket) -> None:
     """Fork for every request until the other side is gone.  Returns in the scripts' processes."""
     for module in SLOW_IMPORTS:
         __import__(module)
-    os.fsync = forget  # only processes are killed here, and disks may take a minute
     gc.freeze()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the tests
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
@@ -126,10 +125,6 @@ def serve(connection: socket.socket) -> None:
             os._exit(0)
         for descriptor in descriptors:
             os.close(descriptor)
-
-
-def forget(descriptor: int) -> None:
-    """In place of waiting for the disk, which all tests share."""
 
 
 def become(request: dict, outputs: list[int], status: int) -> None:

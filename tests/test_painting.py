@@ -72,8 +72,9 @@ def test_help_and_mistakes_come_before_the_slow_imports(checkout):
                                 r"install -r .*requirements.txt\n", missing.stderr)
     checkout.root = checkout.root.rename(checkout.root.with_name("it's a $x"))
     says = run("baseline/test.py").stderr
-    assert shlex.split(says.partition(" is missing: ")[2]) == [sys.executable, "-m", "pip", "install", "-r",
-                                    str(checkout.root / "requirements.txt")]
+    command = shlex.split(says.partition(" is missing: ")[2])
+    assert command == [sys.executable, *["-m", "pip", "install", "-r"],
+                       str(checkout.root / "requirements.txt")]
 
 
 def test_more_steps_than_help_are_warned_of(checkout):

@@ -1,5 +1,8 @@
 """The exact raster of whole paintings, its gradient, and refining by it."""
 
+import os
+import subprocess
+import sys
 import tracemalloc
 from dataclasses import replace
 
@@ -8,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from conftest import ROOT
 from painting.gradient import gradient
 from painting.raster import Boxes, paint_exact, paint_frames, place
 from painting.refine import descend, random_shapes, refine, reseed
@@ -40,6 +44,24 @@ def plainly_painted(strokes: Strokes, width: int) -> np.ndarray:
     for shape, colour in zip(strokes.shapes, strokes.colours, strict=True):
         canvas += (1 - draw(shape, width, strokes.family))[..., None] * (colour - canvas)
     return canvas
+
+
+def test_painting_takes_no_more_threads_than_it_is_given(compiled):
+    """Starting its own, numba would change PyTorch's too."""
+    code = """
+import numpy as np, torch
+from painting.raster import paint_frames
+from painting.strokes import Strokes
+one = Strokes("round", 128, 128, np.full((1, 10), 0.5, np.float32), np.ones((1, 3), np.float32),
+              np.array([[0, 0, 128]]), np.array([[0, 0, 128, 128]]))
+list(paint_frames(one, 128, 128, [1]))
+print(torch.get_num_threads())"""
+    environment = {name: value for name, value in os.environ.items() if "NUM_THREADS" not in name}
+    for threads in (1, 2):
+        out = subprocess.check_output(
+            [sys.executable, "-c", code], cwd=ROOT / "baseline", text=True,
+            env=environment | {"OMP_NUM_THREADS": str(threads)})
+        assert int(out.splitlines()[-1]) == threads
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -7,6 +7,8 @@ from pathlib import Path
 from utils.command import UserError
 
 os.environ.pop("NUMBA_THREADING_LAYER", None)  # another program's, which may not be there
+if os.environ.get("OMP_NUM_THREADS", "").isdecimal():  # or numba would give PyTorch its own
+    os.environ.setdefault("NUMBA_NUM_THREADS", os.environ["OMP_NUM_THREADS"])
 try:
     from numba import njit, parallel_chunksize, prange
     from numba.core import event
