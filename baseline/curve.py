@@ -7,6 +7,7 @@ import io
 import os
 import re
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -22,7 +23,7 @@ from utils.command import (
     run,
     weight,
 )
-from utils.files import keep_apart, reason, write_atomically
+from utils.files import in_turn, keep_apart, reason, write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -131,6 +132,8 @@ def main(options: argparse.Namespace) -> None:
     ours = [read_run(folder, options.strokes) for folder in options.runs]
     if options.chain:
         ours = [chained(ours)]
+    figure, kind = draw(ours, paper, options.strokes), options.output.suffix[1:].lower()
+    files = {options.output: lambda file: figure.savefig(file, format=kind)}
     if options.csv:
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
@@ -138,9 +141,8 @@ def main(options: argparse.Namespace) -> None:
         for name, frames, errors in ours:
             writer.writerows((name, int(x), f"{y:.6f}")
                              for x, y in zip(frames, errors, strict=True))
-        write_atomically(options.csv, lambda file: file.write(text.getvalue().encode()))
-    figure, kind = draw(ours, paper, options.strokes), options.output.suffix[1:].lower()
-    write_atomically(options.output, lambda file: figure.savefig(file, format=kind))
+        files[options.csv] = lambda file: file.write(text.getvalue().encode())
+    in_turn(partial(write_atomically, path, write) for path, write in files.items())
     for name, frames, errors in (*paper, *ours):
         print(f"{name}: {errors[-1]:.5f} after {frames[-1]:,.0f} frames", flush=True)
 

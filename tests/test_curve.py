@@ -119,6 +119,16 @@ def test_the_script_draws_lines_of_these_names(drawing):
     assert (drawing.root / "made" / "a.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_what_can_be_written_is(drawing):
+    (drawing.root / "full.csv").symlink_to("/dev/full")
+    (drawing.root / "full.svg").symlink_to("/dev/full")
+    for picture, numbers, there in (("a.png", "full.csv", "a.png"), ("full.svg", "b.csv", "b.csv")):
+        error = drawing.run("curve.py", "$x_", "-o", picture, "--csv", numbers, status=2)
+        assert error.count("\n") == 1
+        assert "No space left on device" in error
+        assert (drawing.root / there).stat().st_size > 0
+
+
 def test_bad_input_is_one_line_and_writes_nothing(drawing):
     for name in ("empty", "folder.svg"):
         (drawing.root / name).mkdir()

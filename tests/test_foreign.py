@@ -244,7 +244,6 @@ BOMBS = {
     "HDR": b"#?RADIANCE\nEXPOSURE=1\nFORMAT=32-bit_rle_rgbe\n\n-Y 30000 +X 30000\n" + bytes(100),
     "PPM": b"P6 30000 30000 255\n" + bytes(100),
     "PFM": b"PF\n30000 30000\n-1.0\n" + bytes(100),
-    "PAM": b"P7\nWIDTH 30000\nHEIGHT 30000\nDEPTH 3\nMAXVAL 255\nTUPLTYPE RGB\nENDHDR\n",
     "chunk": png(64, 64)[:33] + struct.pack(">I", 2**31 - 1) + b"IDAT" + bytes(100),
 }
 REFUSING = """

@@ -106,14 +106,21 @@ def test_a_painting_goes_on_without_streams(checkout):
     done = subprocess.run(["bash", "-c", f"{painting} nowhere.png 2> /dev/full"], check=False,
                           cwd=checkout.root)
     assert done.returncode == 2
+    done = subprocess.run(["bash", "-c", f"{painting} -o p.png > /dev/full"], check=False,
+                          cwd=checkout.root, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (
+        2, "error: cannot write to the standard output: No space left on device\n")
+    assert (checkout.root / "p.png").stat().st_size > 0
 
 
 def test_variables_of_other_programs(checkout, compiled):
     checkout.run("test.py", "--max_step", 1, "--divide", 1, "--strokes", "s.json")
-    for name, value in (("NUMBA_THREADING_LAYER", "nonsense"), ("TQDM_MININTERVAL", "abc")):
+    for name, value in (("NUMBA_THREADING_LAYER", "nonsense"), ("TQDM_MININTERVAL", "abc"),
+                        ("NUMBA_DISABLE_JIT", "x")):
         done = subprocess.run([sys.executable, "baseline/replay.py", "s.json"], check=False,
-                              cwd=checkout.root, env=os.environ | {name: value})
-        assert done.returncode == 0, name
+                              cwd=checkout.root, env=os.environ | {name: value},
+                              capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (0, ""), name
     done = subprocess.run([sys.executable, "baseline/replay.py", "s.json"], check=False,
                           cwd=checkout.root, env=os.environ | {"NUMBA_NUM_THREADS": "0"},
                           capture_output=True, text=True)

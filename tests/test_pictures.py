@@ -3,6 +3,7 @@
 import io
 import struct
 import zlib
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -159,6 +160,9 @@ def paletted(kind: str) -> tuple[bytes, np.ndarray]:
     *(pytest.param(tiff(np.dstack((PHOTO[..., ::-1], OPACITY)) * scale, 2, extra=0), PHOTO, 0,
                    id=f"TIFF with a plane of something else, {scale.dtype}")
       for scale in (np.uint8(1), np.uint16(257))),
+    *(pytest.param(tiff(np.dstack((PHOTO[..., ::-1], OPACITY)) * scale, 2), ON_WHITE, 0.51,
+                   id=f"TIFF with a plane of nothing named, {scale.dtype}")
+      for scale in (np.uint8(1), np.uint16(257))),
     *(pytest.param(levels(picture, most), np.atleast_3d(picture), 255 / most,
                    id=f"{most} levels, {picture.ndim}")
       for most in (15, 100, 255, 1023, 4095, 65535) for picture in (PHOTO, GREY)),
@@ -222,6 +226,9 @@ def test_numbers_of_a_tiff_beyond_its_end_count_as_none():
     (tiff(PHOTO[..., ::-1] * np.uint16(257), 2, planes=2), "TIFF of separate planes"),
     (tiff(np.dstack((GREY, OPACITY)), 1, extra=2), "TIFF of grey with an opacity"),
     (pillow(CLEAR, "LA", "tiff"), "TIFF of grey with an opacity"),
+    *((tiff(PHOTO * scale, 8), "TIFF of CIELab colours")
+      for scale in (np.uint8(1), np.uint16(257))),
+    (b"P7\nWIDTH 1\nHEIGHT 1\nDEPTH 3\nMAXVAL 255\nTUPLTYPE RGB\nENDHDR\nabc", "not an image"),
     (bmp(PHOTO, (0xFF000000, 0xFF0000, 0xFF00)), "a BMP of a rare kind"),
     (struct.pack("<2sIIIIHHHH", b"BM", 26 + 12, 0, 26, 12, 1, 1, 1, 24) + bytes(12),
      "a BMP of an old kind"),
@@ -357,3 +364,16 @@ def test_frames_have_numbers_without_a_gap(tmp_path):
     assert shades == [3, 7, 9]
     assert len(list(tmp_path.iterdir())) == 3
     assert writer.next == 10
+
+
+def test_frames_take_no_others_place(tmp_path):
+    """What a link leads to stays as it is."""
+    for name, link in (("soft", Path.symlink_to), ("hard", Path.hardlink_to)):
+        (tmp_path / name).write_bytes(b"a photo")
+        (tmp_path / f"of {name}").mkdir()
+        link(tmp_path / f"of {name}" / "generated0.png", tmp_path / name)
+        with FrameWriter(tmp_path / f"of {name}", 0, 12, 8, [1]) as writer:
+            writer.write(PHOTO[:4, :6])
+        assert (tmp_path / name).read_bytes() == b"a photo"
+        (frame,) = (tmp_path / f"of {name}").iterdir()
+        assert read_picture(frame).shape == (8, 12, 3)

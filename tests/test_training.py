@@ -438,4 +438,11 @@ def test_fast_without_a_compiler_is_refused(checkout):
         assert process.wait() == 2, process.errors
         assert process.errors == ("error: --fast needs a C++ compiler, such as g++; install one or "
                                   "leave it out\n")
+    noisy = checkout.root / "noisy"
+    noisy.write_text("#!/bin/sh\nfor i in 1 2 3; do echo broken $i >&2; done; exit 1\n")
+    noisy.chmod(0o755)
+    process = checkout.start("train.py", "--fast", environment={"CXX": str(noisy)})
+    assert process.wait() == 2
+    assert process.errors == (f"error: --fast: the compiler {noisy} does not work (broken 1); mend "
+                              "it or leave --fast out\n")
     assert not (checkout.root / "train_log").exists()

@@ -139,9 +139,14 @@ class FrameWriter(Background):
         if self._failure:
             return
         encoded = cv2.imencode(".png", resized(frame, *self.size), PNG_FLAGS)[1]
+        begun = path.with_name(f".{path.name}.part")  # what a link leads to stays
         try:
-            path.write_bytes(encoded)
+            if path.exists() and not path.is_file():  # a device or a pipe
+                path.write_bytes(encoded)
+            else:
+                begun.write_bytes(encoded)
+                begun.replace(path)
         except OSError as error:
             with suppress(OSError):
-                path.unlink()  # what there is of it
+                begun.unlink()
             self._failure = UserError(f"cannot write {path}: {error.strerror or error}")

@@ -1,6 +1,7 @@
 """The door to numba: kernels are compiled at their first call, kept, and it is said."""
 
 import os
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from utils.command import UserError
 os.environ.pop("NUMBA_THREADING_LAYER", None)  # another program's, which may not be there
 if os.environ.get("OMP_NUM_THREADS", "").isdecimal():  # or numba would give PyTorch its own
     os.environ.setdefault("NUMBA_NUM_THREADS", os.environ["OMP_NUM_THREADS"])
+warnings.filterwarnings("ignore", "Environment variable 'NUMBA_")
 try:
     from numba import njit, parallel_chunksize, prange
     from numba.core import event

@@ -17,7 +17,7 @@ from painting.stroke_file import write_json
 from painting.svg import write_svg
 from painting.video import KINDS, Video, video_kind
 from utils.command import LONGEST_NAME, UserError
-from utils.files import make_room, real
+from utils.files import in_turn, make_room, real
 from utils.pictures import (
     SUFFIXES,
     compare,
@@ -180,14 +180,7 @@ class Files:
                  for path in self.paths.strokes]
         if self.paths.compare:
             work.append(lambda: write_picture(self.paths.compare, compare(picture, painted)))
-        failures = []
-        for each in (*work, *(sink.check for sink in self.sinks)):
-            try:
-                each()
-            except UserError as error:
-                failures.append(error)
-        if failures:
-            raise failures[0]
+        in_turn((*work, *(sink.check for sink in self.sinks)))
         frames = self.frames.written() if self.frames else []
         return "; ".join((*frames, *map(str, self.paths.files())))
 

@@ -59,13 +59,17 @@ class Parser(argparse.ArgumentParser):
 
 
 class Output:
-    """A stream to print on, which may lose its reader or its terminal: the work goes on."""
+    """A stream to print on, which may lose its reader, its terminal or its room: work goes on.
+
+    ``failure`` is why something else than a reader was lacking, as of a full disk.
+    """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
+        self.failure: OSError | None = None
 
     def write(self, text: str) -> int:
-        """Write text.  Raises OSError where something else is wrong, as of a full disk."""
+        """Write text, if that can be."""
         with self._read_or_not():
             self._stream.write(text)
         return len(text)
@@ -81,7 +85,7 @@ class Output:
             yield
         except OSError as error:
             if error.errno not in (errno.EPIPE, errno.EIO):
-                raise
+                self.failure = error
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
@@ -107,6 +111,9 @@ def run(main: Callable[[], None]) -> None:
     try:
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
         main()
+        sys.stdout.flush()
+        if error := sys.stdout.failure:
+            raise UserError(f"cannot write to the standard output: {error.strerror}")
     except ModuleNotFoundError as error:
         own = ROOT / "baseline" / (error.name or "").split(".")[0]
         if own.exists() or own.with_suffix(".py").exists():
@@ -120,11 +127,9 @@ def run(main: Callable[[], None]) -> None:
 
 
 def fail(says: str) -> NoReturn:
-    """End with a line on stderr, where it can be written, and exit status 2."""
-    with suppress(OSError):
-        sys.stdout.flush()
-    with suppress(OSError):
-        print(f"error: {one_line(says)}", file=sys.stderr, flush=True)
+    """End with a line on stderr and exit status 2."""
+    sys.stdout.flush()
+    print(f"error: {one_line(says)}", file=sys.stderr, flush=True)
     sys.exit(2)
 
 

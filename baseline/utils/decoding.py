@@ -33,7 +33,7 @@ SIZES = [(re.compile(pattern, re.DOTALL), whole) for whole, *patterns in (
      rb".{4}ftypavi.*?ispe\0{4}(.{4})(.{4})"),
     (int, (rb"#\?(?:(?!FORMAT=)[^\n]*\n)*FORMAT=32-bit_rle_rgbe\n(?:[^\n]+\n)*\n"  # HDR
            rb"-Y(?=\s*\d+\s*\+X\s*(\d+))\s*(\d+)"),
-     rb"P[Ff7]\s+(?:WIDTH\s+)?(\d+)\s+(?:HEIGHT\s+)?(\d+)"),
+     rb"P[Ff]\s+(\d+)\s+(\d+)"),
 ) for pattern in patterns]
 
 

@@ -5,6 +5,7 @@ import math
 import os
 import re
 import shutil
+import subprocess
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
@@ -60,10 +61,17 @@ def need_memory(needed: float, device: torch.device) -> None:
 
 
 def need_compiler() -> None:
-    """Raise UserError where PyTorch finds no compiler for --fast."""
+    """Raise UserError where PyTorch finds no compiler for --fast, or one that does not work."""
     named = (os.environ.get(name) for name in ("CXX", "CC"))
-    if not any(shutil.which(name) for name in (*named, "g++", "gcc", "clang") if name):
+    found = [name for name in (*named, "g++", "gcc", "clang") if name and shutil.which(name)]
+    if not found:
         raise UserError("--fast needs a C++ compiler, such as g++; install one or leave it out")
+    tried = subprocess.run([found[0], "-x", "c++", "-fsyntax-only", "-"], input=b"int one = 1;\n",
+                           capture_output=True, check=False)
+    if tried.returncode:
+        says = tried.stderr.decode(errors="replace").strip().partition("\n")[0]
+        raise UserError(f"--fast: the compiler {found[0]} does not work ({says}); mend it or leave "
+                        "--fast out")
 
 
 @contextmanager

@@ -138,6 +138,18 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
         raise UserError(f"cannot write {path}: {reason(error)}") from error
 
 
+def in_turn(work: Iterable[Callable[[], object]]) -> None:
+    """Do all of it; raise the first of the UserErrors in the end."""
+    failures = []
+    for each in work:
+        try:
+            each()
+        except UserError as error:
+            failures.append(error)
+    if failures:
+        raise failures[0]
+
+
 def lock_folder(folder: Path, wait: bool) -> int:
     """A descriptor that keeps other processes from locking the folder until it is closed.
 

@@ -45,7 +45,7 @@ LARGEST_PROFILE = 2**22  # bytes
 SPACE = slice(16, 20)  # where a profile says what its colours are
 LONGEST_EXIF = 2**16  # bytes, as JPEG has room for; older Pillow takes memory for each tag
 TIFF_TAGS = (262, 277, 284, 338)  # what numbers mean, how many a pixel has, planes, opacity
-WHITE_IS_ZERO, RGB = 0, 2  # values of the first
+WHITE_IS_ZERO, RGB, LAB = 0, 2, (8, 9, 10)  # values of the first
 SEPARATE, MULTIPLIED = 2, 1  # and of the last two
 # Red, green and blue in BMPs of masks.
 BMP_MASKS = {(0xFF0000, 0xFF00, 0xFF), (0x7C00, 0x3E0, 0x1F), (0xF800, 0x7E0, 0x1F)}
@@ -135,16 +135,20 @@ def _of_tiff(path: Path, stored: np.ndarray, data: bytes) -> tuple[np.ndarray, b
     """A TIFF's picture as it is meant, and whether its colours are multiplied by its opacity.
 
     Those of 8 bits OpenCV reads by libtiff's RGBA, which knows all of this but opacity of grey, and
-    multiplies.  Raises UserError for what OpenCV reads as noise, or without its opacity.
+    multiplies by an opacity that is named as one.  Raises UserError for what OpenCV reads as noise,
+    in other colours, or without its opacity.
     """
     meaning, samples, planes, extra = tiff_numbers(data, *TIFF_TAGS)
+    if meaning in LAB:
+        raise UserError(f"{path} is a TIFF of CIELab colours, which OpenCV mistakes; save it as "
+                        "PNG")
     if extra == 0 and samples == 4 and meaning == RGB:  # a fourth that is no opacity
         stored = stored[..., :3]
     if samples == 2:
         raise UserError(f"{path} is a TIFF of grey with an opacity, which OpenCV cannot read; save "
                         "it as PNG")
     if stored.dtype == np.uint8:
-        return stored, True
+        return stored, extra is not None
     if planes == SEPARATE and (samples or 1) > 1:
         raise UserError(f"{path} is a TIFF of separate planes, of which OpenCV reads those of 8 "
                         "bits alone; save it as PNG")
