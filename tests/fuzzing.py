@@ -81,7 +81,7 @@ def images() -> list[bytes]:
     photo = cv2.resize(rng.integers(0, 256, (4, 5, 3), np.uint8), (44, 36))
     clear = np.dstack((photo, photo[..., 0]))
     kinds = [(suffix, photo) for suffix in (
-        ".png", ".jpg", ".webp", ".bmp", ".gif", ".tiff", ".jp2", ".ppm", ".hdr", ".avif", ".pam",
+        ".png", ".jpg", ".webp", ".bmp", ".gif", ".tiff", ".jp2", ".ppm", ".hdr", ".avif",
         ".ras")]
     kinds += [(".png", clear), (".webp", clear), (".tiff", clear), (".png", clear * np.uint16(257)),
               (".pgm", photo[..., 0]), (".pbm", photo[..., 0]), (".png", photo[..., 0]),

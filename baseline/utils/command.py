@@ -110,9 +110,10 @@ def run(main: Callable[[], None]) -> None:
         setattr(sys, name, Output(stream))
     try:
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+        output = sys.stdout
         main()
-        sys.stdout.flush()
-        if error := sys.stdout.failure:
+        output.flush()
+        if error := output.failure:
             raise UserError(f"cannot write to the standard output: {error.strerror}")
     except ModuleNotFoundError as error:
         own = ROOT / "baseline" / (error.name or "").split(".")[0]
