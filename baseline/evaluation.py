@@ -15,7 +15,7 @@ from Renderer.canvas import as_float, composite
 from Renderer.stroke_batch import draw_batch
 from utils.command import enough_memory
 from utils.device import Precision, pick_device
-from utils.files import keep_apart, make_room, write_atomically
+from utils.files import keep_apart, make_room, real, write_atomically
 from utils.pictures import psnr
 
 MARKS = (5, 20, 50, 100, 200, 400, 1000, 2000, 4000, 10000)  # strokes to measure after
@@ -63,7 +63,8 @@ def evaluate(options: argparse.Namespace) -> None:
     painter = Painter.load(options.actor, options.renderer, precision)
     data = Images(options.data, options.cache)
     if options.json:
-        keep_apart([options.json], {options.data / name: "the image" for name in data.names})
+        same = {real(options.json).name}.intersection(data.names)
+        keep_apart([options.json], {options.data / name: "the image" for name in same})
         make_room(options.json)
     chosen = np.arange(len(data.names)) if options.split == "all" else data.test
     chosen = chosen[: options.limit]

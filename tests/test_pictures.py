@@ -357,6 +357,7 @@ def test_which_frames_are_written():
 
 
 def test_frames_have_numbers_without_a_gap(tmp_path):
+    (tmp_path / ".generated8.png.part").write_bytes(b"of a painting that was killed")
     with FrameWriter(tmp_path, 7, 12, 8, every(4, 10)) as writer:
         for shade in range(10):
             writer.write(np.full((4, 6, 3), shade, np.uint8))

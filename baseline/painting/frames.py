@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from utils.command import UserError
-from utils.files import lock_folder
+from utils.files import lock_folder, remove_leftovers
 from utils.pictures import resized
 
 QUEUED_A_THREAD = 8  # frames that wait for each thread before painting waits for them,
@@ -99,6 +99,7 @@ class FrameWriter(Background):
             self._lock = lock_folder(folder, wait=False)
         except BlockingIOError as error:
             raise UserError(f"another painting goes to {folder}; name another --output") from error
+        remove_leftovers(folder)
         self.folder, self.first, self.next = folder, first, first
         self.size = (width, height)
 

@@ -17,7 +17,7 @@ from painting.stroke_file import write_json
 from painting.svg import write_svg
 from painting.video import KINDS, Video, video_kind
 from utils.command import LONGEST_NAME, UserError
-from utils.files import in_turn, make_room, real
+from utils.files import in_turn, keep_apart, make_room, real
 from utils.pictures import (
     SUFFIXES,
     compare,
@@ -100,9 +100,9 @@ def check_places(options: argparse.Namespace, images: list[Path]) -> None:
     elif options.output.suffix.lower() in (".json", ".svg", *KINDS) and not options.output.is_dir():
         raise UserError(f"--output {options.output} is no picture; --strokes writes strokes and "
                         "--video videos")
-    taken = {real(image): f"the image {image}" for image in images} | {
-        real(path): f"the weights {path}" for path in (options.actor, options.renderer)}
-    folders = set()
+    read = dict.fromkeys(images, "the image") | dict.fromkeys(
+        (options.actor, options.renderer), "the weights")
+    written, folders = [], set()
     for image, name in zip(images, own_names(images), strict=True):
         if name in (".", ".."):
             raise UserError(f"{image} gives no name for its folder; paint it alone or rename it")
@@ -110,15 +110,11 @@ def check_places(options: argparse.Namespace, images: list[Path]) -> None:
         for path in (paths.painting, *paths.files()):
             if path.is_dir():
                 raise UserError(f"cannot write {path}: it is a folder")
-            if path.exists() and not path.is_file():
-                continue  # devices and pipes have room for all
-            if (there := real(path)) in taken:
-                raise UserError(f"{path} would take the place of {taken[there]}")
             if len(os.fsencode(path.name)) > LONGEST_NAME:
                 raise UserError(f"the name {path.name} is too long; paint {image} alone")
-            taken[there] = "another file of the painting"
+            written.append(path)
         folders.add(paths.frames and real(paths.frames))
-    for path, what in taken.items():
+    for path, what in keep_apart(written, read).items():
         if path.parent in folders and re.fullmatch(r"generated\d+\.png", path.name):
             raise UserError(f"a frame could take the place of {what}; name another --output")
 

@@ -7,7 +7,7 @@ import re
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from shlex import quote
 from typing import Any, NoReturn, TextIO
@@ -98,10 +98,10 @@ def run(main: Callable[[], None]) -> None:
     half written.
     """
     for descriptor in range(3):
-        with suppress(OSError):  # it is closed: nothing else shall get its number
+        try:
             os.fstat(descriptor)
-            continue
-        os.open(os.devnull, os.O_RDWR)
+        except OSError:  # it is closed: nothing else shall get its number
+            os.open(os.devnull, os.O_RDWR)
     for name in [name for name in os.environ if name.startswith("TQDM_")]:
         del os.environ[name]  # bars have their settings, and nonsense in there would end them
     for name in ("stdout", "stderr"):

@@ -135,7 +135,7 @@ def bmp_header(data: bytes) -> tuple[int, tuple[int, ...]]:
 
 def jp2_profile(data: bytes) -> bytes:
     """The colour profile of a JPEG 2000 file; empty where it has none."""
-    todo = [(0, len(data))]
+    todo = [(0, min(len(data), LONGEST_HEADER))]
     for at, end in todo:  # grows by the boxes in boxes
         while at + 8 <= end:
             size = int.from_bytes(data[at : at + 4], "big") or end - at

@@ -215,10 +215,11 @@ def make_room(path: Path) -> None:
         raise UserError(f"cannot write in {folder}: {error.strerror or error}") from error
 
 
-def keep_apart(written: Iterable[Path | None], read: dict[Path, str]) -> None:
+def keep_apart(written: Iterable[Path | None], read: dict[Path, str]) -> dict[Path, str]:
     """Raise UserError where a file to write, if any, is one that is read, or another to write.
 
-    read: what each of those is.  Devices and pipes have room for all.
+    read: what each of those is.  Devices and pipes have room for all.  Returns what all real paths
+    are.
     """
     taken = {real(path): f"{what} {path}" for path, what in read.items()}
     for path in filter(None, written):
@@ -227,6 +228,7 @@ def keep_apart(written: Iterable[Path | None], read: dict[Path, str]) -> None:
         if (there := real(path)) in taken:
             raise UserError(f"{path} would take the place of {taken[there]}")
         taken[there] = "another file to write"
+    return taken
 
 
 def reason(error: BaseException) -> str:
