@@ -20,13 +20,14 @@ OF_REWARD = {"discount", "tau", "reward", "noise_factor", "penalty_every", "acto
              "critic_rate"}
 METHOD_FLAGS = {
     "ddpg": OF_REWARD | {"joint"}, "model_free": OF_REWARD, "direct": {"actor_rate", "early"},
-    "scan": {"actor_rate"}, "patch": {"actor_rate"},
+    "cells": {"actor_rate"}, "scan": {"actor_rate"}, "patch": {"actor_rate"},
 }
 # What sources of states know beside them, and the defaults.
 STATE_FLAGS = {
     "memory": {"warmup": 400, "rmsize": 800, "episode_train_times": 10}, "pool": {"pool": 192},
-    "paintings": {},  # those of --method direct
+    "paintings": {}, "pictures": {},
 }
+OWN_STATES = {"direct": "paintings", "cells": "pictures"}  # methods that have no choice of them
 
 
 def sizes(text: str) -> tuple[tuple[int, float], ...]:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from DRL.cells import STATES
 from DRL.rpm import ReplayMemory, Transitions
 from env import Environment, Pool
 from facts import CANVAS
@@ -275,6 +276,44 @@ class FromPaintings(FromEpisodes):
             getattr(self, name)[: len(state[name])] = state[name]
         if self.slope is not None:
             self.slope = self.slope.to(self.training.device)
+
+
+class FromPictures:
+    """The method of cells': new pictures for every update, which paints them itself."""
+
+    idle, mark, burn_in = True, "", (20, 10)
+
+    def __init__(self, training: "Training") -> None:
+        self.training = training
+        self.paintings = training.batch_size // training.options.max_step
+        count = min(len(training.data.train), STATES)
+        training.method.begin(training.data.targets(training.data.sample(count, training.rng)))
+
+    def __str__(self) -> str:
+        return f"{self.paintings} paintings an update"
+
+    @property
+    def between_rounds(self) -> bool:
+        """Whether as many updates are over as a painting has steps."""
+        return self.training.global_step % self.training.options.max_step == 0
+
+    def tick(self) -> None:
+        """An update."""
+        training = self.training
+        image = training.data.sample(self.paintings, training.rng)
+        training.update(None, training.data.targets(image))
+        training.global_step += 1
+        training.global_episode = training.global_step // training.options.max_step
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing: random numbers are the training's."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Nothing is left from before."""
+
+    def begin_anew(self) -> None:
+        """Nothing is kept."""
 
 
 def memory_device(transitions: int, bundle: int, device: torch.device) -> torch.device:

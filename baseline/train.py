@@ -5,7 +5,15 @@ import argparse
 import math
 from pathlib import Path
 
-from facts import BUNDLE, LARGEST_BUNDLE, METHOD_FLAGS, STATE_FLAGS, STEPS, sizes
+from facts import (
+    BUNDLE,
+    LARGEST_BUNDLE,
+    METHOD_FLAGS,
+    OWN_STATES,
+    STATE_FLAGS,
+    STEPS,
+    sizes,
+)
 from utils.command import (
     RENDERER,
     ROOT,
@@ -33,7 +41,8 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--warmup", type=whole_number, metavar="N",
         help="steps of the environment before learning (400; with --states memory)")
     add("--discount", type=discount, help="of a bundle (0.95 a stroke)")
-    add("--batch_size", type=positive_int, default=96, metavar="N", help="bundles an update")
+    add("--batch_size", type=positive_int, metavar="N",
+        help="bundles an update (96; with --method cells 1120, of whole paintings)")
     add("--rmsize", type=positive_int, metavar="N", help="episodes in the replay memory (800)")
     add("--env_batch", type=positive_int, default=96, metavar="N",
         help="paintings side by side: of the environment, of a round of --method direct, and of a "
@@ -63,9 +72,10 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument_group("how it learns").add_argument
     add("--method", choices=tuple(METHOD_FLAGS), default="ddpg",
         help="ddpg: the paper's; model_free: its comparison, whose critic judges actions that it "
-        "sees as numbers; direct: a finisher, which carries the error of whole paintings back and "
-        "needs --init; scan: imitate a painter that scans the picture, a first lesson; patch: the "
-        "squared error where that painter would paint now, a second one")
+        "sees as numbers; cells: from nothing on a processor, by the error of whole paintings, all "
+        "cells of the actor's last map at once; direct: a finisher, which carries that error back "
+        "and needs --init; scan: imitate a painter that scans the picture, a first lesson; patch: "
+        "the squared error where that painter would paint now, a second one")
     add("--states", choices=("memory", "pool"),
         help="where states come from: the paper's replay memory (the default), or a pool of "
         "paintings, each at a step of its own, that the updates themselves paint on")
@@ -121,9 +131,14 @@ def check(options: argparse.Namespace) -> None:
     """Raise UserError where options do not go together; fill in what hangs on others."""
     own, every = METHOD_FLAGS[options.method], set().union(*METHOD_FLAGS.values())
     direct = options.method == "direct"
-    if direct and (options.states or options.cheap):
-        raise UserError(f"--method direct does not know --{'states' if options.states else 'cheap'}"
-                        ": it learns from whole paintings")
+    cells, own_states = options.method == "cells", OWN_STATES.get(options.method)
+    if own_states and (options.states or options.cheap):
+        raise UserError(f"--method {options.method} does not know --"
+                        f"{'states' if options.states else 'cheap'}: it learns from whole "
+                        "paintings")
+    if cells:
+        check_cells(options)
+    options.batch_size = options.batch_size or (28 * STEPS if cells else 96)
     if options.cheap:
         options.states = options.states or ("pool" if options.pool else "memory")
         joint = {"joint": True} if options.states == "pool" else {}
@@ -135,7 +150,7 @@ def check(options: argparse.Namespace) -> None:
                 continue  # a lesson has its own
             if known and getattr(options, name) is None:
                 setattr(options, name, value)
-    states = "paintings" if direct else options.states or "memory"
+    states = own_states or options.states or "memory"
     if alien := [name for name in sorted(every - own) if getattr(options, name) is not None]:
         raise UserError(f"--method {options.method} does not know --{alien[0]}")
     for other, flags in STATE_FLAGS.items():
@@ -144,9 +159,9 @@ def check(options: argparse.Namespace) -> None:
                 if getattr(options, name) is None:
                     setattr(options, name, default)
             elif getattr(options, name) is not None:
-                raise UserError(f"--method direct does not know --{name}" if direct else
-                                f"--{name} needs --states {other}")
-    options.states = None if direct else states
+                raise UserError(f"--method {options.method} does not know --{name}" if own_states
+                                else f"--{name} needs --states {other}")
+    options.states = None if own_states else states
     if options.joint and states != "pool":
         raise UserError("--joint needs --states pool")
     if options.noise_factor and states == "pool" and options.method == "ddpg":
@@ -160,12 +175,24 @@ def check(options: argparse.Namespace) -> None:
     if options.train_times and options.minutes:
         raise UserError("--train_times does not go with --minutes: which of them ends it?")
     if options.norm_until is None:
-        options.norm_until = 0.0 if direct else 1.0
+        options.norm_until = 0.0 if own_states else 1.0
     if states == "pool" and options.batch_size > options.pool:
         raise UserError(f"--batch_size {options.batch_size} does not go with --pool "
                         f"{options.pool}: a batch is drawn without replacement")
     options.sizes = options.sizes or "128"
     options.train_times = options.train_times or (None if options.minutes else 2_000_000)
+
+
+def check_cells(options: argparse.Namespace) -> None:
+    """Raise UserError where an option is at odds with how --method cells divides a painting."""
+    for name, only in (("max_step", STEPS), ("bundle", BUNDLE), ("sizes", "128"),
+                       ("norm_until", 0), ("fast", False)):
+        if (value := getattr(options, name)) not in (None, only):
+            raise UserError(f"--method cells does not know --{name}" + (
+                f" {value} but {only}" if only else ""))
+    if options.batch_size and options.batch_size % STEPS:
+        raise UserError(f"--batch_size {options.batch_size} is not a multiple of {STEPS}, the "
+                        "bundles of a painting")
 
 
 def size_schedule(text: str) -> str:
@@ -198,7 +225,8 @@ def discount(text: str) -> float:
 def main(options: argparse.Namespace) -> None:
     """Train as the options say."""
     direct = options.method == "direct"
-    if options.resume is None and not options.init and (direct or not options.norm_until):
+    if options.resume is None and not options.init and (
+            direct or options.method != "cells" and not options.norm_until):
         raise UserError(f"{'--method direct' if direct else '--norm_until 0'} needs --init: a new "
                         "actor has learnt nothing that could be kept")
     from trainer import train  # its imports take seconds, mistakes none

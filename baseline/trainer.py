@@ -13,17 +13,18 @@ import torch
 
 from DRL.actor import load_actor
 from DRL.apprentice import Apprentice, Journeyman
+from DRL.cells import Cells
 from DRL.ddpg import DDPG
 from DRL.direct import Direct
 from DRL.learner import Learner, Setup
 from DRL.model_free import ModelFreeDDPG
 from DRL.painter import Measured
 from DRL.rpm import Transitions
-from facts import CANVAS, METHOD_FLAGS, WIDTH, sizes
+from facts import CANVAS, METHOD_FLAGS, OWN_STATES, WIDTH, sizes
 from images import Images
 from monitor import Monitor
 from Renderer.model import load_render
-from states import FromMemory, FromPaintings, FromPool
+from states import FromMemory, FromPaintings, FromPictures, FromPool
 from utils.command import UserError, enough_memory
 from utils.device import Precision, compiling, need_compiler, need_memory, pick_device
 from utils.loop import Budget, loop
@@ -32,10 +33,11 @@ from utils.run import Run, fitting, log_folder, resumed
 from utils.weights import half_state, load_file, load_weights, save_atomically
 
 METHODS: dict[str, type[Learner]] = {
-    "ddpg": DDPG, "model_free": ModelFreeDDPG, "direct": Direct,
+    "ddpg": DDPG, "model_free": ModelFreeDDPG, "direct": Direct, "cells": Cells,
     "scan": Apprentice, "patch": Journeyman,
 }
-SOURCES = {"memory": FromMemory, "pool": FromPool}
+SOURCES = {"memory": FromMemory, "pool": FromPool, "paintings": FromPaintings,
+           "pictures": FromPictures}
 
 
 class Training:
@@ -63,7 +65,7 @@ class Training:
         render = load_render(Path(options.renderer), precision)
         self.family = render.family  # of the strokes
         kind = METHODS[options.method]
-        if issubclass(kind, Apprentice) and not self.family.startswith("bezier"):
+        if issubclass(kind, Apprentice | Cells) and not self.family.startswith("bezier"):
             raise UserError(f"--method {options.method} needs bezier strokes; the renderer "
                             f"{options.renderer} draws {self.family} strokes")
         data.move(device)
@@ -90,7 +92,7 @@ class Training:
         self.best = math.inf  # the lowest validation error,
         self.best_update = -1  # the update after which it was measured,
         self.best_averaged = False  # and whether it was the average's
-        self.source = (FromPaintings if kind is Direct else SOURCES[options.states])(self)
+        self.source = SOURCES[OWN_STATES.get(options.method, options.states)](self)
         if options.init:
             self.start_from(Path(options.init))
         for network in (*self.method.networks.values(), *self.method.slow.values(),
@@ -114,12 +116,14 @@ class Training:
         if actor.bundle != method.bundle:
             raise UserError(f"the actor to start from {path} paints bundles of {actor.bundle} "
                             f"strokes; --bundle says {method.bundle}")
-        method.actor.load_state_dict(actor.state_dict())
+        try:
+            method.go_on_from(actor)
+        except ValueError as error:
+            raise UserError(f"the actor to start from {path} {error}") from error
         for name in method.networks.keys() - {"actor"}:
             if (path := folder / f"{name}.pkl").is_file():
                 load_weights(method.networks[name], path, f"the {name} to start from",
                              "see --init in --help")
-        method.average.load_state_dict(actor.state_dict())
         for name, slow in method.slow.items():
             slow.load_state_dict(method.networks[name].state_dict())
 
@@ -138,7 +142,7 @@ class Training:
         """How much of the training is over, in [0, 1]; 0 as long as its length is not known."""
         return min(1.0, self.global_step / self.total_steps) if self.total_steps else 0.0
 
-    def update(self, batch: Transitions, target: torch.Tensor) -> torch.Tensor:
+    def update(self, batch: Transitions | None, target: torch.Tensor) -> torch.Tensor:
         """One update of the networks.  Returns the next canvases; see ``Learner.learn``."""
         metrics, canvas = self.method.update(batch, target, self.progress)
         self.monitor.gather(metrics)
@@ -250,8 +254,7 @@ class Training:
         if self.best_update != self.global_update or not self.ranks.main:
             return
         networks = dict(self.method.networks)
-        if self.best_averaged:
-            networks["actor"] = self.method.average
+        networks["actor"] = self.method.finished(self.best_averaged)
         for name, network in networks.items():
             size = WIDTH if name == "wgan" else self.method.actor.size
             save_atomically(half_state(network, self.family, size), run.folder / f"{name}.pkl")

@@ -145,11 +145,14 @@ class Learner:
         """The learning rate of each network at ``progress`` in [0, 1]."""
         raise NotImplementedError
 
-    def learn(self, batch: Transitions, target: torch.Tensor) -> tuple[Metrics, torch.Tensor]:
+    def learn(
+        self, batch: Transitions | None, target: torch.Tensor
+    ) -> tuple[Metrics, torch.Tensor]:
         """One step of each network.
 
-        target: (B, 3, 128, 128) uint8.  Returns means over the batch, still on the device, and
-        the next canvases (B, 3, 128, 128) uint8.
+        batch: None where the method paints all its states; target: (B, 3, 128, 128) uint8.
+        Returns means over the batch, still on the device, and the next canvases (B, 3, 128, 128)
+        uint8.
         """
         raise NotImplementedError
 
@@ -176,7 +179,7 @@ class Learner:
         return self.replays[which]
 
     def update(
-        self, batch: Transitions, target: torch.Tensor, progress: float
+        self, batch: Transitions | None, target: torch.Tensor, progress: float
     ) -> tuple[Metrics, torch.Tensor]:
         """One update: a step of each network, then of their slow copies and of the average.
 
@@ -242,9 +245,18 @@ class Learner:
     def _advance(self, canvas: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
         return as_uint8(self.composite(as_float(canvas), action))
 
-    def painter(self, averaged: bool = False) -> Painter:
+    def finished(self, averaged: bool = False) -> Actor:
         """The actor of now, or its average, as one that paints."""
-        return Painter(self.average if averaged else self.actor, self.render, self.precision)
+        return self.average if averaged else self.actor
+
+    def painter(self, averaged: bool = False) -> Painter:
+        """The same with what it needs."""
+        return Painter(self.finished(averaged), self.render, self.precision)
+
+    def go_on_from(self, actor: Actor) -> None:
+        """Start from another's weights.  Raises ValueError where the method cannot."""
+        self.actor.load_state_dict(actor.state_dict())
+        self.average.load_state_dict(actor.state_dict())
 
     def state_dict(self) -> dict:
         """Networks, slow copies, the average, optimisers and the number of updates."""

@@ -1,0 +1,240 @@
+"""The method of cells: the exact raster's gradient, for all cells of a picture at once.
+
+A painting is four passes over its picture, two over the quarters and two over the cells of the
+actor's last map; ``DRL.wiring`` says how an actor comes to keep them apart.  While it learns, a
+pass takes one look at the picture and paints what every quarter or cell would.  The error of the
+painting, its strokes in the order in which the actor alone would paint them, is carried back to
+every stroke, and from there to the actor, with what it sees cut off from the gradient.
+"""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from DRL.actor import Actor
+from DRL.layers import in_full
+from DRL.learner import Learner, Metrics, Setup
+from DRL.rpm import Transitions
+from DRL.wiring import (
+    CELLS,
+    COARSE,
+    PASS,
+    QUARTERS,
+    SEEN,
+    TURNS,
+    Wiring,
+    fixed,
+    is_wired,
+    open_gate,
+    plain_strokes,
+    shut,
+    stages,
+)
+from facts import BUNDLE, STEPS, WIDTH
+from painting.gradient import gradient
+from painting.raster import Boxes, paint_exact, place
+from painting.refine import descend
+from painting.strokes import Strokes
+from Renderer.canvas import STROKE_DIM, as_float, as_uint8
+from Renderer.stroke_gen import SHAPE_DIM
+from utils.schedule import cosine
+
+RATE, WARM_UP = 2e-3, 300  # updates in which it rises
+EARLY = 0.3  # weight of the error after an earlier pass
+ROUND = 3  # updates: one that learns the passes over quarters too, two of cells alone
+OPACITIES = 0.9, 0.6  # of the strokes that a new actor begins with, on quarters and on cells
+RIDGE = 1e-3  # of each input's own square
+STATES = 512  # that a new actor begins with
+
+
+class Cells(Learner):
+    """The agent, with its gate open; ``finished`` gives the actor that paints."""
+
+    def __init__(self, setup: Setup, *, actor_rate: float | None = None) -> None:
+        """actor_rate: highest rate of a cosine."""
+        super().__init__(setup, {})
+        self.peak = actor_rate or RATE
+        self.wiring = Wiring(self.actor)
+
+    def rates(self, progress: float) -> dict[str, float]:
+        """Half a cosine, after a rise."""
+        rise = min(1, (self.updates + 1) / WARM_UP)
+        return {"actor": rise * cosine(progress, self.peak)}
+
+    def finished(self, averaged: bool = False) -> Actor:
+        """The actor of now, or its average, with its gate at work."""
+        return shut(super().finished(averaged))
+
+    def go_on_from(self, actor: Actor) -> None:
+        """Start from an actor that this method has trained.  Raises ValueError for others."""
+        if not is_wired(actor):
+            raise ValueError("was not trained with --method cells")
+        super().go_on_from(actor)
+        for network in (self.actor, self.average):
+            open_gate(network)
+
+    @torch.no_grad()
+    def begin(self, target: torch.Tensor) -> None:
+        """Let a new actor paint short strokes in the mean colours around them, about.
+
+        target: (B, 3, 128, 128) uint8.
+        """
+        target, count = as_float(target.cpu()), len(target)
+        coarse, fine = (plain_strokes(target, side, opacity)
+                        for side, opacity in zip((2, CELLS), OPACITIES, strict=True))
+        strokes = torch.cat([part.reshape(count, -1, STROKE_DIM)
+                             for part in (coarse, coarse, fine)], 1)
+        passes = torch.arange(count) % 4  # over and before its canvas
+        canvas = np.zeros((count, WIDTH, WIDTH, 3), np.float32)
+        for number, painted in enumerate((0, 20, 40, 120)):
+            rows = (passes == number).numpy()
+            part = canvas[rows]
+            paint_on(part, strokes[rows, :painted])
+            canvas[rows] = part
+        canvas = as_planes(canvas)
+        later = COARSE + torch.arange(count) % (STEPS - COARSE)
+        step = torch.where(passes < 2, PASS * passes, later)
+        states = slice(0, count // 4)
+        device = self.precision.device
+        self.wiring.calibrate(self.actor.planes(
+            (canvas[states].to(device), target[states].to(device)),
+            (step[states] / STEPS).to(device)))
+        seen = self.last_map(canvas, target, step).cpu()
+        fine_rows, coarse_rows = passes >= 2, passes < 2
+        x = torch.cat((seen[coarse_rows][:, QUARTERS].flatten(0, 1).repeat(CELLS, 1),
+                       seen[fine_rows].flatten(0, 1))).double()
+        y = torch.cat((coarse[coarse_rows].flatten(0, 1).repeat(CELLS, 1),
+                       fine[fine_rows].flatten(0, 1))).double().clamp(0.015, 0.985).logit()
+        x = torch.cat((x, torch.ones(len(x), 1)), 1)
+        square = x.T @ x
+        ridge = torch.diag(RIDGE * square.diagonal() + 1e-6)
+        weights = torch.linalg.solve(square + ridge, x.T @ y).T
+        self.actor.fc.weight.copy_(weights[:, :-1])
+        self.actor.fc.bias.copy_(weights[:, -1])
+        self.average.load_state_dict(self.actor.state_dict())
+
+    def last_map(
+        self, canvas: torch.Tensor, target: torch.Tensor, step: torch.Tensor
+    ) -> torch.Tensor:
+        """The last map (B, 16, 512), each cell as it is read where it is alone."""
+        actor, device = self.actor, self.precision.device
+        planes = actor.planes((canvas.to(device), target.to(device)), (step / STEPS).to(device))
+        with self.precision.autocast():
+            x = F.relu(folded(actor.conv1, actor.bn1, planes))
+            for block in (block for stage in stages(actor) for block in stage):
+                y = F.relu(folded(block.conv1, block.bn1, x))
+                x = folded(*block.shortcut, x) if len(block.shortcut) else x
+                x = F.relu(folded(block.conv2, block.bn2, y) + x)
+        return x.flatten(2).mT.float() / SEEN
+
+    def learn(self, batch: Transitions | None, target: torch.Tensor) -> tuple[
+            Metrics, torch.Tensor]:
+        """One step of the actor; it paints the targets itself."""
+        target, turn = as_float(target.cpu()), self.updates % ROUND
+        kept = [(t.data, at, t.data[at].clone()) for t, at in fixed(self.actor)]
+        with self.step("actor") as weights:
+            bundles, canvas = self.paint(target, quarters=turn == 0)
+            strokes = [bundle.detach() for bundle in bundles]
+            error, whole = slopes(in_order(strokes), target)
+            slope = by_pass(whole, 4)
+            # Another moment too: after a pass over quarters, or the first one over cells.
+            earlier = 1 + self.updates // ROUND % 2 if turn == 0 else 3
+            if turn < 2:
+                _, early = slopes(in_order(strokes[:earlier]), target)
+                for mine, its in zip(slope, by_pass(early, earlier), strict=False):
+                    mine += EARLY * its
+            for mine in slope[:2]:
+                mine *= ROUND  # for the updates that leave them out
+            loss = sum(((s * b).sum() for s, b in zip(slope, bundles, strict=True)
+                        if b.requires_grad), torch.zeros(())) / len(target)
+            loss.backward(inputs=weights)
+        for tensor, at, value in kept:
+            tensor[at] = value
+        return {"actor/error": error}, as_uint8(as_planes(canvas))
+
+    def paint(
+        self, target: torch.Tensor, quarters: bool
+    ) -> tuple[list[torch.Tensor], np.ndarray]:
+        """Paint targets (B, 3, 128, 128) in [0, 1] in four passes.
+
+        quarters: whether the bundles of the first two have a gradient.  Returns the bundles, (B, 4,
+        13 N) twice and (B, 16, 13 N) twice, and the canvases (B, 128, 128, 3) BGR in [0, 1].
+        """
+        count, bundles = len(target), []
+        canvas = np.zeros((count, WIDTH, WIDTH, 3), np.float32)
+        for number in range(4):
+            # A cell's step is its own; which of them a pass shows to all is drawn by chance.
+            step = (torch.randint(PASS, (count,)) + PASS * number if number < 2 else
+                    COARSE + TURNS * torch.randint(CELLS**2, (count,)) + number - 2)
+            with torch.set_grad_enabled(quarters or number >= 2):
+                seen = self.last_map(as_planes(canvas), target, step)
+                chosen = seen[:, QUARTERS] if number < 2 else seen
+                bundles.append(torch.sigmoid(in_full(self.actor.fc, chosen)).cpu())
+            paint_on(canvas, bundles[-1].detach().reshape(count, -1, STROKE_DIM))
+        return bundles, canvas
+
+
+def folded(conv: nn.Conv2d, norm: nn.BatchNorm2d, x: torch.Tensor) -> torch.Tensor:
+    """A convolution and a normalisation by the statistics it has, in one; gradients flow."""
+    scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+    weight = (conv.weight * scale[:, None, None, None]).contiguous(
+        memory_format=torch.channels_last)
+    return F.conv2d(x, weight, norm.bias - norm.running_mean * scale, conv.stride, conv.padding)
+
+
+def as_planes(canvas: np.ndarray) -> torch.Tensor:
+    """Canvases (B, 128, 128, 3) as (B, 3, 128, 128)."""
+    return torch.from_numpy(canvas).permute(0, 3, 1, 2).contiguous()
+
+
+def in_order(bundles: list[torch.Tensor]) -> torch.Tensor:
+    """The bundles of one to four passes as strokes (B, n, 13), as the actor alone would paint."""
+    parts = bundles[:2] + ([torch.stack(bundles[2:], 2)] if bundles[2:] else [])
+    return torch.cat([part.reshape(len(part), -1, STROKE_DIM) for part in parts], 1)
+
+
+def by_pass(strokes: torch.Tensor, passes: int) -> list[torch.Tensor]:
+    """The other way round: strokes (B, n, 13) as the bundles of so many passes."""
+    numbers = BUNDLE * STROKE_DIM
+    bundles = strokes.reshape(len(strokes), -1, numbers)
+    coarse = list(bundles[:, : PASS * min(passes, 2)].split(PASS, 1))
+    fine = bundles[:, PASS * len(coarse) :].reshape(
+        len(strokes), CELLS**2, max(passes - 2, 0), numbers)
+    return [part.clone() for part in (*coarse, *fine.unbind(2))]
+
+
+def paint_on(canvas: np.ndarray, strokes: torch.Tensor) -> None:
+    """Paint strokes (B, n, 13) on canvases (B, 128, 128, 3), in place, one below the other."""
+    count, each, _ = strokes.shape
+    tops = np.repeat(WIDTH * np.arange(count), each)
+    paint_exact(on_canvas(strokes.reshape(-1, STROKE_DIM), tops, WIDTH * count),
+                canvas.reshape(-1, WIDTH, 3))
+
+
+def on_canvas(strokes: torch.Tensor, tops: np.ndarray, height: int) -> Strokes:
+    """Strokes (n, 13), each on a square tile of its own top (n,), on a canvas of 128 columns."""
+    numbers, left = strokes.numpy(), np.zeros_like(tops)
+    return Strokes("bezier", height, WIDTH, np.ascontiguousarray(numbers[:, :SHAPE_DIM]),
+                   np.ascontiguousarray(numbers[:, SHAPE_DIM:]),
+                   np.stack((tops, left, left + WIDTH), 1),
+                   np.stack((tops, left, tops + WIDTH, left + WIDTH), 1))
+
+
+def slopes(strokes: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean squared errors' mean, and the gradient (B, n, 13) of each to its painting's strokes.
+
+    strokes: (B, n, 13); target: (B, 3, 128, 128) in [0, 1].
+    """
+    errors, found = [], torch.zeros_like(strokes)
+    for numbers, picture, slope in zip(strokes, target, found, strict=True):
+        painting = on_canvas(numbers, np.zeros(len(numbers), np.int64), WIDTH)
+        picture = picture.permute(1, 2, 0).contiguous().numpy()
+        shapes = torch.from_numpy(painting.shapes).requires_grad_()
+        placed = place(painting, shapes)
+        result = gradient(Boxes(painting, placed, margin=1), painting.colours, picture)
+        descend(placed, result)
+        slope[:, :SHAPE_DIM] = shapes.grad
+        slope[:, SHAPE_DIM:] = torch.from_numpy(result.colours)
+        errors.append(np.square(result.canvas - picture).mean())
+    return torch.tensor(errors).mean(), found * (2 / target[0].numel())

@@ -1,0 +1,271 @@
+"""A start for the actor that is wired by hand, so that the step tells it where to paint.
+
+A bundle is read off the mean of the actor's last map, which has 4x4 cells.  Some channels are wired
+to carry colours and places to that map, and others to shut all cells of it but one, which the
+step says: in the first tenth of a painting the four whose centres are those of the quarters, in
+the second tenth the same, then all 16 in reading order.  While it learns the gate is open, and
+each cell is read as if it were alone: one pass gives the bundles of all cells.
+"""
+
+import copy
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from DRL.actor import Actor, Block
+from DRL.layers import STAGES
+from facts import BUNDLE, STEPS, WIDTH
+from Renderer.canvas import STROKE_DIM
+
+CELLS = 4  # a side of the last map
+QUARTERS = (5, 7, 13, 15)  # cells in reading order whose centres are those of the quarters
+COARSE, PASS = 8, 4  # steps of STEPS on quarters, and of one pass over them
+TURNS = 2  # steps on each cell after that
+MEANS = (6, 6, 24, 96, 96)  # channels of colours after the first layer and after each stage
+HIDDEN = (0, 8, 24, 96, 102)  # channels that are wired between the first two layers of a stage
+STEP, ROW, COLUMN, FINE, SECOND = range(5)  # signs, in the channels after the colours
+BASIS = 101  # channels: row - 0, 1, 2 and column - 0, 1, 2 of the cell, where they are positive
+COARSE_BASIS = 107  # on quarters alone: 1, and 1 in the lower row, in the right column
+COARSE_COLOURS = 110  # on quarters alone: colours of the cells above and left, of the target
+WIRED = 122
+GATE, LOUD = 1024.0, 40.0  # how fast a gate shuts; steps that a switch outdoes; exact in fp16
+SHARP = 100.0  # of the switches at a step
+SEEN = CELLS**2  # the mean divides a cell that is alone by so much
+
+
+def stages(actor: Actor) -> tuple[nn.Sequential, ...]:
+    """All four, each of two blocks."""
+    return actor.layer1, actor.layer2, actor.layer3, actor.layer4
+
+
+def same(norm: nn.BatchNorm2d, rows: range) -> None:
+    """Let channels pass a normalisation as they are."""
+    rows = list(rows)
+    norm.running_mean[rows], norm.running_var[rows] = 0, 1 - norm.eps
+    norm.weight[rows], norm.bias[rows] = 1, 0
+
+
+class Wiring:
+    """Channels of an actor that are set by hand, the others by chance; see the module.
+
+    wired: by normalisation, how many of its first channels are.
+    """
+
+    def __init__(self, actor: Actor) -> None:
+        self.actor, self.wired = actor, dict[nn.BatchNorm2d, int]()
+        with torch.no_grad():
+            for module in actor.modules():
+                if isinstance(module, nn.Conv2d):
+                    nn.init.kaiming_normal_(module.weight)
+            self._first_layer()
+            for stage, block in enumerate(stages(actor), 1):
+                self._clear(block, HIDDEN[stage], WIRED if stage == 4 else MEANS[stage] + 5)
+                self._carry_colours(block[0], stage)
+                self._carry_signs(block, stage)
+            self._switches()
+            self._basis()
+            self._quarters()
+
+    def _rows(self, conv: nn.Conv2d, norm: nn.BatchNorm2d, count: int) -> None:
+        conv.weight[:count] = 0
+        same(norm, range(count))
+        self.wired[norm] = count
+
+    def _first_layer(self) -> None:
+        """Means of 2x2 windows of canvas and target, the step, row and column, two switches."""
+        conv, norm = self.actor.conv1, self.actor.bn1
+        self._rows(conv, norm, 11)
+        for plane in range(6):
+            conv.weight[plane, plane, 1:, 1:] = 1 / 4
+        for sign in (STEP, ROW, COLUMN):
+            conv.weight[6 + sign, 6 + sign, 1, 1] = 1
+        for sign, step in ((FINE, COARSE), (SECOND, PASS)):  # 0 before the step, 25 or more from it
+            conv.weight[6 + sign, 6, 1, 1] = STEPS * SHARP
+            norm.bias[6 + sign] = (0.25 - step) * SHARP
+
+    def _clear(self, blocks: nn.Sequential, hidden: int, out: int) -> None:
+        first, second = blocks
+        self._rows(first.conv1, first.bn1, hidden)
+        for conv, norm in ((first.conv2, first.bn2), first.shortcut, (second.conv2, second.bn2)):
+            self._rows(conv, norm, out)
+
+    def _carry_signs(self, blocks: nn.Sequential, stage: int) -> None:
+        for sign in range(5):
+            blocks[0].shortcut[0].weight[MEANS[stage] + sign, MEANS[stage - 1] + sign] = 1
+
+    def _carry_colours(self, block: Block, stage: int) -> None:
+        """Windows of 4x4 pixels side by side, of a cell 8x8; 16 times as large in the end."""
+        conv = block.conv1.weight
+        side = {1: 1, 2: 2, 3: 4, 4: 4}[stage]  # windows a side of what a channel's place sees
+        for hidden in range(MEANS[stage]):
+            plane, (y, x) = hidden // side**2, divmod(hidden % side**2, side)
+            if stage == 1:
+                conv[hidden, plane, 1:, 1:] = 1 / 4
+            elif stage == 4:
+                at = 16 * plane + 8 * (y % 2) + 2 * (x % 2)
+                conv[hidden, [at, at + 1, at + 4, at + 5], 1 + y // 2, 1 + x // 2] = 1 / 4
+            else:
+                inside = side // 2
+                at = (plane * inside + y % inside) * inside + x % inside
+                conv[hidden, at, 1 + y // inside, 1 + x // inside] = 1
+            block.conv2.weight[hidden, hidden, 1, 1] = SEEN if stage == 4 else 1
+
+    def _switches(self) -> None:
+        """The first layer's switches are large; from the first stage on they are 0 or 1."""
+        block = self.actor.layer1[0]
+        for conv in (block.conv1, block.shortcut[0]):
+            conv.weight[:, [6 + FINE, 6 + SECOND]] = 0
+        for hidden, sign in ((6, FINE), (7, SECOND)):
+            block.conv1.weight[hidden, 6 + sign, 1, 1], block.bn1.bias[hidden] = -1, 1
+            block.conv2.weight[6 + sign, hidden, 1, 1], block.bn2.bias[6 + sign] = -1, 1
+
+    def _basis(self) -> None:
+        """Any function of a cell's row, or column, is linear in its three numbers."""
+        block = self.actor.layer4[0]
+        for number in range(6):
+            hidden, sign = MEANS[4] + number, (ROW, COLUMN)[number // 3]
+            block.conv1.weight[hidden, MEANS[3] + sign, 1, 1] = (WIDTH - 1) / (WIDTH // CELLS)
+            block.bn1.bias[hidden] = -(number % 3)
+            block.conv2.weight[BASIS + number, hidden, 1, 1] = SEEN
+
+    def _quarters(self) -> None:
+        """What the last layer needs on quarters, and that it has no colours of a cell there.
+
+        The first five channels in the last block are left to the gate.
+        """
+        block, fine = self.actor.layer4[1], MEANS[4] + FINE
+        conv, bias = block.conv1.weight, block.bn1.bias
+        conv[21:, [*range(MEANS[4]), *range(BASIS, BASIS + 6)]] /= SEEN
+        conv[21:, COARSE_BASIS:WIRED] = 0
+        self._rows(block.conv1, block.bn1, 21)
+        conv[5, fine, 1, 1], bias[5] = -1, 1
+        for hidden, last in ((6, BASIS + 2), (7, BASIS + 5)):
+            conv[hidden, last, 1, 1], conv[hidden, fine, 1, 1] = 1 / SEEN, -1
+        for number in range(3):
+            block.conv2.weight[COARSE_BASIS + number, 5 + number, 1, 1] = SEEN
+        conv[8, fine, 1, 1], bias[8] = -2 * SEEN, 2 * SEEN
+        block.conv2.weight[: MEANS[4], 8, 1, 1] = -1
+        for number in range(12):
+            (colour, cell), hidden = divmod(number, 4), 9 + number
+            windows = slice(16 * (3 + colour), 16 * (4 + colour))
+            conv[hidden, windows, cell // 2, cell % 2] = 1 / SEEN / 16
+            conv[hidden, fine, 1, 1] = -LOUD
+            block.conv2.weight[COARSE_COLOURS + number, hidden, 1, 1] = SEEN
+
+    @torch.no_grad()
+    def calibrate(self, planes: torch.Tensor) -> None:
+        """Normalise what is not wired by the statistics of some states (B, 9, 128, 128)."""
+        x = F.relu(self._norm(self.actor.bn1, self.actor.conv1(planes)))
+        for block in (block for stage in stages(self.actor) for block in stage):
+            y = self._norm(block.bn2, block.conv2(F.relu(self._norm(block.bn1, block.conv1(x)))))
+            block.bn2.weight[self.wired[block.bn2] :] = 0.5
+            y[:, self.wired[block.bn2] :] *= 0.5
+            if len(block.shortcut):
+                x = self._norm(block.shortcut[1], block.shortcut[0](x))
+            x = F.relu(y + x)
+
+    def _norm(self, norm: nn.BatchNorm2d, x: torch.Tensor) -> torch.Tensor:
+        rows = slice(self.wired.get(norm, 0), None)
+        norm.running_var[rows], norm.running_mean[rows] = (
+            statistic[rows] for statistic in torch.var_mean(x, (0, 2, 3)))
+        norm.running_var[rows] += 1e-4
+        return norm(x)
+
+
+def fixed(actor: Actor) -> list[tuple[torch.Tensor, tuple]]:
+    """What training must leave as it is, so that the gate works: tensors and places in them."""
+    def rows(conv: nn.Conv2d, norm: nn.BatchNorm2d, first: int, end: int) -> None:
+        found.extend((t, (slice(first, end),)) for t in (conv.weight, norm.weight, norm.bias))
+
+    found: list[tuple[torch.Tensor, tuple]] = []
+    rows(actor.conv1, actor.bn1, MEANS[0], MEANS[0] + 5)
+    for stage, (first, second) in enumerate(stages(actor), 1):
+        end = COARSE_COLOURS if stage == 4 else MEANS[stage] + 5
+        for pair in ((first.conv2, first.bn2), first.shortcut, (second.conv2, second.bn2)):
+            rows(*pair, MEANS[stage], end)
+    every, block = slice(None), actor.layer1[0]
+    rows(block.conv1, block.bn1, 6, 8)
+    found.append((block.conv2.weight, (every, slice(6, 8))))
+    found.extend((conv.weight, (every, slice(6 + FINE, 6 + SECOND + 1)))
+                 for conv in (block.conv1, block.shortcut[0]))
+    first, last = actor.layer4
+    rows(first.conv1, first.bn1, MEANS[4], MEANS[4] + 6)
+    rows(last.conv1, last.bn1, 0, 9)
+    return [*found, (last.conv2.weight, (every, slice(0, 9)))]
+
+
+@torch.no_grad()
+def shut(actor: Actor) -> Actor:
+    """A copy with its gate at work: the actor that paints."""
+    actor = copy.deepcopy(actor)
+    block = actor.layer4[1]
+    conv, bias, norm = block.conv1.weight, block.bn1.bias, block.bn2
+    scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+    shift = norm.bias - norm.running_mean * scale
+    block.conv2.weight *= scale[:, None, None, None]
+    same(norm, range(STAGES[-1]))
+    norm.bias.copy_(shift)
+    conv[:5] = 0
+    same(block.bn1, range(5))
+    step, fine, second = (MEANS[4] + sign for sign in (STEP, FINE, SECOND))
+    row, column = BASIS, BASIS + 3
+    # On cells, e = STEPS step - COARSE - TURNS (4 row + column): shut where e < -0.25, and where
+    # e > 1.75, 1.875 in the last row or column, 2 in both: the last cell stays open to the end.
+    # On quarters, e = STEPS step - PASS second - (row - 1) - (column - 1) / 2, of odd rows and
+    # columns: shut where e < -0.25, e > 0.75.
+    for hidden, (sign, offset, rows, columns, late, loud) in enumerate((
+        (1, COARSE + TURNS - 0.25, TURNS * CELLS, TURNS, 0, LOUD),
+        (-1, COARSE - 0.25, TURNS * CELLS, TURNS, 0, LOUD),
+        (1, -0.75, 1, 1 / 2, PASS, -LOUD), (-1, -1.75, 1, 1 / 2, PASS, -LOUD),
+    )):
+        conv[hidden, step, 1, 1] = sign * STEPS * GATE
+        conv[hidden, row, 1, 1] = -sign * rows * GATE / SEEN
+        conv[hidden, column, 1, 1] = -sign * columns * GATE / SEEN
+        conv[hidden, second, 1, 1] = -sign * late * GATE
+        conv[hidden, fine, 1, 1] = loud * GATE
+        bias[hidden] = -sign * offset * GATE - max(loud, 0) * GATE
+    conv[0, [row + 2, column + 2], 1, 1] = -GATE / 8 / SEEN
+    # Even rows and columns are those where 1 - r + 2 (r - 1) - 2 (r - 2), each if positive, is 1.
+    for number in range(6):
+        conv[4, BASIS + number, 1, 1] = (-1, 2, -2)[number % 3] * GATE / SEEN
+    conv[4, fine, 1, 1], bias[4] = -LOUD * GATE, 2 * GATE
+    block.conv2.weight[:, :5] = 0
+    block.conv2.weight[:, :5, 1, 1] = -1
+    return actor
+
+
+def is_wired(actor: Actor) -> bool:
+    """Whether an actor has such a gate, and it is shut."""
+    mine, its = (a.layer4[1].conv1.weight[:5] for a in (actor, shut(actor)))
+    return actor.bundle == BUNDLE and torch.equal(mine, its)
+
+
+@torch.no_grad()
+def open_gate(actor: Actor) -> None:
+    """Let an actor see all cells again."""
+    actor.layer4[1].conv2.weight[:, :5] = 0
+
+
+# By row and column, as shares of a cell or quarter, and radius, as a share of its side: five discs.
+LAYOUT = ((1 / 2, 1 / 2, 9 / 32), *((y, x, 6 / 32) for y in (1 / 4, 3 / 4) for x in (1 / 4, 3 / 4)))
+
+
+def plain_strokes(target: torch.Tensor, cells: int, opacity: float) -> torch.Tensor:
+    """Five short strokes in the mean colour around them, for each of cells x cells cells.
+
+    target: (B, 3, 128, 128) in [0, 1].  Returns (B, cells**2, 13 BUNDLE).
+    """
+    side = WIDTH // cells
+    means = F.avg_pool2d(target, side // 2, side // 4)
+    strokes = target.new_zeros(len(target), cells**2, BUNDLE, STROKE_DIM)
+    for cell in range(cells**2):
+        for number, (y, x, radius) in enumerate(LAYOUT):
+            row, column = (side * (cell // cells + y), side * (cell % cells + x))
+            half, radius = side * 5 / 32, (side * radius - 1) / (WIDTH / 2)
+            strokes[:, cell, number, :10] = strokes.new_tensor([
+                row / WIDTH, (column - half) / WIDTH, 0.5, 0.5, row / WIDTH,
+                (column + half) / WIDTH, radius, radius, opacity, opacity])
+            top, left = (int(v) * 4 // side - 1 for v in (row, column))
+            strokes[:, cell, number, 10:] = means[:, :, top, left]
+    return strokes.flatten(2)

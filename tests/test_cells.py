@@ -1,0 +1,210 @@
+"""The method of cells: a gate by the step, and all bundles of a painting in four passes."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from DRL.actor import Actor
+from DRL.cells import Cells, by_pass, in_order, paint_on, slopes
+from DRL.learner import Setup
+from DRL.wiring import (
+    COARSE,
+    MEANS,
+    QUARTERS,
+    fixed,
+    is_wired,
+    plain_strokes,
+    stages,
+)
+from Renderer.canvas import as_float
+from test_training import assert_same, everything, go_on, training_of
+from utils.device import Precision, pick_device
+from utils.ranks import Ranks
+from utils.run import Run
+from utils.weights import half_state
+
+
+@pytest.fixture(scope="module")
+def pictures() -> torch.Tensor:
+    """64 pictures (64, 3, 128, 128) uint8 that are smooth."""
+    seeds = torch.rand(64, 3, 6, 6, generator=torch.Generator().manual_seed(0))
+    smooth = F.interpolate(seeds, 128, mode="bicubic").clamp(0, 1)
+    return (255 * smooth).to(torch.uint8)
+
+
+@pytest.fixture(scope="module")
+def learner(pictures) -> Cells:
+    """One that has begun."""
+    torch.manual_seed(0)
+    cpu = pick_device("cpu")
+    learner = Cells(Setup(render=None, precision=Precision("fp32", cpu)))
+    learner.begin(pictures)
+    return learner
+
+
+def cell_of(step: int) -> int:
+    return QUARTERS[step % 4] if step < COARSE else (step - COARSE) // 2
+
+
+def test_a_map_is_what_the_actor_comes_to(learner, pictures):
+    """With normalisations folded in."""
+    target, actor = as_float(pictures[:4]), learner.actor
+    canvas, step = target.flip(0), torch.tensor([0, 4, 8, 39])
+    with torch.no_grad():
+        x = F.relu(actor.bn1(actor.conv1(actor.planes((canvas, target), step / 40))))
+        for stage in stages(actor):
+            x = stage(x)
+        fast = learner.last_map(canvas, target, step)
+    assert torch.allclose(x.flatten(2).mT / 16, fast, rtol=1e-4, atol=1e-4)
+
+
+def test_colours_and_signs_reach_the_last_map(learner, pictures):
+    target, step = as_float(pictures[:3]), torch.tensor([3, 4, 8])
+    with torch.no_grad():
+        seen = learner.last_map(target.flip(0), target, step)
+    means = F.pixel_unshuffle(F.avg_pool2d(target, 8), 4).flatten(2).mT  # (3, 16 cells, 48)
+    assert torch.allclose(seen[2, :, 48:96], means[2], atol=1e-4)
+    assert not seen[:2, :, :96].any()
+    signs = 16 * seen[:, 5, MEANS[4] : MEANS[4] + 5]
+    place = 32 / 127
+    assert torch.allclose(signs, torch.tensor([
+        [3 / 40, place, place, 0, 0], [4 / 40, place, place, 0, 1], [8 / 40, place, place, 1, 1],
+    ]), atol=1e-5)
+
+
+def test_a_shut_actor_paints_what_the_steps_cell_alone_would(learner, pictures):
+    """In half precision too, as it is stored."""
+    step = torch.arange(40)
+    target = as_float(pictures[:40])
+    canvas = target * torch.rand(40, 1, 1, 1, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        every = torch.sigmoid(learner.actor.fc(learner.last_map(canvas, target, step)))
+        alone = every[step, [cell_of(k) for k in range(40)]]
+        actor = learner.finished()
+        assert torch.allclose(actor(canvas, target, step / 40), alone, atol=1e-5)
+        stored = Actor()
+        stored.load_state_dict(half_state(actor))
+        stored.eval()
+        assert (stored(canvas, target, step / 40) - alone).abs().max() < 0.02
+
+
+@pytest.mark.parametrize("steps", [20, 50, 100])
+def test_paintings_of_other_lengths_have_a_cell_for_every_step(learner, pictures, steps):
+    step = torch.arange(steps) * 40 / steps
+    target = as_float(pictures[:1]).expand(steps, -1, -1, -1)
+    with torch.no_grad():
+        every = torch.sigmoid(learner.actor.fc(learner.last_map(target * 0.5, target, step)))
+        alone = learner.finished()(target * 0.5, target, step / 40)
+    nearest = (every - alone[:, None]).abs().amax(2)
+    assert nearest.amin(1).max() < 1e-4
+    assert set(nearest.argmin(1).tolist()) == set(range(16))
+
+
+def test_only_an_actor_with_a_gate_is_gone_on_from(learner, pictures):
+    actor = learner.finished()
+    stored = Actor()
+    stored.load_state_dict(half_state(actor))
+    stored.eval()
+    assert is_wired(actor) and is_wired(stored)
+    assert not is_wired(learner.actor) and not is_wired(Actor())
+    again = Cells(learner.setup)
+    with pytest.raises(ValueError, match="not trained with --method cells"):
+        again.go_on_from(Actor())
+    again.go_on_from(actor)
+    assert torch.equal(again.actor.state_dict()["layer4.1.conv2.weight"],
+                       again.average.state_dict()["layer4.1.conv2.weight"])
+    target, step = as_float(pictures[:2]), torch.tensor([2, 30])
+    with torch.no_grad():
+        mine, its = (one.last_map(target * 0.3, target, step) for one in (again, learner))
+    assert torch.allclose(mine, its, atol=1e-4)
+
+
+def test_passes_are_ordered_as_the_actor_alone_paints():
+    number = torch.arange(40.0)[None, :, None].expand(2, -1, 65)
+    quarters = [number[:, :4], number[:, 4:8]]
+    cells = [number[:, 8::2], number[:, 9::2]]
+    strokes = in_order(quarters + cells)
+    assert torch.equal(strokes.reshape(2, 40, 65), number)
+    for passes in (1, 2, 3, 4):
+        bundles = (quarters + cells)[:passes]
+        for mine, its in zip(by_pass(in_order(bundles), passes), bundles, strict=True):
+            assert torch.equal(mine, its)
+
+
+def test_a_new_actor_paints_plain_strokes(learner, pictures):
+    target, step = as_float(pictures[-16:]), torch.full((16,), COARSE)
+    with torch.no_grad():
+        bundles = torch.sigmoid(learner.actor.fc(learner.last_map(target * 0, target, step)))
+    difference = (bundles - plain_strokes(target, 4, 0.6)).abs().mean()
+    assert difference < 0.05
+    assert (bundles - bundles.mean((0, 1))).abs().mean() > 2 * difference
+
+
+def test_slopes_are_those_of_the_mean_squared_error(pictures):
+    """By colours, whose gradient is exact."""
+    target = as_float(pictures[:2])
+    strokes = plain_strokes(target, 4, 0.6).reshape(2, -1, 13)[:, :40]
+    error, slope = slopes(strokes, target)
+
+    def errors(strokes: torch.Tensor) -> np.ndarray:
+        canvas = np.zeros((2, 128, 128, 3), np.float32)
+        paint_on(canvas, strokes)
+        return np.square(canvas - target.permute(0, 2, 3, 1).numpy()).mean((1, 2, 3))
+
+    assert error == pytest.approx(errors(strokes).mean(), rel=1e-4)
+    for number, colour in ((0, 10), (17, 11), (39, 12)):
+        moved = strokes.clone()
+        moved[:, number, colour] += 0.05
+        back = strokes.clone()
+        back[:, number, colour] -= 0.05
+        difference = (errors(moved) - errors(back)) / 0.1
+        assert slope[:, number, colour].numpy() == pytest.approx(difference, rel=0.02, abs=2e-6)
+
+
+def test_learning_lowers_the_error_and_keeps_the_wiring(pictures):
+    torch.manual_seed(0)
+    learner = Cells(Setup(render=None, precision=Precision("auto", pick_device("cpu"))))
+    learner.begin(pictures)
+    before = {name: tensor.clone() for name, tensor in learner.actor.state_dict().items()}
+    kept = [tensor[at].clone() for tensor, at in fixed(learner.actor)]
+    errors = []
+    for update in range(24):
+        some = pictures[4 * update % 64 :][:4]
+        metrics, canvas = learner.update(None, some, 0.1)
+        errors.append(metrics["actor/error"].item())
+        found = (as_float(canvas) - as_float(some)).square().mean().item()
+        assert found == pytest.approx(errors[-1], rel=0.2)  # in another order
+    assert np.mean(errors[-8:]) < 0.8 * np.mean(errors[:8])
+    after = learner.actor.state_dict()
+    for name, tensor in before.items():
+        assert torch.equal(tensor, after[name]) == ("running" in name or "tracked" in name), name
+    for (tensor, at), value in zip(fixed(learner.actor), kept, strict=True):
+        assert torch.equal(tensor[at], value)
+
+
+def test_training_saves_an_actor_that_paints_and_goes_on_from_it(checkout):
+    flags = ("--method", "cells", "--batch_size", 80, "--train_times", 3, "--env_batch", 2,
+             "--validate_episodes", 1, "--device", "cpu")
+    checkout.run("train.py", *flags)
+    folder = checkout.root / "train_log" / "Paint-run1"
+    out = checkout.run("test.py", "--actor", folder / "actor.pkl", "--max_step", 40, "--divide", 1)
+    assert "200 strokes" in out
+    checkout.run("train.py", *flags, "--init", folder)
+    checkout.refuse((
+        ("train.py", (*flags, "--init", "."), "was not trained with --method cells"),
+    ))
+
+
+def test_training_resumes_to_the_bit(checkout, tmp_path):
+    flags = ("--method", "cells", "--max_step", 40, "--batch_size", 40, "--sizes", 128)
+    first = training_of(checkout, *flags, memory=False)
+    go_on(first, 2)
+    log = Run.create(tmp_path, "Paint", {}, Ranks())
+    first.attach(log)
+    first.save()
+    go_on(first, 2)
+    second = training_of(checkout, *flags, "--seed", 99, memory=False)
+    second.load(log)
+    go_on(second, 2)
+    assert_same(everything(second), everything(first))
