@@ -156,7 +156,7 @@ class Ranks:
         """Give every process the mean of all processes' gradients, in one exchange."""
         if self.world == 1:
             return
-        gradients = [p.grad for p in network.parameters() if p.grad is not None]
+        gradients = [p.grad for p in network.parameters()]
         flat = torch.cat([g.flatten() for g in gradients])
         self.total(flat)
         parts = flat.div_(self.world).split([g.numel() for g in gradients])
