@@ -162,6 +162,19 @@ def test_slopes_are_those_of_the_mean_squared_error(pictures):
         assert slope[:, number, colour].numpy() == pytest.approx(difference, rel=0.02, abs=2e-6)
 
 
+def test_strokes_on_a_canvas_have_the_gradient_that_they_have_in_the_painting(pictures):
+    target = as_float(pictures[:2])
+    strokes = plain_strokes(target, 4, 0.6).reshape(2, -1, 13)
+    below = np.zeros((2, 128, 128, 3), np.float32)
+    paint_on(below, strokes[:, :30])
+    before = below.copy()
+    error, slope = slopes(strokes, target)
+    same, part = slopes(strokes[:, 30:], target, below)
+    assert np.array_equal(below, before)
+    assert same == pytest.approx(error, rel=1e-4)
+    assert torch.allclose(part, slope[:, 30:], rtol=1e-3, atol=1e-8)
+
+
 def test_learning_lowers_the_error_and_keeps_the_wiring(pictures):
     torch.manual_seed(0)
     learner = Cells(Setup(render=None, precision=Precision("auto", pick_device("cpu"))))

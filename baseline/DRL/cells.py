@@ -133,35 +133,42 @@ class Cells(Learner):
         """One step of the actor; it paints the targets itself."""
         target, turn = as_float(target.cpu()), self.updates % ROUND
         kept = [(t.data, at, t.data[at].clone()) for t, at in fixed(self.actor)]
+        quarters = turn == 0  # whether they are learnt too, or taken as they are
         with self.step("actor") as weights:
-            bundles, canvas = self.paint(target, quarters=turn == 0)
+            bundles, canvases = self.paint(target, quarters)
             strokes = [bundle.detach() for bundle in bundles]
-            error, whole = slopes(in_order(strokes), target)
-            slope = by_pass(whole, 4)
-            # Another moment too: after a pass over quarters, or the first one over cells.
-            earlier = 1 + self.updates // ROUND % 2 if turn == 0 else 3
-            if turn < 2:
-                _, early = slopes(in_order(strokes[:earlier]), target)
-                for mine, its in zip(slope, by_pass(early, earlier), strict=False):
+            taken, below = (0, None) if quarters else (2 * PASS * BUNDLE, canvases[1])
+
+            def slopes_of(passes: int) -> tuple[torch.Tensor, list[torch.Tensor]]:
+                painted = in_order(strokes[:passes])
+                slope = torch.zeros_like(painted)
+                error, slope[:, taken:] = slopes(painted[:, taken:], target, below)
+                return error, by_pass(slope, passes)
+
+            error, slope = slopes_of(4)
+            if turn < 2:  # another moment too: after a pass over quarters, or the first over cells
+                earlier = 1 + self.updates // ROUND % 2 if quarters else 3
+                for mine, its in zip(slope, slopes_of(earlier)[1], strict=False):
                     mine += EARLY * its
             for mine in slope[:2]:
-                mine *= ROUND  # for the updates that leave them out
-            loss = sum(((s * b).sum() for s, b in zip(slope, bundles, strict=True)
-                        if b.requires_grad), torch.zeros(())) / len(target)
+                mine *= ROUND  # for the updates that take them as they are
+            loss = sum((s * b).sum() for s, b in zip(slope, bundles, strict=True)
+                       if b.requires_grad) / len(target)
             loss.backward(inputs=weights)
         for tensor, at, value in kept:
             tensor[at] = value
-        return {"actor/error": error}, as_uint8(as_planes(canvas))
+        return {"actor/error": error}, as_uint8(as_planes(canvases[-1]))
 
     def paint(
         self, target: torch.Tensor, quarters: bool
-    ) -> tuple[list[torch.Tensor], np.ndarray]:
+    ) -> tuple[list[torch.Tensor], list[np.ndarray]]:
         """Paint targets (B, 3, 128, 128) in [0, 1] in four passes.
 
         quarters: whether the bundles of the first two have a gradient.  Returns the bundles, (B, 4,
-        13 N) twice and (B, 16, 13 N) twice, and the canvases (B, 128, 128, 3) BGR in [0, 1].
+        13 N) twice and (B, 16, 13 N) twice, and the canvases (B, 128, 128, 3) BGR in [0, 1] after
+        each pass.
         """
-        count, bundles = len(target), []
+        count, bundles, canvases = len(target), [], []
         canvas = np.zeros((count, WIDTH, WIDTH, 3), np.float32)
         for number in range(4):
             # A cell's step is its own; which of them a pass shows to all is drawn by chance.
@@ -172,7 +179,8 @@ class Cells(Learner):
                 chosen = seen[:, QUARTERS] if number < 2 else seen
                 bundles.append(torch.sigmoid(in_full(self.actor.fc, chosen)).cpu())
             paint_on(canvas, bundles[-1].detach().reshape(count, -1, STROKE_DIM))
-        return bundles, canvas
+            canvases.append(canvas.copy())
+        return bundles, canvases
 
 
 def folded(conv: nn.Conv2d, norm: nn.BatchNorm2d, x: torch.Tensor) -> torch.Tensor:
@@ -221,18 +229,22 @@ def on_canvas(strokes: torch.Tensor, tops: np.ndarray, height: int) -> Strokes:
                    np.stack((tops, left, tops + WIDTH, left + WIDTH), 1))
 
 
-def slopes(strokes: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def slopes(
+    strokes: torch.Tensor, target: torch.Tensor, below: np.ndarray | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean squared errors' mean, and the gradient (B, n, 13) of each to its painting's strokes.
 
-    strokes: (B, n, 13); target: (B, 3, 128, 128) in [0, 1].
+    strokes: (B, n, 13); target: (B, 3, 128, 128) in [0, 1]; below: what they are painted on,
+    (B, 128, 128, 3), or None: black.
     """
     errors, found = [], torch.zeros_like(strokes)
-    for numbers, picture, slope in zip(strokes, target, found, strict=True):
+    for number, (numbers, slope) in enumerate(zip(strokes, found, strict=True)):
         painting = on_canvas(numbers, np.zeros(len(numbers), np.int64), WIDTH)
-        picture = picture.permute(1, 2, 0).contiguous().numpy()
+        picture = target[number].permute(1, 2, 0).contiguous().numpy()
         shapes = torch.from_numpy(painting.shapes).requires_grad_()
         placed = place(painting, shapes)
-        result = gradient(Boxes(painting, placed, margin=1), painting.colours, picture)
+        result = gradient(Boxes(painting, placed, margin=1), painting.colours, picture,
+                          None if below is None else below[number])
         descend(placed, result)
         slope[:, :SHAPE_DIM] = shapes.grad
         slope[:, SHAPE_DIM:] = torch.from_numpy(result.colours)

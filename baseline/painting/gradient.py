@@ -29,14 +29,17 @@ class Gradient(NamedTuple):
     worth: np.ndarray  # (n,) what the error would grow by without the stroke
 
 
-def gradient(boxes: Boxes, colours: np.ndarray, target: np.ndarray) -> Gradient:
-    """Paint strokes on a black canvas and compare it with the target.
+def gradient(
+    boxes: Boxes, colours: np.ndarray, target: np.ndarray, below: np.ndarray | None = None
+) -> Gradient:
+    """Paint strokes and compare the canvas with the target.
 
-    colours: (n, 3) float32 BGR; target: (height, width, 3) float32, both in [0, 1].
+    colours: (n, 3) float32 BGR; target: (height, width, 3) float32, both in [0, 1]; below: what
+    they are painted on, like the target, or None: black.
     """
     n, shapes = boxes.rows.shape
     start, opacity, cover = boxes.draw()
-    canvas = np.zeros_like(target)
+    canvas = np.zeros_like(target) if below is None else below.copy()
     by_opacity = np.empty_like(opacity)
     by_row = np.zeros((len(target), n, 5), np.float32)
     _compare(canvas, target, boxes.box, start, opacity, colours, by_opacity, by_row)
