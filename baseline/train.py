@@ -188,8 +188,8 @@ def check_cells(options: argparse.Namespace) -> None:
     for name, only in (("max_step", STEPS), ("bundle", BUNDLE), ("sizes", "128"),
                        ("norm_until", 0), ("fast", False)):
         if (value := getattr(options, name)) not in (None, only):
-            raise UserError(f"--method cells does not know --{name}" + (
-                f" {value} but {only}" if only else ""))
+            raise UserError(f"--method cells needs --{name} {only}, not {value}" if only else
+                            f"--method cells does not know --{name}")
     if options.batch_size and options.batch_size % STEPS:
         raise UserError(f"--batch_size {options.batch_size} is not a multiple of {STEPS}, the "
                         "bundles of a painting")

@@ -152,7 +152,7 @@ def test_slopes_are_those_of_the_mean_squared_error(pictures):
         paint_on(canvas, strokes)
         return np.square(canvas - target.permute(0, 2, 3, 1).numpy()).mean((1, 2, 3))
 
-    assert error == pytest.approx(errors(strokes).mean(), rel=1e-4)
+    assert error.item() == pytest.approx(errors(strokes).mean(), rel=1e-4)
     for number, colour in ((0, 10), (17, 11), (39, 12)):
         moved = strokes.clone()
         moved[:, number, colour] += 0.05
@@ -171,7 +171,7 @@ def test_strokes_on_a_canvas_have_the_gradient_that_they_have_in_the_painting(pi
     error, slope = slopes(strokes, target)
     same, part = slopes(strokes[:, 30:], target, below)
     assert np.array_equal(below, before)
-    assert same == pytest.approx(error, rel=1e-4)
+    assert same.item() == pytest.approx(error.item(), rel=1e-4)
     assert torch.allclose(part, slope[:, 30:], rtol=1e-3, atol=1e-8)
 
 
@@ -204,9 +204,19 @@ def test_training_saves_an_actor_that_paints_and_goes_on_from_it(checkout):
     out = checkout.run("test.py", "--actor", folder / "actor.pkl", "--max_step", 40, "--divide", 1)
     assert "200 strokes" in out
     checkout.run("train.py", *flags, "--init", folder)
-    checkout.refuse((
-        ("train.py", (*flags, "--init", "."), "was not trained with --method cells"),
-    ))
+    checkout.refuse(tuple(("train.py", (*flags, *more), says) for more, says in (
+        (("--init", "."), "was not trained with --method cells"),
+        (("--max_step", 3), "needs --max_step 40, not 3"),
+        (("--bundle", 4), "needs --bundle 5, not 4"),
+        (("--sizes", 64), "needs --sizes 128, not 64"),
+        (("--norm_until", 1), "does not know --norm_until"),
+        (("--fast",), "does not know --fast"),
+        (("--batch_size", 50), "not a multiple of 40"),
+        (("--states", "pool"), "does not know --states"),
+        (("--cheap",), "does not know --cheap"),
+        (("--rmsize", 5), "does not know --rmsize"),
+        (("--tau", 0.1), "does not know --tau"),
+    )))
 
 
 def test_training_resumes_to_the_bit(checkout, tmp_path):

@@ -40,7 +40,7 @@ from Renderer.canvas import STROKE_DIM, as_float, as_uint8
 from Renderer.stroke_gen import SHAPE_DIM
 from utils.schedule import cosine
 
-RATE, WARM_UP = 2e-3, 300  # updates in which it rises
+RATE, WARM_UP = 1e-3, 300  # updates in which it rises
 EARLY = 0.3  # weight of the error after an earlier pass
 ROUND = 3  # updates: one that learns the passes over quarters too, two of cells alone
 OPACITIES = 0.9, 0.6  # of the strokes that a new actor begins with, on quarters and on cells
@@ -76,7 +76,7 @@ class Cells(Learner):
 
     @torch.no_grad()
     def begin(self, target: torch.Tensor) -> None:
-        """Let a new actor paint short strokes in the mean colours around them, about.
+        """Fit the last layer of a new actor to ``plain_strokes``, by ridge regression.
 
         target: (B, 3, 128, 128) uint8.
         """
@@ -85,7 +85,7 @@ class Cells(Learner):
                         for side, opacity in zip((2, CELLS), OPACITIES, strict=True))
         strokes = torch.cat([part.reshape(count, -1, STROKE_DIM)
                              for part in (coarse, coarse, fine)], 1)
-        passes = torch.arange(count) % 4  # over and before its canvas
+        passes = torch.arange(count) % 4  # that come next
         canvas = np.zeros((count, WIDTH, WIDTH, 3), np.float32)
         for number, painted in enumerate((0, 20, 40, 120)):
             rows = (passes == number).numpy()
