@@ -286,8 +286,7 @@ class FromPictures:
     def __init__(self, training: "Training") -> None:
         self.training = training
         self.paintings = training.batch_size // training.options.max_step
-        count = min(len(training.data.train), STATES)
-        training.method.begin(training.data.targets(training.data.sample(count, training.rng)))
+        training.method.begin(training.data.targets(training.data.sample(STATES, training.rng)))
 
     def __str__(self) -> str:
         return f"{self.paintings} paintings an update"
