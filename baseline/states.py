@@ -278,10 +278,8 @@ class FromPaintings(FromEpisodes):
             self.slope = self.slope.to(self.training.device)
 
 
-class FromPictures:
+class FromPictures(FromPool):
     """The method of cells': new pictures for every update, which paints them itself."""
-
-    idle, mark, burn_in = True, "", (20, 10)
 
     def __init__(self, training: "Training") -> None:
         self.training = training
@@ -290,11 +288,6 @@ class FromPictures:
 
     def __str__(self) -> str:
         return f"{self.paintings} paintings an update"
-
-    @property
-    def between_rounds(self) -> bool:
-        """Whether as many updates are over as a painting has steps."""
-        return self.training.global_step % self.training.options.max_step == 0
 
     def tick(self) -> None:
         """An update."""

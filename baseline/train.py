@@ -86,7 +86,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--sizes", type=size_schedule, help="sizes of the pictures that actor and critic see, each "
         "with the share of the training it ends at, such as 64:0.7,128 (128)")
     add("--norm_until", type=share, help="the share of the training after which the actor's batch "
-        "normalisation keeps its statistics (1; 0 with --method direct)")
+        "normalisation keeps its statistics (1; 0 with --method direct and cells)")
     add("--reward", choices=("wgan", "l2"), help="the gain in the discriminator's score (the "
         "default), or the share of the squared error that a bundle removes")
     add("--penalty_every", type=positive_int, metavar="N",
@@ -94,7 +94,8 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--joint", action="store_true", default=None, help="one pass of the critic for its loss "
         "and the actor's; needs --states pool")
     add("--actor_rate", type=positive_float, help="highest rate of a cosine, in place of the "
-        "reference's steps 1e-3, 3e-4, 1e-4; with --method direct the default is 2e-5")
+        "reference's steps 1e-3, 3e-4, 1e-4; with --method direct the default is 2e-5, with cells "
+        "1e-3")
     add("--critic_rate", type=positive_float, help="likewise, in place of 3e-4, 1e-4, 3e-5")
     add("--early", type=weight, help="with --method direct: weight of the error of each canvas "
         "before the last (0.02)")

@@ -65,7 +65,9 @@ class Training:
         render = load_render(Path(options.renderer), precision)
         self.family = render.family  # of the strokes
         kind = METHODS[options.method]
-        if issubclass(kind, Apprentice | Cells) and not self.family.startswith("bezier"):
+        unfit = (issubclass(kind, Apprentice) and not self.family.startswith("bezier")
+                 or kind is Cells and self.family != "bezier")
+        if unfit:
             raise UserError(f"--method {options.method} needs bezier strokes; the renderer "
                             f"{options.renderer} draws {self.family} strokes")
         data.move(device)

@@ -18,6 +18,7 @@ from DRL.wiring import (
     stages,
 )
 from Renderer.canvas import as_float
+from Renderer.model import Renderer
 from test_training import assert_same, everything, go_on, training_of
 from utils.device import Precision, pick_device
 from utils.ranks import Ranks
@@ -204,7 +205,14 @@ def test_training_saves_an_actor_that_paints_and_goes_on_from_it(checkout):
     out = checkout.run("test.py", "--actor", folder / "actor.pkl", "--max_step", 40, "--divide", 1)
     assert "200 strokes" in out
     checkout.run("train.py", *flags, "--init", folder)
+    for family in ("bezierwotrans", "triangle"):
+        state = torch.load(checkout.root / "renderer.pkl", weights_only=True)
+        other = Renderer()
+        other.load_state_dict(state)
+        torch.save(half_state(other, family), checkout.root / f"{family}.pkl")
     checkout.refuse(tuple(("train.py", (*flags, *more), says) for more, says in (
+        (("--renderer", "bezierwotrans.pkl"), "needs bezier strokes"),
+        (("--renderer", "triangle.pkl"), "needs bezier strokes"),
         (("--init", "."), "was not trained with --method cells"),
         (("--max_step", 3), "needs --max_step 40, not 3"),
         (("--bundle", 4), "needs --bundle 5, not 4"),
