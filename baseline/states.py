@@ -283,7 +283,9 @@ class FromPictures(FromPool):
 
     def __init__(self, training: "Training") -> None:
         self.training = training
-        self.paintings = training.batch_size // training.options.max_step
+        options = training.options
+        self.paintings = training.ranks.part(options.batch_size // options.max_step,
+                                             f"the paintings of --batch_size {options.batch_size},")
         training.method.begin(training.data.targets(training.data.sample(STATES, training.rng)))
 
     def __str__(self) -> str:

@@ -42,7 +42,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         help="steps of the environment before learning (400; with --states memory)")
     add("--discount", type=discount, help="of a bundle (0.95 a stroke)")
     add("--batch_size", type=positive_int, metavar="N",
-        help="bundles an update (96; with --method cells 1120, of whole paintings)")
+        help="bundles an update (96; with --method cells 640, of whole paintings)")
     add("--rmsize", type=positive_int, metavar="N", help="episodes in the replay memory (800)")
     add("--env_batch", type=positive_int, default=96, metavar="N",
         help="paintings side by side: of the environment, of a round of --method direct, and of a "
@@ -95,7 +95,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         "and the actor's; needs --states pool")
     add("--actor_rate", type=positive_float, help="highest rate of a cosine, in place of the "
         "reference's steps 1e-3, 3e-4, 1e-4; with --method direct the default is 2e-5, with cells "
-        "1e-3")
+        "3e-3")
     add("--critic_rate", type=positive_float, help="likewise, in place of 3e-4, 1e-4, 3e-5")
     add("--early", type=weight, help="with --method direct: weight of the error of each canvas "
         "before the last (0.02)")
@@ -139,7 +139,7 @@ def check(options: argparse.Namespace) -> None:
                         "paintings")
     if cells:
         check_cells(options)
-    options.batch_size = options.batch_size or (28 * STEPS if cells else 96)
+    options.batch_size = options.batch_size or (16 * STEPS if cells else 96)
     if options.cheap:
         options.states = options.states or ("pool" if options.pool else "memory")
         joint = {"joint": True} if options.states == "pool" else {}

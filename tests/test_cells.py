@@ -16,6 +16,7 @@ from DRL.wiring import (
     is_wired,
     plain_strokes,
     stages,
+    through,
 )
 from Renderer.canvas import as_float
 from Renderer.model import Renderer
@@ -176,6 +177,34 @@ def test_strokes_on_a_canvas_have_the_gradient_that_they_have_in_the_painting(pi
     assert torch.allclose(part, slope[:, 30:], rtol=1e-3, atol=1e-8)
 
 
+def states(learner: Cells, pictures: torch.Tensor) -> torch.Tensor:
+    """What its actor sees of half painted pictures, at steps of every pass."""
+    target = as_float(pictures)
+    step = torch.tensor([2, 6, 20, 31]).repeat(len(target))[: len(target)]
+    return learner.planes(target.roll(8, 3) * 0.7, target, step)
+
+
+def test_a_step_moves_the_outputs_of_all_layers_alike(learner, pictures):
+    """Where all weights of a layer go up; a step that is not shared moves some 30 times more."""
+    learner.measure(as_float(pictures[:4]))
+    shares = dict(zip(map(id, learner.actor.parameters()), learner.shares, strict=True))
+    moves = []
+
+    def layer(conv, norm, x):
+        y, free = conv(x), slice(learner.wiring.wired.get(norm, 0), None)
+        moves.append([
+            (F.conv2d(x, weight.expand_as(conv.weight), None, conv.stride, conv.padding)
+             / y.std((0, 2, 3), keepdim=True)).mean((0, 2, 3))[free].median().item()
+            for weight in (shares[id(conv.weight)], torch.ones(()))])
+        return norm(y)
+
+    with torch.no_grad():
+        through(learner.actor, states(learner, pictures[:8]), layer)
+    shared, whole = np.array(moves).T
+    assert 20 < shared.min() and shared.max() < 120
+    assert whole.max() > 30 * whole.min()
+
+
 def test_learning_lowers_the_error_and_keeps_the_wiring(pictures):
     torch.manual_seed(0)
     learner = Cells(Setup(render=None, precision=Precision("auto", pick_device("cpu"))))
@@ -195,6 +224,16 @@ def test_learning_lowers_the_error_and_keeps_the_wiring(pictures):
         assert torch.equal(tensor, after[name]) == ("running" in name or "tracked" in name), name
     for (tensor, at), value in zip(fixed(learner.actor), kept, strict=True):
         assert torch.equal(tensor[at], value)
+    silent = []
+
+    def layer(conv, norm, x):
+        y = norm(conv(x))
+        silent.append((y.amax((0, 2, 3)) <= 0).float().mean().item())
+        return y
+
+    with torch.no_grad():
+        through(learner.actor, states(learner, pictures[:16]), layer)
+    assert max(silent) < 0.2  # 0.42 where every weight goes as far
 
 
 def test_training_saves_an_actor_that_paints_and_goes_on_from_it(checkout):

@@ -5,7 +5,14 @@ actor's last map; ``DRL.wiring`` says how an actor comes to keep them apart.  Wh
 pass takes one look at the picture and paints what every quarter or cell would.  The error of the
 painting, its strokes in the order in which the actor alone would paint them, is carried back to
 every stroke, and from there to the actor, with what it sees cut off from the gradient.
+
+The actor's normalisation is by statistics that stay, so nothing but the size of a step keeps its
+units alive: a layer with many or large inputs moves far more than others at the same rate.  So each
+weight goes a share of Adam's step, by the layer's inputs, as in maximal update parametrisation.
 """
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -29,7 +36,7 @@ from DRL.wiring import (
     open_gate,
     plain_strokes,
     shut,
-    stages,
+    through,
 )
 from facts import BUNDLE, STEPS, WIDTH
 from painting.gradient import gradient
@@ -40,7 +47,11 @@ from Renderer.canvas import STROKE_DIM, as_float, as_uint8
 from Renderer.stroke_gen import SHAPE_DIM
 from utils.schedule import cosine
 
-RATE, WARM_UP = 1e-3, 300  # updates in which it rises
+RATE, WARM_UP = 3e-3, 100  # updates in which it rises
+REACH = 100.0  # deviations an output moves where all its weights move together, by the rate
+FARTHEST = 3.0  # a weight goes, by Adam's step
+MEASURED = 300  # updates until inputs are measured again
+PROBES = 4  # paintings that they are measured on
 EARLY = 0.3  # weight of the error after an earlier pass
 ROUND = 3  # updates: one that learns the passes over quarters too, two of cells alone
 OPACITIES = 0.9, 0.6  # of the strokes that a new actor begins with, on quarters and on cells
@@ -56,6 +67,7 @@ class Cells(Learner):
         super().__init__(setup, {})
         self.peak = actor_rate or RATE
         self.wiring = Wiring(self.actor)
+        self.shares: list[torch.Tensor] = []  # of Adam's step that each parameter goes
 
     def rates(self, progress: float) -> dict[str, float]:
         """Half a cosine, after a rise."""
@@ -96,10 +108,7 @@ class Cells(Learner):
         later = COARSE + torch.arange(count) % (STEPS - COARSE)
         step = torch.where(passes < 2, PASS * passes, later)
         states = slice(0, count // 4)
-        device = self.precision.device
-        self.wiring.calibrate(self.actor.planes(
-            (canvas[states].to(device), target[states].to(device)),
-            (step[states] / STEPS).to(device)))
+        self.wiring.calibrate(self.planes(canvas[states], target[states], step[states]))
         seen = self.last_map(canvas, target, step).cpu()
         fine_rows, coarse_rows = passes >= 2, passes < 2
         x = torch.cat((seen[coarse_rows][:, QUARTERS].flatten(0, 1).repeat(CELLS, 1),
@@ -114,25 +123,75 @@ class Cells(Learner):
         self.actor.fc.bias.copy_(weights[:, -1])
         self.average.load_state_dict(self.actor.state_dict())
 
+    def planes(
+        self, canvas: torch.Tensor, target: torch.Tensor, step: torch.Tensor
+    ) -> torch.Tensor:
+        """What the actor sees at a step (B,), of STEPS, on its device."""
+        device = self.precision.device
+        return self.actor.planes((canvas.to(device), target.to(device)),
+                                 (step / STEPS).to(device))
+
     def last_map(
         self, canvas: torch.Tensor, target: torch.Tensor, step: torch.Tensor
     ) -> torch.Tensor:
         """The last map (B, 16, 512), each cell as it is read where it is alone."""
-        actor, device = self.actor, self.precision.device
-        planes = actor.planes((canvas.to(device), target.to(device)), (step / STEPS).to(device))
+        planes = self.planes(canvas, target, step)
         with self.precision.autocast():
-            x = F.relu(folded(actor.conv1, actor.bn1, planes))
-            for block in (block for stage in stages(actor) for block in stage):
-                y = F.relu(folded(block.conv1, block.bn1, x))
-                x = folded(*block.shortcut, x) if len(block.shortcut) else x
-                x = F.relu(folded(block.conv2, block.bn2, y) + x)
+            x = through(self.actor, planes, folded)
         return x.flatten(2).mT.float() / SEEN
+
+    @torch.no_grad()
+    def measure(self, target: torch.Tensor) -> None:
+        """Set the shares by what each layer is given in paintings of targets (B, 3, 128, 128)."""
+        _, canvases = self.paint(target, False)
+        seen = self.planes(*(torch.cat(part) for part in zip(*(
+            (as_planes(canvas), target, drawn(number, len(target)))
+            for number, canvas in enumerate([np.zeros_like(canvases[0]), *canvases[:3]])
+        ), strict=True)))
+        shares = {parameter: torch.ones_like(parameter) for parameter in self.actor.parameters()}
+
+        def layer(conv: nn.Conv2d, norm: nn.BatchNorm2d, x: torch.Tensor) -> torch.Tensor:
+            y = conv(x)
+            deviation = y.std((0, 2, 3))
+            middle = deviation.median()
+            share = share_of(x.abs().mean((0, 2, 3)), deviation.clamp(middle / 10, 3 * middle),
+                             conv.weight[0, 0].numel())
+            shares[conv.weight] = share[:, :, None, None]
+            return norm(y)
+
+        last = through(self.actor, seen, layer)
+        weight = self.actor.fc.weight
+        shares[weight] = share_of(last.mean((0, 2, 3)) / SEEN, weight.new_ones(len(weight)))
+        for share in shares.values():
+            self.ranks.total(share).div_(self.ranks.world)
+        for tensor, at in fixed(self.actor):
+            shares[tensor][at] = 0
+        self.shares = list(shares.values())
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[list[nn.Parameter]]:
+        """One of the actor, where each weight goes its share, and what is fixed stays."""
+        before = [parameter.detach().clone() for parameter in self.actor.parameters()]
+        with super().step(name) as weights:
+            yield weights
+        for parameter, old, share in zip(weights, before, self.shares, strict=True):
+            parameter.copy_(torch.lerp(old, parameter, share))
+
+    def state_dict(self) -> dict:
+        """The shares too."""
+        return super().state_dict() | {"shares": self.shares}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Take up what ``state_dict`` gave."""
+        super().load_state_dict(state)
+        self.shares = [share.to(self.precision.device) for share in state["shares"]]
 
     def learn(self, batch: Transitions | None, target: torch.Tensor) -> tuple[
             Metrics, torch.Tensor]:
         """One step of the actor; it paints the targets itself."""
         target, turn = as_float(target.cpu()), self.updates % ROUND
-        kept = [(t.data, at, t.data[at].clone()) for t, at in fixed(self.actor)]
+        if self.updates % MEASURED == 0:
+            self.measure(target[:PROBES])
         quarters = turn == 0  # whether they are learnt too, or taken as they are
         with self.step("actor") as weights:
             bundles, canvases = self.paint(target, quarters)
@@ -155,8 +214,6 @@ class Cells(Learner):
             loss = sum((s * b).sum() for s, b in zip(slope, bundles, strict=True)
                        if b.requires_grad) / len(target)
             loss.backward(inputs=weights)
-        for tensor, at, value in kept:
-            tensor[at] = value
         return {"actor/error": error}, as_uint8(as_planes(canvases[-1]))
 
     def paint(
@@ -171,16 +228,31 @@ class Cells(Learner):
         count, bundles, canvases = len(target), [], []
         canvas = np.zeros((count, WIDTH, WIDTH, 3), np.float32)
         for number in range(4):
-            # A cell's step is its own; which of them a pass shows to all is drawn by chance.
-            step = (torch.randint(PASS, (count,)) + PASS * number if number < 2 else
-                    COARSE + TURNS * torch.randint(CELLS**2, (count,)) + number - 2)
             with torch.set_grad_enabled(quarters or number >= 2):
-                seen = self.last_map(as_planes(canvas), target, step)
+                seen = self.last_map(as_planes(canvas), target, drawn(number, count))
                 chosen = seen[:, QUARTERS] if number < 2 else seen
                 bundles.append(torch.sigmoid(in_full(self.actor.fc, chosen)).cpu())
             paint_on(canvas, bundles[-1].detach().reshape(count, -1, STROKE_DIM))
             canvases.append(canvas.copy())
         return bundles, canvases
+
+
+def drawn(number: int, count: int) -> torch.Tensor:
+    """Steps (count,) of a pass: each cell's is its own, and which one all see is chance."""
+    if number < 2:
+        return torch.randint(PASS, (count,)) + PASS * number
+    return COARSE + TURNS * torch.randint(CELLS**2, (count,)) + number - 2
+
+
+def share_of(inputs: torch.Tensor, deviation: torch.Tensor, taps: int = 1) -> torch.Tensor:
+    """Shares (N, C) of a step that a layer's weights go, taps for each input and output.
+
+    inputs: mean sizes (C,); deviation: of the outputs (N,).  All inputs have a like part in what an
+    output moves; of those that hardly are there, a step stays bounded.
+    """
+    usual = inputs[inputs <= inputs.quantile(0.95)].mean()  # without a few that are huge
+    share = REACH * deviation[:, None] / (taps * len(inputs) * (inputs + 0.1 * usual + 1e-6))
+    return share.clamp(max=FARTHEST)
 
 
 def folded(conv: nn.Conv2d, norm: nn.BatchNorm2d, x: torch.Tensor) -> torch.Tensor:

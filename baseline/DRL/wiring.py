@@ -8,6 +8,7 @@ each cell is read as if it were alone: one pass gives the bundles of all cells.
 """
 
 import copy
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -37,6 +38,23 @@ SEEN = CELLS**2  # the mean divides a cell that is alone by so much
 def stages(actor: Actor) -> tuple[nn.Sequential, ...]:
     """All four, each of two blocks."""
     return actor.layer1, actor.layer2, actor.layer3, actor.layer4
+
+
+Layer = Callable[[nn.Conv2d, nn.BatchNorm2d, torch.Tensor], torch.Tensor]
+
+
+def through(actor: Actor, planes: torch.Tensor, layer: Layer) -> torch.Tensor:
+    """An actor's last map (B, 512, 4, 4), where ``layer`` gives what each convolution and its
+    normalisation make of an input.
+
+    planes: (B, 9, 128, 128).
+    """
+    x = F.relu(layer(actor.conv1, actor.bn1, planes))
+    for block in (block for stage in stages(actor) for block in stage):
+        y = F.relu(layer(block.conv1, block.bn1, x))
+        x = layer(*block.shortcut, x) if len(block.shortcut) else x
+        x = F.relu(layer(block.conv2, block.bn2, y) + x)
+    return x
 
 
 def same(norm: nn.BatchNorm2d, rows: range) -> None:
@@ -156,21 +174,19 @@ class Wiring:
     @torch.no_grad()
     def calibrate(self, planes: torch.Tensor) -> None:
         """Normalise what is not wired by the statistics of some states (B, 9, 128, 128)."""
-        x = F.relu(self._norm(self.actor.bn1, self.actor.conv1(planes)))
-        for block in (block for stage in stages(self.actor) for block in stage):
-            y = self._norm(block.bn2, block.conv2(F.relu(self._norm(block.bn1, block.conv1(x)))))
-            block.bn2.weight[self.wired[block.bn2] :] = 0.5
-            y[:, self.wired[block.bn2] :] *= 0.5
-            if len(block.shortcut):
-                x = self._norm(block.shortcut[1], block.shortcut[0](x))
-            x = F.relu(y + x)
+        second = {block.bn2 for stage in stages(self.actor) for block in stage}
 
-    def _norm(self, norm: nn.BatchNorm2d, x: torch.Tensor) -> torch.Tensor:
-        rows = slice(self.wired.get(norm, 0), None)
-        norm.running_var[rows], norm.running_mean[rows] = (
-            statistic[rows] for statistic in torch.var_mean(x, (0, 2, 3)))
-        norm.running_var[rows] += 1e-4
-        return norm(x)
+        def layer(conv: nn.Conv2d, norm: nn.BatchNorm2d, x: torch.Tensor) -> torch.Tensor:
+            x = conv(x)
+            free = slice(self.wired.get(norm, 0), None)
+            norm.running_var[free], norm.running_mean[free] = (
+                statistic[free] for statistic in torch.var_mean(x, (0, 2, 3)))
+            norm.running_var[free] += 1e-4
+            if norm in second:
+                norm.weight[free] = 0.5
+            return norm(x)
+
+        through(self.actor, planes, layer)
 
 
 def fixed(actor: Actor) -> list[tuple[torch.Tensor, tuple]]:
