@@ -144,10 +144,9 @@ class Cells(Learner):
     def measure(self, target: torch.Tensor) -> None:
         """Set the shares by what each layer is given in paintings of targets (B, 3, 128, 128)."""
         _, canvases = self.paint(target, False)
-        seen = self.planes(*(torch.cat(part) for part in zip(*(
-            (as_planes(canvas), target, drawn(number, len(target)))
-            for number, canvas in enumerate([np.zeros_like(canvases[0]), *canvases[:3]])
-        ), strict=True)))
+        before = [np.zeros_like(canvases[0]), *canvases[:3]]
+        seen = torch.cat([self.planes(as_planes(canvas), target, drawn(number, len(target)))
+                          for number, canvas in enumerate(before)])
         shares = {parameter: torch.ones_like(parameter) for parameter in self.actor.parameters()}
 
         def layer(conv: nn.Conv2d, norm: nn.BatchNorm2d, x: torch.Tensor) -> torch.Tensor:
