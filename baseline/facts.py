@@ -20,7 +20,7 @@ OF_REWARD = {"discount", "tau", "reward", "noise_factor", "penalty_every", "acto
              "critic_rate"}
 METHOD_FLAGS = {
     "ddpg": OF_REWARD | {"joint"}, "model_free": OF_REWARD, "direct": {"actor_rate", "early"},
-    "cells": {"actor_rate"}, "scan": {"actor_rate"}, "patch": {"actor_rate"},
+    "cells": {"actor_rate"},
 }
 # What sources of states know beside them, and the defaults.
 STATE_FLAGS = {

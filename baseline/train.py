@@ -74,8 +74,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         help="ddpg: the paper's; model_free: its comparison, whose critic judges actions that it "
         "sees as numbers; cells: from nothing on a processor, by the error of whole paintings, all "
         "cells of the actor's last map at once; direct: a finisher, which carries that error back "
-        "and needs --init; scan: imitate a painter that scans the picture, a first lesson; patch: "
-        "the squared error where that painter would paint now, a second one")
+        "and needs --init")
     add("--states", choices=("memory", "pool"),
         help="where states come from: the paper's replay memory (the default), or a pool of "
         "paintings, each at a step of its own, that the updates themselves paint on")
@@ -147,8 +146,6 @@ def check(options: argparse.Namespace) -> None:
             known = name in own or name not in every
             if name == "penalty_every" and options.reward == "l2":
                 continue  # there is no discriminator
-            if name == "actor_rate" and "critic_rate" not in own:
-                continue  # a lesson has its own
             if known and getattr(options, name) is None:
                 setattr(options, name, value)
     states = own_states or options.states or "memory"

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 
 from DRL.actor import load_actor
-from DRL.apprentice import Apprentice, Journeyman
 from DRL.cells import Cells
 from DRL.ddpg import DDPG
 from DRL.direct import Direct
@@ -34,7 +33,6 @@ from utils.weights import half_state, load_file, load_weights, save_atomically
 
 METHODS: dict[str, type[Learner]] = {
     "ddpg": DDPG, "model_free": ModelFreeDDPG, "direct": Direct, "cells": Cells,
-    "scan": Apprentice, "patch": Journeyman,
 }
 SOURCES = {"memory": FromMemory, "pool": FromPool, "paintings": FromPaintings,
            "pictures": FromPictures}
@@ -65,9 +63,7 @@ class Training:
         render = load_render(Path(options.renderer), precision)
         self.family = render.family  # of the strokes
         kind = METHODS[options.method]
-        unfit = (issubclass(kind, Apprentice) and not self.family.startswith("bezier")
-                 or kind is Cells and self.family != "bezier")
-        if unfit:
+        if kind is Cells and self.family != "bezier":
             raise UserError(f"--method {options.method} needs bezier strokes; the renderer "
                             f"{options.renderer} draws {self.family} strokes")
         data.move(device)

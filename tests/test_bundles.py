@@ -99,7 +99,7 @@ def test_errors_are_logged_where_bundles_end(
 @pytest.mark.parametrize("bundle", [2, 8])
 def test_from_a_training_to_paintings(checkout, compiled, bundle):
     """The real scripts; the actor's file alone tells its bundle."""
-    method = () if bundle == 2 else ("--method", "scan")
+    method = () if bundle == 2 else ("--reward", "l2")
     out = checkout.run("train.py", *TINY, "--bundle", bundle, "--train_times", 3, *method)
     assert f"after {3 * bundle} strokes" in out
     actor = checkout.root / "train_log" / "Paint-run1" / "actor.pkl"

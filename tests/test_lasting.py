@@ -65,7 +65,7 @@ def agent(*flags: object) -> Job:
 
 
 PAINT = agent("--rmsize", 4, "--warmup", 3, "--episode_train_times", 1)
-LESSON = PAINT._replace(flags=(*PAINT.flags, "--method", "scan"))
+QUICK = PAINT._replace(flags=(*PAINT.flags, "--reward", "l2"))
 POOL = agent("--cheap", "--reward", "l2", "--pool", 4)
 DIRECT = agent("--method", "direct", "--init", ".")
 RENDER = Job("train_renderer.py", (
@@ -224,7 +224,7 @@ def killed(tmp_path: Path, job: Job, kills: int) -> None:
           f"written; {max(lost)} steps lost at most, a checkpoint comes every {job.interval}")
 
 
-@pytest.mark.parametrize("job", [LESSON, POOL, RENDER], ids=["agent", "pool", "renderer"])
+@pytest.mark.parametrize("job", [QUICK, POOL, RENDER], ids=["agent", "pool", "renderer"])
 def test_killed_trainings_go_on(tmp_path, job):
     killed(tmp_path, job, 3)
 
@@ -257,7 +257,7 @@ def stopped(tmp_path: Path, job: Job, stops: int) -> None:
     print(f"{job.script}: stopped and resumed {len(beginnings)} times, nothing lost")
 
 
-@pytest.mark.parametrize("job", [LESSON, POOL, DIRECT, RENDER],
+@pytest.mark.parametrize("job", [QUICK, POOL, DIRECT, RENDER],
                          ids=["agent", "pool", "direct", "renderer"])
 def test_stopped_trainings_lose_nothing(tmp_path, job):
     stopped(tmp_path, job, 3)
@@ -270,7 +270,7 @@ def test_trainings_stopped_twenty_times_lose_nothing(tmp_path, job):
     stopped(tmp_path, job, 20)
 
 
-@pytest.mark.parametrize("job", [LESSON, RENDER], ids=["agent", "renderer"])
+@pytest.mark.parametrize("job", [QUICK, RENDER], ids=["agent", "renderer"])
 def test_one_seed_gives_the_same_weights_twice(job):
     assert_same(known(job, 4)[0], uninterrupted(job, 4)[0])
 
@@ -306,7 +306,7 @@ def says_once(process: Script, words: str) -> None:
     assert words in line, line
 
 
-@pytest.mark.parametrize("job", [LESSON, RENDER], ids=["agent", "renderer"])
+@pytest.mark.parametrize("job", [QUICK, RENDER], ids=["agent", "renderer"])
 def test_a_disk_that_becomes_full(checkout, job):
     """The checkpoint before stays; with more room the training goes on."""
     runs = checkout.root / "train_log"
@@ -337,7 +337,7 @@ def test_full_and_read_only_disks(checkout):
             says_once(checkout.start("evaluate.py", "--max_step", 1, "--cache", cache), words)
         shutil.copytree(checkout.root / "kept", cache, dirs_exist_ok=True)
         with disk(runs, options):
-            for job, flag in ((LESSON, "--output"), (RENDER, "--log")):
+            for job, flag in ((QUICK, "--output"), (RENDER, "--log")):
                 says_once(checkout.start(job.script, *length(job, 2), flag, runs / "own"), words)
         shutil.rmtree(cache)
         with disk(output, options):
@@ -357,7 +357,7 @@ def test_a_read_only_checkout(checkout):
     user = checkout.root / "user"
     with disk(checkout.root / "data" / "cache", "ro"), disk(checkout.root / "train_log", "ro"):
         for script, *flags in (("evaluate.py", "--max_step", 1, "--limit", 1),
-                               (LESSON.script, *length(LESSON, 1)),
+                               (QUICK.script, *length(QUICK, 1)),
                                (RENDER.script, *length(RENDER, 1))):
             process = checkout.start(script, *flags, environment={"XDG_CACHE_HOME": str(user)})
             assert process.wait() == 0, process.errors
@@ -369,31 +369,31 @@ def test_a_read_only_checkout(checkout):
 def test_images_that_vanish(checkout):
     """A training needs them only when it starts; it goes on once it is told where they are."""
     faces, away = (checkout.root / "data" / name for name in ("img_align_celeba", "away"))
-    process = checkout.start(LESSON.script, *length(LESSON, 40))
+    process = checkout.start(QUICK.script, *length(QUICK, 40))
     process.wait_for("episode 1")
     faces.rename(away)
     process.wait_for("episode 4")
     process.signal(signal.SIGTERM)
     assert process.wait() == 0
     before = checkpoint(checkout)
-    says_once(checkout.start(LESSON.script, "--resume"), f"{faces} is no folder of images")
+    says_once(checkout.start(QUICK.script, "--resume"), f"{faces} is no folder of images")
     assert_same(checkpoint(checkout), before)
-    says_once(checkout.start(LESSON.script, "--resume", "--data", "none"), "none is no folder")
+    says_once(checkout.start(QUICK.script, "--resume", "--data", "none"), "none is no folder")
     assert str(faces) in (folder(checkout) / "run.json").read_text()
     for flags in (("--data", away), ()):
-        process = checkout.start(LESSON.script, "--resume", *flags)
+        process = checkout.start(QUICK.script, "--resume", *flags)
         process.wait_for(f": step {before['global_step']} of")
         process.kill()
         process.wait()
-    says_once(checkout.start(LESSON.script, "--resume", "--tau", 0.1), "leave out --tau")
+    says_once(checkout.start(QUICK.script, "--resume", "--tau", 0.1), "leave out --tau")
 
 
-@pytest.mark.parametrize("job", [LESSON, RENDER], ids=["agent", "renderer"])
+@pytest.mark.parametrize("job", [QUICK, RENDER], ids=["agent", "renderer"])
 def test_a_log_folder_that_is_deleted(checkout, job):
     """The training writes it anew, and ends; resumed it comes to what it would have come to."""
     expected = dict(known(job, 4)[0])
     process = checkout.start(job.script, *length(job, 4))
-    process.wait_for("\nepisode 3" if job is LESSON else "\nstep ")
+    process.wait_for("\nepisode 3" if job is QUICK else "\nstep ")
     run = folder(checkout)
     while run.exists():  # it may write meanwhile
         shutil.rmtree(run, ignore_errors=True)
@@ -423,7 +423,7 @@ def test_a_folder_that_is_deleted_while_a_file_is_written(tmp_path):
 
 def test_trainings_side_by_side(checkout):
     """Each has its folder."""
-    many = [checkout.start(job.script, *length(job, 2)) for job in 2 * (LESSON, RENDER)]
+    many = [checkout.start(job.script, *length(job, 2)) for job in 2 * (QUICK, RENDER)]
     for process in many:
         assert process.wait() == 0, process.errors
     names = sorted(path.name for path in (checkout.root / "train_log").iterdir())

@@ -102,8 +102,8 @@ def everything(training) -> dict:
 METHODS = [
     (4, True, ("--noise_factor", 0.1)),  # within a round of learning
     (6, True, ("--reward", "l2")),  # within an episode
-    (6, True, ("--method", "scan", "--sizes", "32:0.06,64")),  # entered by the next update
-    (4, True, ("--method", "patch", "--norm_until", 0)),
+    (6, True, ("--reward", "l2", "--sizes", "32:0.06,64")),  # entered by the next update
+    (4, True, ("--norm_until", 0)),
     (4, False, ("--cheap", "--pool", 6, "--sizes", "64:0.05,128")),
     (4, True, ("--cheap", "--sizes", "32", "--rmsize", 4, "--warmup", 3)),
     (4, False, ("--states", "pool", "--pool", 6, "--method", "model_free")),
@@ -187,6 +187,25 @@ def test_train_script_minutes_from_init(checkout):
     assert "finished" in out
     assert load_actor(folder / "actor.pkl", "", "")[0].size == 64
     assert torch.load(folder / "checkpoint.pt", weights_only=True)["total_steps"] >= 20
+
+
+def test_a_run_with_frozen_statistics_is_resumed(checkout):
+    """Where the actor that it began with is gone."""
+    first = checkout.root / "first"
+    first.mkdir()
+    (checkout.root / "actor.pkl").rename(first / "actor.pkl")
+    checkout.run("train.py", *TINY, "--reward", "l2", "--train_times", 3, "--init", first,
+                 "--norm_until", 0)
+    before, _ = load_actor(first / "actor.pkl", "", "")
+    (first / "actor.pkl").unlink()
+    folder = checkout.root / "train_log" / "Paint-run1"
+    after, _ = load_actor(folder / "actor.pkl", "", "")
+    assert torch.equal(after.bn1.running_mean, before.bn1.running_mean)
+    options = folder / "run.json"
+    text = options.read_text()
+    assert '"finished": true' in text
+    options.write_text(text.replace('"finished": true', '"finished": false'))
+    assert "finished" in checkout.run("train.py", "--resume", folder)
 
 
 @pytest.mark.parametrize("flags", [
@@ -298,7 +317,6 @@ BAD_INPUT = (
     ("train.py", ("--method", "direct"), "--method direct needs --init"),
     ("train.py", ("--method", "direct", "--tau", "0.1"), "--method direct does not know --tau"),
     ("train.py", ("--method", "direct", "--states", "pool"), "does not know --states"),
-    ("train.py", ("--method", "scan", "--reward", "l2"), "--method scan does not know --reward"),
     ("train.py", ("--early", "1"), "--method ddpg does not know --early"),
     ("train.py", ("--method", "direct", "--cheap"), "direct does not know --cheap"),
     ("train.py", ("--method", "direct", "--warmup", "3"), "direct does not know --warmup"),

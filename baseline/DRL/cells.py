@@ -22,6 +22,7 @@ from torch import nn
 from DRL.actor import Actor
 from DRL.layers import in_full
 from DRL.learner import Learner, Metrics, Setup
+from DRL.orthogonal import orthogonal
 from DRL.rpm import Transitions
 from DRL.wiring import (
     CELLS,
@@ -45,11 +46,12 @@ from painting.refine import descend
 from painting.strokes import Strokes
 from Renderer.canvas import STROKE_DIM, as_float, as_uint8
 from Renderer.stroke_gen import SHAPE_DIM
-from utils.schedule import cosine
+from utils.schedule import adam, cosine
 
 RATE, WARM_UP = 3e-3, 100  # updates in which it rises
 REACH = 100.0  # deviations an output moves where all its weights move together, by the rate
-FARTHEST = 3.0  # a weight goes, by Adam's step
+FARTHEST = 3.0  # a weight goes, by a step
+MOMENTUM, TURN = 0.9, 0.3  # of filters; root of the mean square of their steps' numbers
 MEASURED = 300  # updates until inputs are measured again
 PROBES = 4  # paintings that they are measured on
 EARLY = 0.3  # weight of the error after an earlier pass
@@ -67,7 +69,11 @@ class Cells(Learner):
         super().__init__(setup, {})
         self.peak = actor_rate or RATE
         self.wiring = Wiring(self.actor)
-        self.shares: list[torch.Tensor] = []  # of Adam's step that each parameter goes
+        self.shares: list[torch.Tensor] = []  # of a step that each parameter goes
+        self.rest = [weight for weight in self.actor.parameters() if weight.dim() != 4]
+        self.optimizers["actor"] = adam(nn.ParameterList(self.rest), False)
+        self.momenta = [torch.zeros_like(weight) for weight in self.actor.parameters()
+                        if weight.dim() == 4]  # of the filters
 
     def rates(self, progress: float) -> dict[str, float]:
         """Half a cosine, after a rise."""
@@ -170,20 +176,46 @@ class Cells(Learner):
     @contextmanager
     def step(self, name: str) -> Iterator[list[nn.Parameter]]:
         """One of the actor, where each weight goes its share, and what is fixed stays."""
-        before = [parameter.detach().clone() for parameter in self.actor.parameters()]
+        before = [weight.detach().clone() for weight in self.rest]
+        self.actor.zero_grad(set_to_none=True)
         with super().step(name) as weights:
             yield weights
-        for parameter, old, share in zip(weights, before, self.shares, strict=True):
-            parameter.copy_(torch.lerp(old, parameter, share))
+        pairs = list(zip(weights, self.shares, strict=True))
+        others = [pair for pair in pairs if pair[0].dim() != 4]
+        for (weight, share), old in zip(others, before, strict=True):
+            weight.copy_(torch.lerp(old, weight, share))
+        filters = [pair for pair in pairs if pair[0].dim() == 4]
+        rate = self.optimizers[name].param_groups[0]["lr"]
+        for (weight, share), turn in zip(filters, self.turns(filters), strict=True):
+            weight.sub_(turn.mul_(share), alpha=rate)
+
+    def turns(self, filters: list[tuple[nn.Parameter, torch.Tensor]]) -> list[torch.Tensor]:
+        """Muon's steps of filters (N, C, k, k) with shares, each by one of the processes.
+
+        Orthogonal where a share is the unit, and as large as Adam's.
+        """
+        found = []
+        for number, ((weight, share), momentum) in enumerate(
+                zip(filters, self.momenta, strict=True)):
+            momentum.lerp_(weight.grad, 1 - MOMENTUM)
+            turn = torch.zeros_like(weight)
+            if number % self.ranks.world == self.ranks.rank:
+                matrix = (share * torch.lerp(weight.grad, momentum, MOMENTUM)).flatten(1)
+                size = TURN * max(matrix.shape) ** 0.5
+                turn.copy_((size * orthogonal(matrix)).view_as(weight))
+            found.append(self.ranks.total(turn))
+        return found
 
     def state_dict(self) -> dict:
-        """The shares too."""
-        return super().state_dict() | {"shares": self.shares}
+        """The shares and momenta too."""
+        return super().state_dict() | {"shares": self.shares, "momenta": self.momenta}
 
     def load_state_dict(self, state: dict) -> None:
         """Take up what ``state_dict`` gave."""
         super().load_state_dict(state)
-        self.shares = [share.to(self.precision.device) for share in state["shares"]]
+        self.shares, self.momenta = (
+            [tensor.to(self.precision.device) for tensor in state[name]]
+            for name in ("shares", "momenta"))
 
     def learn(self, batch: Transitions | None, target: torch.Tensor) -> tuple[
             Metrics, torch.Tensor]:
