@@ -1,13 +1,16 @@
 """The method of cells: a gate by the step, and all bundles of a painting in four passes."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
 from DRL.actor import Actor
-from DRL.cells import Cells, by_pass, in_order, paint_on, slopes
+from DRL.cells import SIZE, Cells, by_pass, in_order, paint_on, slopes
 from DRL.learner import Setup
+from DRL.orthogonal import orthogonal
 from DRL.wiring import (
     COARSE,
     MEANS,
@@ -203,6 +206,45 @@ def test_a_step_moves_the_outputs_of_all_layers_alike(learner, pictures):
     shared, whole = np.array(moves).T
     assert 20 < shared.min() and shared.max() < 120
     assert whole.max() > 30 * whole.min()
+
+
+@pytest.mark.parametrize("shape", [(40, 90), (90, 40)])
+def test_an_orthogonal_step_has_singular_values_of_about_1(shape):
+    """Of those that are not much smaller than the largest; what is 0 stays so."""
+    chance = torch.Generator().manual_seed(0)
+    left, right = (torch.linalg.qr(torch.randn(side, 30, generator=chance)).Q for side in shape)
+    left[5:8] = right[5:8] = 0  # as where outputs or inputs are fixed
+    matrix = left @ torch.diag(torch.logspace(0, -2, 30)) @ right.T
+    turned = orthogonal(1e-7 * matrix)
+    u, _, v = torch.linalg.svd(matrix, full_matrices=False)
+    along = u[:, :30].T @ turned @ v[:30].T
+    assert 0.6 < along.diagonal().min() and along.diagonal().max() < 1.25
+    assert (along - torch.diag(along.diagonal())).abs().max() < 1e-3
+    assert not turned[5:8].any() and not turned[:, 5:8].any()
+    assert not orthogonal(0 * matrix).any()
+
+
+def test_processes_share_what_one_alone_would_step(learner, pictures, monkeypatch):
+    learner.measure(as_float(pictures[:4]))
+    shares = [share for share in learner.shares if share.dim() == 4]
+    for number, weight in enumerate(learner.filters):
+        weight.grad = torch.randn(weight.shape, generator=torch.Generator().manual_seed(number))
+    alone, parts = learner.orthogonal_steps(shares), []
+    for rank in range(2):
+        ranks = SimpleNamespace(rank=rank, world=2, total=lambda part: part)
+        monkeypatch.setattr(learner, "ranks", ranks)
+        for momentum in learner.momenta:
+            momentum.zero_()
+        parts.append(learner.orthogonal_steps(shares))
+    for whole, mine, its, share in zip(alone, *parts, shares, strict=True):
+        assert torch.equal(whole, mine + its)
+        assert mine.any() != its.any()
+        free = share.expand_as(whole) > 0
+        size = (whole[free] / share.expand_as(whole)[free]).square().mean().sqrt().item()
+        assert size == pytest.approx(SIZE, rel=0.4)
+    for weight, momentum in zip(learner.filters, learner.momenta, strict=True):
+        momentum.zero_()
+        weight.grad = None
 
 
 def test_learning_lowers_the_error_and_keeps_the_wiring(pictures):

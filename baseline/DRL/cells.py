@@ -8,7 +8,8 @@ every stroke, and from there to the actor, with what it sees cut off from the gr
 
 The actor's normalisation is by statistics that stay, so nothing but the size of a step keeps its
 units alive: a layer with many or large inputs moves far more than others at the same rate.  So each
-weight goes a share of Adam's step, by the layer's inputs, as in maximal update parametrisation.
+weight goes a share of a step, by the layer's inputs, as in maximal update parametrisation.  The
+steps are Adam's, but those of the filters of convolutions are Muon's.
 """
 
 from collections.abc import Iterator
@@ -51,7 +52,7 @@ from utils.schedule import adam, cosine
 RATE, WARM_UP = 3e-3, 100  # updates in which it rises
 REACH = 100.0  # deviations an output moves where all its weights move together, by the rate
 FARTHEST = 3.0  # a weight goes, by a step
-MOMENTUM, TURN = 0.9, 0.3  # of filters; root of the mean square of their steps' numbers
+MOMENTUM, SIZE = 0.9, 0.3  # of filters' steps; the root of the mean square of their numbers
 MEASURED = 300  # updates until inputs are measured again
 PROBES = 4  # paintings that they are measured on
 EARLY = 0.3  # weight of the error after an earlier pass
@@ -70,10 +71,11 @@ class Cells(Learner):
         self.peak = actor_rate or RATE
         self.wiring = Wiring(self.actor)
         self.shares: list[torch.Tensor] = []  # of a step that each parameter goes
-        self.rest = [weight for weight in self.actor.parameters() if weight.dim() != 4]
+        self.filters, self.rest = (
+            [weight for weight in self.actor.parameters() if (weight.dim() == 4) == filters]
+            for filters in (True, False))
+        self.momenta = [torch.zeros_like(weight) for weight in self.filters]
         self.optimizers["actor"] = adam(nn.ParameterList(self.rest), False)
-        self.momenta = [torch.zeros_like(weight) for weight in self.actor.parameters()
-                        if weight.dim() == 4]  # of the filters
 
     def rates(self, progress: float) -> dict[str, float]:
         """Half a cosine, after a rise."""
@@ -180,31 +182,30 @@ class Cells(Learner):
         self.actor.zero_grad(set_to_none=True)
         with super().step(name) as weights:
             yield weights
-        pairs = list(zip(weights, self.shares, strict=True))
-        others = [pair for pair in pairs if pair[0].dim() != 4]
-        for (weight, share), old in zip(others, before, strict=True):
-            weight.copy_(torch.lerp(old, weight, share))
-        filters = [pair for pair in pairs if pair[0].dim() == 4]
+        shares = dict(zip(weights, self.shares, strict=True))
+        for weight, old in zip(self.rest, before, strict=True):
+            weight.copy_(torch.lerp(old, weight, shares[weight]))
         rate = self.optimizers[name].param_groups[0]["lr"]
-        for (weight, share), turn in zip(filters, self.turns(filters), strict=True):
-            weight.sub_(turn.mul_(share), alpha=rate)
+        steps = self.orthogonal_steps([shares[weight] for weight in self.filters])
+        for weight, step in zip(self.filters, steps, strict=True):
+            weight.sub_(step, alpha=rate)
 
-    def turns(self, filters: list[tuple[nn.Parameter, torch.Tensor]]) -> list[torch.Tensor]:
-        """Muon's steps of filters (N, C, k, k) with shares, each by one of the processes.
+    def orthogonal_steps(self, shares: list[torch.Tensor]) -> list[torch.Tensor]:
+        """Steps of the filters (N, C, k, k) by their gradients, each from one of the processes.
 
-        Orthogonal where a share is the unit, and as large as Adam's.
+        Orthogonal where shares are the unit, and about as large as Adam's would be.
         """
         found = []
-        for number, ((weight, share), momentum) in enumerate(
-                zip(filters, self.momenta, strict=True)):
+        for number, (weight, momentum, share) in enumerate(
+                zip(self.filters, self.momenta, shares, strict=True)):
             momentum.lerp_(weight.grad, 1 - MOMENTUM)
-            turn = torch.zeros_like(weight)
+            step = torch.zeros_like(weight)
             if number % self.ranks.world == self.ranks.rank:
                 matrix = (share * torch.lerp(weight.grad, momentum, MOMENTUM)).flatten(1)
-                size = TURN * max(matrix.shape) ** 0.5
-                turn.copy_((size * orthogonal(matrix)).view_as(weight))
-            found.append(self.ranks.total(turn))
-        return found
+                size = SIZE * max(matrix.shape) ** 0.5
+                step.copy_((size * orthogonal(matrix)).view_as(weight)).mul_(share)
+            found.append(step)
+        return [self.ranks.total(step) for step in found]
 
     def state_dict(self) -> dict:
         """The shares and momenta too."""
@@ -213,9 +214,8 @@ class Cells(Learner):
     def load_state_dict(self, state: dict) -> None:
         """Take up what ``state_dict`` gave."""
         super().load_state_dict(state)
-        self.shares, self.momenta = (
-            [tensor.to(self.precision.device) for tensor in state[name]]
-            for name in ("shares", "momenta"))
+        self.shares = [share.to(self.precision.device) for share in state["shares"]]
+        torch._foreach_copy_(self.momenta, state["momenta"])
 
     def learn(self, batch: Transitions | None, target: torch.Tensor) -> tuple[
             Metrics, torch.Tensor]:

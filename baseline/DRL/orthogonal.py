@@ -10,16 +10,16 @@ POLYNOMIAL = 3.4445, -4.7750, 2.0315  # of a singular value, odd; theirs: steep 
 def orthogonal(matrix: torch.Tensor) -> torch.Tensor:
     """A matrix (N, K) with the same singular vectors and values of about 1 (0.7 to 1.2).
 
-    Those below a thousandth of the root of the sum of all squares stay smaller; 0 stays 0.  The
-    polynomial is applied five times to the root of the Gram matrix, the smaller one, and once to
-    the matrix: x p(x^2) of it, where p(x^2) = a + b x^2 + c x^4.
+    Those below 0.0016 of the root of the sum of all squares stay smaller; 0 stays 0.  A
+    Newton-Schulz step takes x to p(x x^T) x, p(y) = a + b y + c y^2; here they are taken on the
+    Gram matrix x x^T of the shorter side, and the product of all p is applied to x in the end.
     """
     x = matrix / (matrix.norm() + 1e-12)
     if len(x) > x.shape[1]:
         return orthogonal(matrix.T).T
     gram = x @ x.T
     identity = torch.eye(len(gram), dtype=x.dtype, device=x.device)
-    product, (a, b, c) = identity, POLYNOMIAL
+    (a, b, c), product = POLYNOMIAL, identity
     for _ in range(ROUNDS):
         p = a * identity + b * gram + c * (gram @ gram)
         product, gram = p @ product, p @ gram @ p
