@@ -286,7 +286,9 @@ class FromPictures(FromPool):
         options = training.options
         self.paintings = training.ranks.part(options.batch_size // options.max_step,
                                              f"the paintings of --batch_size {options.batch_size},")
-        training.method.begin(training.data.targets(training.data.sample(STATES, training.rng)))
+        if not options.init:
+            images = training.data.sample(STATES, training.rng)
+            training.method.begin(training.data.targets(images))
 
     def __str__(self) -> str:
         return f"{self.paintings} paintings an update"

@@ -81,7 +81,7 @@ def test_more_steps_than_help_are_warned_of(checkout):
     for steps, warned in ((51, True), (50, False)):
         painting = checkout.start("test.py", "--divide", 1, "--max_step", steps, "-o", "p.png")
         assert painting.wait() == 0
-        assert ("worse again" in painting.errors) == warned
+        assert ("hardly make its paintings better" in painting.errors) == warned
 
 
 def test_a_painting_goes_on_without_a_reader(checkout):

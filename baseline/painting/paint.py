@@ -135,7 +135,7 @@ def paint_batch(
     if max(stage.steps for stage in stages) > MOST_STEPS and options.actor == ACTOR and not (
             options.refine):
         print(f"warning: this actor learnt to paint in {STEPS} steps; more than some {MOST_STEPS}, "
-              f"or {2 * MOST_STEPS} with tiles, make its paintings worse again", file=sys.stderr)
+              f"or {2 * MOST_STEPS} with tiles, hardly make its paintings better", file=sys.stderr)
     bundle = painter.bundle if painter else BUNDLE
     files = [Files(options, painting, bundle * steps) for painting in paintings]
     with ExitStack() as stack:
