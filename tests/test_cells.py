@@ -278,7 +278,7 @@ def test_learning_lowers_the_error_and_keeps_the_wiring(pictures):
     assert max(silent) < 0.2
 
 
-def test_training_saves_an_actor_that_paints_and_goes_on_from_it(checkout):
+def test_training_saves_an_actor_that_paints_and_goes_on_from_it(checkout, compiled):
     flags = ("--method", "cells", "--batch_size", 80, "--train_times", 3, "--env_batch", 2,
              "--validate_episodes", 1, "--device", "cpu")
     checkout.run("train.py", *flags)

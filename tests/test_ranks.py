@@ -84,7 +84,7 @@ def torchrun(*command: object, cwd: Path) -> str:
 def in_two(checkout: Checkout, script: str, *flags: object, good: bool = True) -> str:
     """Run a script in two processes, as torchrun does.  Returns what they printed, or errors."""
     shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "localhost",
-              "MASTER_PORT": str(free_port())}
+              "MASTER_PORT": str(free_port()), "OMP_NUM_THREADS": "1"}
     both = [checkout.start(script, *flags, environment=shared | dict.fromkeys(
         ("RANK", "LOCAL_RANK"), str(rank))) for rank in range(2)]
     for each in both:
@@ -212,32 +212,23 @@ def test_agent_training_in_two_processes_resumes_in_one(checkout, method):
     assert out.count("finished") == 1
     folder = checkout.root / "train_log" / "Paint-run1"
     assert len(list(folder.glob("memory-*of2.pt"))) == 2
-    resume_for(folder, 6, 9)
+    (folder / "run.json").write_text(
+        (folder / "run.json").read_text().replace('"train_times": 6', '"train_times": 9'))
+    state = torch.load(folder / "checkpoint.pt", weights_only=True)
+    torch.save(state | {"total_steps": 9}, folder / "checkpoint.pt")
     out = checkout.run("train.py", "--resume", folder)
     assert "is gone: the memory is filled anew" in out
     assert "step 9" in out
     assert [p.name[-8:] for p in folder.glob("memory-*")] == ["-0of1.pt"]
 
 
-def test_cells_are_trained_in_two_processes_and_gone_on_with_in_one(checkout):
+def test_cells_are_trained_in_two_processes(checkout, compiled):
     flags = ("--method", "cells", "--env_batch", 2, "--validate_episodes", 1, "--device", "cpu")
     errors = in_two(checkout, "train.py", *flags, "--batch_size", 120, good=False)
     assert "paintings of --batch_size 120, 3 cannot be shared evenly by 2 processes" in errors
     out = in_two(checkout, "train.py", *flags, "--batch_size", 80, "--train_times", 3)
     assert "1 paintings an update, 2 processes" in out
-    (folder,) = (path for path in (checkout.root / "train_log").iterdir()
-                 if (path / "checkpoint.pt").exists())
-    resume_for(folder, 3, 4)
-    assert "step 4" in checkout.run("train.py", "--resume", folder)
-
-
-def resume_for(folder: Path, before: int, steps: int) -> None:
-    """Let a finished run of so many steps have more."""
-    options = folder / "run.json"
-    options.write_text(options.read_text().replace(
-        f'"train_times": {before}', f'"train_times": {steps}'))
-    state = torch.load(folder / "checkpoint.pt", weights_only=True)
-    torch.save(state | {"total_steps": steps}, folder / "checkpoint.pt")
+    assert out.count("finished") == 1
 
 
 if __name__ == "__main__":
