@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 
 from DRL.actor import Actor
-from DRL.cells import SIZE, Cells, by_pass, in_order, paint_on, slopes
+from DRL.cells import SIZE, Cells, Folded, by_pass, in_order, paint_on, slopes
+from DRL.convolution import ByProducts
 from DRL.learner import Setup
 from DRL.orthogonal import orthogonal
 from DRL.wiring import (
@@ -60,14 +61,34 @@ def test_a_map_is_what_the_actor_comes_to(learner, pictures):
         x = F.relu(actor.bn1(actor.conv1(actor.planes((canvas, target), step / 40))))
         for stage in stages(actor):
             x = stage(x)
-        fast = learner.last_map(canvas, target, step)
+        fast = learner.last_map(canvas, target, step, Folded())
     assert torch.allclose(x.flatten(2).mT / 16, fast, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("inputs, filters, size, kernel, stride", [
+    (9, 8, 16, 3, 2), (8, 12, 8, 3, 1), (8, 12, 9, 1, 2)])
+def test_a_convolution_by_products_has_the_gradients_of_the_plain_one(
+    inputs, filters, size, kernel, stride
+):
+    chance = torch.Generator().manual_seed(0)
+    given = [torch.randn(shape, generator=chance) for shape in (
+        (3, inputs, size, size), (filters, inputs, kernel, kernel), (filters,))]
+    given[0] = given[0].contiguous(memory_format=torch.channels_last)
+    both = []
+    for convolution in (ByProducts.apply, F.conv2d):
+        own = [tensor.clone().requires_grad_() for tensor in given]
+        y = convolution(*own, (stride, stride), (kernel // 2, kernel // 2))
+        y.square().sum().backward()
+        both.append([y, *(tensor.grad for tensor in own)])
+    for fast, plain in zip(*both, strict=True):
+        assert fast.shape == plain.shape
+        assert torch.allclose(fast, plain, rtol=1e-4, atol=1e-3)
 
 
 def test_colours_and_signs_reach_the_last_map(learner, pictures):
     target, step = as_float(pictures[:3]), torch.tensor([3, 4, 8])
     with torch.no_grad():
-        seen = learner.last_map(target.flip(0), target, step)
+        seen = learner.last_map(target.flip(0), target, step, Folded())
     means = F.pixel_unshuffle(F.avg_pool2d(target, 8), 4).flatten(2).mT  # (3, 16 cells, 48)
     assert torch.allclose(seen[2, :, 48:96], means[2], atol=1e-4)
     assert not seen[:2, :, :96].any()
@@ -84,7 +105,7 @@ def test_a_shut_actor_paints_what_the_steps_cell_alone_would(learner, pictures):
     target = as_float(pictures[:40])
     canvas = target * torch.rand(40, 1, 1, 1, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
-        every = torch.sigmoid(learner.actor.fc(learner.last_map(canvas, target, step)))
+        every = torch.sigmoid(learner.actor.fc(learner.last_map(canvas, target, step, Folded())))
         alone = every[step, [cell_of(k) for k in range(40)]]
         actor = learner.finished()
         assert torch.allclose(actor(canvas, target, step / 40), alone, atol=1e-5)
@@ -99,7 +120,8 @@ def test_paintings_of_other_lengths_have_a_cell_for_every_step(learner, pictures
     step = torch.arange(steps) * 40 / steps
     target = as_float(pictures[:1]).expand(steps, -1, -1, -1)
     with torch.no_grad():
-        every = torch.sigmoid(learner.actor.fc(learner.last_map(target * 0.5, target, step)))
+        seen = learner.last_map(target * 0.5, target, step, Folded())
+        every = torch.sigmoid(learner.actor.fc(seen))
         alone = learner.finished()(target * 0.5, target, step / 40)
     nearest = (every - alone[:, None]).abs().amax(2)
     assert nearest.amin(1).max() < 1e-4
@@ -121,7 +143,7 @@ def test_only_an_actor_with_a_gate_is_gone_on_from(learner, pictures):
                        again.average.state_dict()["layer4.1.conv2.weight"])
     target, step = as_float(pictures[:2]), torch.tensor([2, 30])
     with torch.no_grad():
-        mine, its = (one.last_map(target * 0.3, target, step) for one in (again, learner))
+        mine, its = (one.last_map(target * 0.3, target, step, Folded()) for one in (again, learner))
     assert torch.allclose(mine, its, atol=1e-4)
 
 
@@ -140,7 +162,8 @@ def test_passes_are_ordered_as_the_actor_alone_paints():
 def test_a_new_actor_paints_plain_strokes(learner, pictures):
     target, step = as_float(pictures[-16:]), torch.full((16,), COARSE)
     with torch.no_grad():
-        bundles = torch.sigmoid(learner.actor.fc(learner.last_map(target * 0, target, step)))
+        seen = learner.last_map(target * 0, target, step, Folded())
+        bundles = torch.sigmoid(learner.actor.fc(seen))
     difference = (bundles - plain_strokes(target, 4, 0.6)).abs().mean()
     assert difference < 0.05
     assert (bundles - bundles.mean((0, 1))).abs().mean() > 2 * difference

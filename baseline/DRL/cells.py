@@ -17,10 +17,10 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from DRL.actor import Actor
+from DRL.convolution import convolve
 from DRL.layers import in_full
 from DRL.learner import Learner, Metrics, Setup
 from DRL.orthogonal import orthogonal
@@ -32,6 +32,7 @@ from DRL.wiring import (
     QUARTERS,
     SEEN,
     TURNS,
+    Layer,
     Wiring,
     fixed,
     is_wired,
@@ -117,7 +118,7 @@ class Cells(Learner):
         step = torch.where(passes < 2, PASS * passes, later)
         states = slice(0, count // 4)
         self.wiring.calibrate(self.planes(canvas[states], target[states], step[states]))
-        seen = self.last_map(canvas, target, step).cpu()
+        seen = self.last_map(canvas, target, step, Folded()).cpu()
         fine_rows, coarse_rows = passes >= 2, passes < 2
         x = torch.cat((seen[coarse_rows][:, QUARTERS].flatten(0, 1).repeat(CELLS, 1),
                        seen[fine_rows].flatten(0, 1))).double()
@@ -140,12 +141,12 @@ class Cells(Learner):
                                  (step / STEPS).to(device))
 
     def last_map(
-        self, canvas: torch.Tensor, target: torch.Tensor, step: torch.Tensor
+        self, canvas: torch.Tensor, target: torch.Tensor, step: torch.Tensor, layer: Layer
     ) -> torch.Tensor:
         """The last map (B, 16, 512), each cell as it is read where it is alone."""
         planes = self.planes(canvas, target, step)
         with self.precision.autocast():
-            x = through(self.actor, planes, folded)
+            x = through(self.actor, planes, layer)
         return x.flatten(2).mT.float() / SEEN
 
     @torch.no_grad()
@@ -256,11 +257,11 @@ class Cells(Learner):
         13 N) twice and (B, 16, 13 N) twice, and the canvases (B, 128, 128, 3) BGR in [0, 1] after
         each pass.
         """
-        count, bundles, canvases = len(target), [], []
+        count, bundles, canvases, layer = len(target), [], [], Folded()
         canvas = np.zeros((count, WIDTH, WIDTH, 3), np.float32)
         for number in range(4):
             with torch.set_grad_enabled(quarters or number >= 2):
-                seen = self.last_map(as_planes(canvas), target, drawn(number, count))
+                seen = self.last_map(as_planes(canvas), target, drawn(number, count), layer)
                 chosen = seen[:, QUARTERS] if number < 2 else seen
                 bundles.append(torch.sigmoid(in_full(self.actor.fc, chosen)).cpu())
             paint_on(canvas, bundles[-1].detach().reshape(count, -1, STROKE_DIM))
@@ -286,12 +287,22 @@ def share_of(inputs: torch.Tensor, deviation: torch.Tensor, taps: int = 1) -> to
     return share.clamp(max=FARTHEST)
 
 
-def folded(conv: nn.Conv2d, norm: nn.BatchNorm2d, x: torch.Tensor) -> torch.Tensor:
-    """A convolution and a normalisation by the statistics it has, in one; gradients flow."""
-    scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
-    weight = (conv.weight * scale[:, None, None, None]).contiguous(
-        memory_format=torch.channels_last)
-    return F.conv2d(x, weight, norm.bias - norm.running_mean * scale, conv.stride, conv.padding)
+class Folded:
+    """Layers of an actor, a normalisation by the statistics it has and a convolution folded into
+    one when they are first used; gradients flow."""
+
+    def __init__(self) -> None:
+        self.known: dict[nn.Conv2d, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def __call__(self, conv: nn.Conv2d, norm: nn.BatchNorm2d, x: torch.Tensor) -> torch.Tensor:
+        """What the two make of x."""
+        if conv not in self.known:
+            with torch.enable_grad():  # the first to use it may need none
+                scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+                weight = (conv.weight * scale[:, None, None, None]).contiguous(
+                    memory_format=torch.channels_last)
+                self.known[conv] = weight, norm.bias - norm.running_mean * scale
+        return convolve(x, *self.known[conv], conv.stride, conv.padding)
 
 
 def as_planes(canvas: np.ndarray) -> torch.Tensor:

@@ -17,10 +17,11 @@ def orthogonal(matrix: torch.Tensor) -> torch.Tensor:
     x = matrix / (matrix.norm() + 1e-12)
     if len(x) > x.shape[1]:
         return orthogonal(matrix.T).T
-    gram = x @ x.T
+    gram, product = x @ x.T, None
+    a, b, c = POLYNOMIAL
     identity = torch.eye(len(gram), dtype=x.dtype, device=x.device)
-    (a, b, c), product = POLYNOMIAL, identity
-    for _ in range(ROUNDS):
+    for left in reversed(range(ROUNDS)):
         p = a * identity + b * gram + c * (gram @ gram)
-        product, gram = p @ product, p @ gram @ p
+        product = p if product is None else p @ product
+        gram = p @ gram @ p if left else None
     return product @ x
