@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from DRL.actor import Actor
-from DRL.cells import SIZE, Cells, Folded, by_pass, in_order, limited, paint_on, slopes
+from DRL.cells import SIZE, Cells, Folded, by_pass, in_order, paint_on, slopes
 from DRL.convolution import ByProducts
 from DRL.learner import Setup
 from DRL.orthogonal import orthogonal
@@ -201,18 +201,6 @@ def test_strokes_on_a_canvas_have_the_gradient_that_they_have_in_the_painting(pi
     assert np.array_equal(below, before)
     assert same.item() == pytest.approx(error.item(), rel=1e-4)
     assert torch.allclose(part, slope[:, 30:], rtol=1e-3, atol=1e-8)
-
-
-def test_a_slope_goes_no_further_than_two_medians_of_its_kind():
-    kinds = torch.randn(2, 4, 5, 13, generator=torch.Generator().manual_seed(0))
-    kinds *= torch.logspace(-6, 6, 13)
-    kinds[0, 1, 2] *= 1000
-    found = limited(kinds.flatten(2)).view_as(kinds)
-    most = 2 * kinds.abs().flatten(0, 2).median(0).values
-    inside = kinds.abs() <= most
-    assert torch.equal(found[inside], kinds[inside]) and inside.float().mean() > 0.7
-    assert torch.equal(found, torch.where(inside, kinds, most * kinds.sign()))
-    assert (found[0, 1, 2].abs() == most).sum() > 10
 
 
 def states(learner: Cells, pictures: torch.Tensor) -> torch.Tensor:

@@ -56,7 +56,6 @@ FARTHEST = 3.0  # a weight goes, by a step
 MOMENTUM, SIZE = 0.9, 0.3  # of filters' steps; the root of the mean square of their numbers
 MEASURED = 300  # updates until inputs are measured again
 PROBES = 4  # paintings that they are measured on
-LIMIT = 2.0  # medians: a few slopes that are far larger would hide what the others say
 EARLY = 0.3  # weight of the error after an earlier pass
 ROUND = 3  # updates: one that learns the passes over quarters too, two of cells alone
 OPACITIES = 0.9, 0.6  # of the strokes that a new actor begins with, on quarters and on cells
@@ -227,8 +226,8 @@ class Cells(Learner):
             self.measure(target[:PROBES])
         quarters = turn == 0  # whether they are learnt too, or taken as they are
         with self.step("actor") as weights:
-            logits, canvases = self.paint(target, quarters)
-            strokes = [numbers.detach().sigmoid() for numbers in logits]
+            bundles, canvases = self.paint(target, quarters)
+            strokes = [bundle.detach() for bundle in bundles]
             taken, below = (0, None) if quarters else (2 * PASS * BUNDLE, canvases[1])
 
             def slopes_of(passes: int) -> tuple[torch.Tensor, list[torch.Tensor]]:
@@ -242,11 +241,10 @@ class Cells(Learner):
                 earlier = 1 + self.updates // ROUND % 2 if quarters else 3
                 for mine, its in zip(slope, slopes_of(earlier)[1], strict=False):
                     mine += EARLY * its
-            heavier = 2 * [ROUND] + 2 * [1]  # for the updates that take quarters as they are
-            loss = sum(weight * (limited(s * b * (1 - b)) * numbers).sum()
-                       for weight, s, b, numbers in zip(
-                           heavier, slope, strokes, logits, strict=True)
-                       if numbers.requires_grad) / len(target)
+            for mine in slope[:2]:
+                mine *= ROUND  # for the updates that take them as they are
+            loss = sum((s * b).sum() for s, b in zip(slope, bundles, strict=True)
+                       if b.requires_grad) / len(target)
             loss.backward(inputs=weights)
         return {"actor/error": error}, as_uint8(as_planes(canvases[-1]))
 
@@ -255,20 +253,20 @@ class Cells(Learner):
     ) -> tuple[list[torch.Tensor], list[np.ndarray]]:
         """Paint targets (B, 3, 128, 128) in [0, 1] in four passes.
 
-        quarters: whether the bundles of the first two have a gradient.  Returns the bundles before
-        the sigmoid, (B, 4, 13 N) twice and (B, 16, 13 N) twice, and the canvases (B, 128, 128, 3)
-        BGR in [0, 1] after each pass.
+        quarters: whether the bundles of the first two have a gradient.  Returns the bundles, (B, 4,
+        13 N) twice and (B, 16, 13 N) twice, and the canvases (B, 128, 128, 3) BGR in [0, 1] after
+        each pass.
         """
-        count, logits, canvases, layer = len(target), [], [], Folded()
+        count, bundles, canvases, layer = len(target), [], [], Folded()
         canvas = np.zeros((count, WIDTH, WIDTH, 3), np.float32)
         for number in range(4):
             with torch.set_grad_enabled(quarters or number >= 2):
                 seen = self.last_map(as_planes(canvas), target, drawn(number, count), layer)
                 chosen = seen[:, QUARTERS] if number < 2 else seen
-                logits.append(in_full(self.actor.fc, chosen).cpu())
-            paint_on(canvas, logits[-1].detach().sigmoid().reshape(count, -1, STROKE_DIM))
+                bundles.append(torch.sigmoid(in_full(self.actor.fc, chosen)).cpu())
+            paint_on(canvas, bundles[-1].detach().reshape(count, -1, STROKE_DIM))
             canvases.append(canvas.copy())
-        return logits, canvases
+        return bundles, canvases
 
 
 def drawn(number: int, count: int) -> torch.Tensor:
@@ -276,13 +274,6 @@ def drawn(number: int, count: int) -> torch.Tensor:
     if number < 2:
         return torch.randint(PASS, (count,)) + PASS * number
     return COARSE + TURNS * torch.randint(CELLS**2, (count,)) + number - 2
-
-
-def limited(slope: torch.Tensor) -> torch.Tensor:
-    """A pass's slopes (B, n, 13 N), each at most LIMIT medians of its kind among the 13."""
-    kinds = slope.view(-1, STROKE_DIM)
-    most = LIMIT * kinds.abs().median(0).values
-    return kinds.clamp(-most, most).view_as(slope)
 
 
 def share_of(inputs: torch.Tensor, deviation: torch.Tensor, taps: int = 1) -> torch.Tensor:
