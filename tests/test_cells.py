@@ -13,9 +13,10 @@ from DRL.convolution import ByProducts
 from DRL.learner import Setup
 from DRL.orthogonal import orthogonal
 from DRL.wiring import (
-    COARSE,
+    BEFORE,
+    EVERY,
     MEANS,
-    QUARTERS,
+    PASSES,
     fixed,
     is_wired,
     plain_strokes,
@@ -49,8 +50,7 @@ def learner(pictures) -> Cells:
     return learner
 
 
-def cell_of(step: int) -> int:
-    return QUARTERS[step % 4] if step < COARSE else (step - COARSE) // 2
+CELL_OF = [cell for cells in PASSES for cell in cells]  # a step
 
 
 def test_a_map_is_what_the_actor_comes_to(learner, pictures):
@@ -86,16 +86,17 @@ def test_a_convolution_by_products_has_the_gradients_of_the_plain_one(
 
 
 def test_colours_and_signs_reach_the_last_map(learner, pictures):
-    target, step = as_float(pictures[:3]), torch.tensor([3, 4, 8])
+    target, step = as_float(pictures[:4]), torch.tensor([3, 7, 8, 24])
     with torch.no_grad():
         seen = learner.last_map(target.flip(0), target, step, Folded())
-    means = F.pixel_unshuffle(F.avg_pool2d(target, 8), 4).flatten(2).mT  # (3, 16 cells, 48)
-    assert torch.allclose(seen[2, :, 48:96], means[2], atol=1e-4)
-    assert not seen[:2, :, :96].any()
-    signs = 16 * seen[:, 5, MEANS[4] : MEANS[4] + 5]
+    means = F.pixel_unshuffle(F.avg_pool2d(target, 8), 4).flatten(2).mT  # (4, 16 cells, 48)
+    assert torch.allclose(seen[1:, :, 48:96], means[1:], atol=1e-4)
+    assert not seen[0, :, :96].any()
+    signs = 16 * seen[:, 5, [*range(MEANS[4], MEANS[4] + 5), BEFORE]]
     place = 32 / 127
     assert torch.allclose(signs, torch.tensor([
-        [3 / 40, place, place, 0, 0], [4 / 40, place, place, 0, 1], [8 / 40, place, place, 1, 1],
+        [3 / 40, place, place, 0, 0, 1], [7 / 40, place, place, 1, 0, 1],
+        [8 / 40, place, place, 1, 0, 0], [24 / 40, place, place, 1, 1, 0],
     ]), atol=1e-5)
 
 
@@ -106,7 +107,7 @@ def test_a_shut_actor_paints_what_the_steps_cell_alone_would(learner, pictures):
     canvas = target * torch.rand(40, 1, 1, 1, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         every = torch.sigmoid(learner.actor.fc(learner.last_map(canvas, target, step, Folded())))
-        alone = every[step, [cell_of(k) for k in range(40)]]
+        alone = every[step, CELL_OF]
         actor = learner.finished()
         assert torch.allclose(actor(canvas, target, step / 40), alone, atol=1e-5)
         stored = Actor()
@@ -134,7 +135,7 @@ def test_only_an_actor_with_a_gate_is_gone_on_from(learner, pictures):
     stored.load_state_dict(half_state(actor))
     stored.eval()
     assert is_wired(actor) and is_wired(stored)
-    assert not is_wired(learner.actor) and not is_wired(Actor())
+    assert not is_wired(Actor())
     again = Cells(learner.setup)
     with pytest.raises(ValueError, match="not trained with --method cells"):
         again.go_on_from(Actor())
@@ -149,18 +150,15 @@ def test_only_an_actor_with_a_gate_is_gone_on_from(learner, pictures):
 
 def test_passes_are_ordered_as_the_actor_alone_paints():
     number = torch.arange(40.0)[None, :, None].expand(2, -1, 65)
-    quarters = [number[:, :4], number[:, 4:8]]
-    cells = [number[:, 8::2], number[:, 9::2]]
-    strokes = in_order(quarters + cells)
+    bundles = list(number.split([len(cells) for cells in PASSES], 1))
+    strokes = in_order(bundles)
     assert torch.equal(strokes.reshape(2, 40, 65), number)
-    for passes in (1, 2, 3, 4):
-        bundles = (quarters + cells)[:passes]
-        for mine, its in zip(by_pass(in_order(bundles), passes), bundles, strict=True):
-            assert torch.equal(mine, its)
+    for mine, its in zip(by_pass(strokes, bundles), bundles, strict=True):
+        assert torch.equal(mine, its)
 
 
 def test_a_new_actor_paints_plain_strokes(learner, pictures):
-    target, step = as_float(pictures[-16:]), torch.full((16,), COARSE)
+    target, step = as_float(pictures[-16:]), torch.full((16,), EVERY)
     with torch.no_grad():
         seen = learner.last_map(target * 0, target, step, Folded())
         bundles = torch.sigmoid(learner.actor.fc(seen))

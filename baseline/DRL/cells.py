@@ -1,10 +1,10 @@
 """The method of cells: the exact raster's gradient, for all cells of a picture at once.
 
-A painting is four passes over its picture, two over the quarters and two over the cells of the
-actor's last map; ``DRL.wiring`` says how an actor comes to keep them apart.  While it learns, a
-pass takes one look at the picture and paints what every quarter or cell would.  The error of the
-painting, its strokes in the order in which the actor alone would paint them, is carried back to
-every stroke, and from there to the actor, with what it sees cut off from the gradient.
+A painting is four passes over its picture, by the cells of the actor's last map: those of the
+quarters, those in the middle, and all of them twice; ``DRL.wiring`` says how an actor comes to keep
+them apart.  While it learns, a pass takes one look at the picture and paints what each of its cells
+would.  The error of the painting is carried back to every stroke, and from there to the actor, with
+what it sees cut off from the gradient.
 
 The actor's normalisation is by statistics that stay, so nothing but the size of a step keeps its
 units alive: a layer with many or large inputs moves far more than others at the same rate.  So each
@@ -27,11 +27,8 @@ from DRL.orthogonal import orthogonal
 from DRL.rpm import Transitions
 from DRL.wiring import (
     CELLS,
-    COARSE,
-    PASS,
-    QUARTERS,
+    PASSES,
     SEEN,
-    TURNS,
     Layer,
     Wiring,
     fixed,
@@ -41,7 +38,7 @@ from DRL.wiring import (
     shut,
     through,
 )
-from facts import BUNDLE, STEPS, WIDTH
+from facts import STEPS, WIDTH
 from painting.gradient import gradient
 from painting.raster import Boxes, paint_exact, place
 from painting.refine import descend
@@ -57,7 +54,8 @@ MOMENTUM, SIZE = 0.9, 0.3  # of filters' steps; the root of the mean square of t
 MEASURED = 300  # updates until inputs are measured again
 PROBES = 4  # paintings that they are measured on
 EARLY = 0.3  # weight of the error after an earlier pass
-ROUND = 3  # updates: one that learns the passes over quarters too, two of cells alone
+FEW = 2  # the passes over some of the cells
+ROUND = 3  # updates: one that learns these passes too, two that learn those over all cells alone
 OPACITIES = 0.9, 0.6  # of the strokes that a new actor begins with, on quarters and on cells
 RIDGE = 1e-3  # of each input's own square
 STATES = 512  # that a new actor begins with
@@ -88,11 +86,17 @@ class Cells(Learner):
         return shut(super().finished(averaged))
 
     def go_on_from(self, actor: Actor) -> None:
-        """Start from an actor that this method has trained.  Raises ValueError for others."""
+        """Start from an actor that this method has trained.  Raises ValueError for others.
+
+        What is fixed by hand is laid anew: its passes may have been others.
+        """
         if not is_wired(actor):
             raise ValueError("was not trained with --method cells")
+        kept = [tensor[at].clone() for tensor, at in fixed(self.actor, by_hand=True)]
         super().go_on_from(actor)
         for network in (self.actor, self.average):
+            for (tensor, at), values in zip(fixed(network, by_hand=True), kept, strict=True):
+                tensor.detach()[at] = values
             open_gate(network)
 
     @torch.no_grad()
@@ -104,27 +108,28 @@ class Cells(Learner):
         target, count = as_float(target.cpu()), len(target)
         coarse, fine = (plain_strokes(target, side, opacity)
                         for side, opacity in zip((2, CELLS), OPACITIES, strict=True))
-        strokes = torch.cat([part.reshape(count, -1, STROKE_DIM)
-                             for part in (coarse, coarse, fine)], 1)
-        passes = torch.arange(count) % 4  # that come next
+        bundles = [coarse, *(fine[:, list(cells)] for cells in PASSES[1:])]
         canvas = np.zeros((count, WIDTH, WIDTH, 3), np.float32)
-        for number, painted in enumerate((0, 20, 40, 120)):
-            rows = (passes == number).numpy()
-            part = canvas[rows]
-            paint_on(part, strokes[rows, :painted])
-            canvas[rows] = part
+        rows = [torch.arange(number, count, len(PASSES)) for number in range(len(PASSES))]
+        step = torch.empty(count, dtype=torch.int64)
+        for number, mine in enumerate(rows):
+            part = canvas[mine.numpy()]
+            for painted in bundles[:number]:
+                paint_on(part, painted[mine].reshape(len(mine), -1, STROKE_DIM))
+            canvas[mine.numpy()] = part
+            step[mine] = drawn(number, len(mine))
         canvas = as_planes(canvas)
-        later = COARSE + torch.arange(count) % (STEPS - COARSE)
-        step = torch.where(passes < 2, PASS * passes, later)
         states = slice(0, count // 4)
         self.wiring.calibrate(self.planes(canvas[states], target[states], step[states]))
         seen = self.last_map(canvas, target, step, Folded()).cpu()
-        fine_rows, coarse_rows = passes >= 2, passes < 2
-        x = torch.cat((seen[coarse_rows][:, QUARTERS].flatten(0, 1).repeat(CELLS, 1),
-                       seen[fine_rows].flatten(0, 1))).double()
-        y = torch.cat((coarse[coarse_rows].flatten(0, 1).repeat(CELLS, 1),
-                       fine[fine_rows].flatten(0, 1))).double().clamp(0.015, 0.985).logit()
+        x, y = [], []
+        for mine, cells, bundle in zip(rows, PASSES, bundles, strict=True):
+            again = CELLS**2 // len(cells)  # so that each pass counts alike
+            x.append(seen[mine][:, list(cells)].flatten(0, 1).repeat(again, 1))
+            y.append(bundle[mine].flatten(0, 1).repeat(again, 1))
+        x = torch.cat(x).double()
         x = torch.cat((x, torch.ones(len(x), 1)), 1)
+        y = torch.cat(y).double().clamp(0.015, 0.985).logit()
         square = x.T @ x
         ridge = torch.diag(RIDGE * square.diagonal() + 1e-6)
         weights = torch.linalg.solve(square + ridge, x.T @ y).T
@@ -152,7 +157,7 @@ class Cells(Learner):
     @torch.no_grad()
     def measure(self, target: torch.Tensor) -> None:
         """Set the shares by what each layer is given in paintings of targets (B, 3, 128, 128)."""
-        _, canvases = self.paint(target, False)
+        _, canvases = self.paint(target, len(PASSES))
         before = [np.zeros_like(canvases[0]), *canvases[:3]]
         seen = torch.cat([self.planes(as_planes(canvas), target, drawn(number, len(target)))
                           for number, canvas in enumerate(before)])
@@ -173,7 +178,8 @@ class Cells(Learner):
         for share in shares.values():
             self.ranks.total(share).div_(self.ranks.world)
         for tensor, at in fixed(self.actor):
-            shares[tensor][at] = 0
+            if tensor in shares:
+                shares[tensor][at] = 0
         self.shares = list(shares.values())
 
     @contextmanager
@@ -224,46 +230,42 @@ class Cells(Learner):
         target, turn = as_float(target.cpu()), self.updates % ROUND
         if self.updates % MEASURED == 0:
             self.measure(target[:PROBES])
-        quarters = turn == 0  # whether they are learnt too, or taken as they are
+        first = 0 if turn == 0 else FEW  # of the passes that are learnt; those before are taken
         with self.step("actor") as weights:
-            bundles, canvases = self.paint(target, quarters)
-            strokes = [bundle.detach() for bundle in bundles]
-            taken, below = (0, None) if quarters else (2 * PASS * BUNDLE, canvases[1])
+            bundles, canvases = self.paint(target, first)
+            below = canvases[first - 1] if first else None
 
             def slopes_of(passes: int) -> tuple[torch.Tensor, list[torch.Tensor]]:
-                painted = in_order(strokes[:passes])
-                slope = torch.zeros_like(painted)
-                error, slope[:, taken:] = slopes(painted[:, taken:], target, below)
-                return error, by_pass(slope, passes)
+                learnt = [bundle.detach() for bundle in bundles[first:passes]]
+                error, slope = slopes(in_order(learnt), target, below)
+                return error, by_pass(slope, learnt)
 
-            error, slope = slopes_of(4)
-            if turn < 2:  # another moment too: after a pass over quarters, or the first over cells
-                earlier = 1 + self.updates // ROUND % 2 if quarters else 3
+            error, slope = slopes_of(len(PASSES))
+            if turn < 2:  # another moment too: after a pass over few cells, or the first over all
+                earlier = FEW + 1 if first else 1 + self.updates // ROUND % FEW
                 for mine, its in zip(slope, slopes_of(earlier)[1], strict=False):
                     mine += EARLY * its
-            for mine in slope[:2]:
+            for mine in slope[: FEW - first]:
                 mine *= ROUND  # for the updates that take them as they are
-            loss = sum((s * b).sum() for s, b in zip(slope, bundles, strict=True)
-                       if b.requires_grad) / len(target)
+            loss = sum((s * b).sum()
+                       for s, b in zip(slope, bundles[first:], strict=True)) / len(target)
             loss.backward(inputs=weights)
         return {"actor/error": error}, as_uint8(as_planes(canvases[-1]))
 
     def paint(
-        self, target: torch.Tensor, quarters: bool
+        self, target: torch.Tensor, first: int
     ) -> tuple[list[torch.Tensor], list[np.ndarray]]:
         """Paint targets (B, 3, 128, 128) in [0, 1] in four passes.
 
-        quarters: whether the bundles of the first two have a gradient.  Returns the bundles, (B, 4,
-        13 N) twice and (B, 16, 13 N) twice, and the canvases (B, 128, 128, 3) BGR in [0, 1] after
-        each pass.
+        first: of the passes whose bundles have a gradient.  Returns their bundles, (B, cells,
+        13 N), and the canvases (B, 128, 128, 3) BGR in [0, 1] after each pass.
         """
         count, bundles, canvases, layer = len(target), [], [], Folded()
         canvas = np.zeros((count, WIDTH, WIDTH, 3), np.float32)
-        for number in range(4):
-            with torch.set_grad_enabled(quarters or number >= 2):
+        for number, cells in enumerate(PASSES):
+            with torch.set_grad_enabled(number >= first):
                 seen = self.last_map(as_planes(canvas), target, drawn(number, count), layer)
-                chosen = seen[:, QUARTERS] if number < 2 else seen
-                bundles.append(torch.sigmoid(in_full(self.actor.fc, chosen)).cpu())
+                bundles.append(torch.sigmoid(in_full(self.actor.fc, seen[:, list(cells)])).cpu())
             paint_on(canvas, bundles[-1].detach().reshape(count, -1, STROKE_DIM))
             canvases.append(canvas.copy())
         return bundles, canvases
@@ -271,9 +273,8 @@ class Cells(Learner):
 
 def drawn(number: int, count: int) -> torch.Tensor:
     """Steps (count,) of a pass: each cell's is its own, and which one all see is chance."""
-    if number < 2:
-        return torch.randint(PASS, (count,)) + PASS * number
-    return COARSE + TURNS * torch.randint(CELLS**2, (count,)) + number - 2
+    begun = sum(map(len, PASSES[:number]))
+    return begun + torch.randint(len(PASSES[number]), (count,))
 
 
 def share_of(inputs: torch.Tensor, deviation: torch.Tensor, taps: int = 1) -> torch.Tensor:
@@ -311,19 +312,15 @@ def as_planes(canvas: np.ndarray) -> torch.Tensor:
 
 
 def in_order(bundles: list[torch.Tensor]) -> torch.Tensor:
-    """The bundles of one to four passes as strokes (B, n, 13), as the actor alone would paint."""
-    parts = bundles[:2] + ([torch.stack(bundles[2:], 2)] if bundles[2:] else [])
-    return torch.cat([part.reshape(len(part), -1, STROKE_DIM) for part in parts], 1)
+    """The bundles of some passes, (B, cells, 13 N), as strokes (B, n, 13)."""
+    return torch.cat(bundles, 1).reshape(len(bundles[0]), -1, STROKE_DIM)
 
 
-def by_pass(strokes: torch.Tensor, passes: int) -> list[torch.Tensor]:
-    """The other way round: strokes (B, n, 13) as the bundles of so many passes."""
-    numbers = BUNDLE * STROKE_DIM
-    bundles = strokes.reshape(len(strokes), -1, numbers)
-    coarse = list(bundles[:, : PASS * min(passes, 2)].split(PASS, 1))
-    fine = bundles[:, PASS * len(coarse) :].reshape(
-        len(strokes), CELLS**2, max(passes - 2, 0), numbers)
-    return [part.clone() for part in (*coarse, *fine.unbind(2))]
+def by_pass(strokes: torch.Tensor, bundles: list[torch.Tensor]) -> list[torch.Tensor]:
+    """The other way round: strokes (B, n, 13) as such bundles."""
+    counts = [bundle.shape[1] for bundle in bundles]
+    numbers = strokes.reshape(len(strokes), sum(counts), -1)
+    return [part.clone() for part in numbers.split(counts, 1)]
 
 
 def paint_on(canvas: np.ndarray, strokes: torch.Tensor) -> None:

@@ -3,12 +3,13 @@
 A bundle is read off the mean of the actor's last map, which has 4x4 cells.  Some channels are wired
 to carry colours and places to that map, and others to shut all cells of it but one, which the
 step says: in the first tenth of a painting the four whose centres are those of the quarters, in
-the second tenth the same, then all 16 in reading order.  While it learns the gate is open, and
-each cell is read as if it were alone: one pass gives the bundles of all cells.
+the second tenth the four in the middle, then all 16 in reading order and all of them the other way
+round.  While it learns the gate is open, and each cell is read as if it were alone: one pass gives
+the bundles of all cells.
 """
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -21,16 +22,20 @@ from Renderer.canvas import STROKE_DIM
 
 CELLS = 4  # a side of the last map
 QUARTERS = (5, 7, 13, 15)  # cells in reading order whose centres are those of the quarters
-COARSE, PASS = 8, 4  # steps of STEPS on quarters, and of one pass over them
-TURNS = 2  # steps on each cell after that
+CENTRE = (5, 6, 9, 10)
+PASSES = (QUARTERS, CENTRE, range(CELLS**2), range(CELLS**2)[::-1])  # their cells, a step each
+MIDDLE, EVERY, AGAIN = 4, 8, 24  # of STEPS: the first on the middle, on all cells, a second time
 MEANS = (6, 6, 24, 96, 96)  # channels of colours after the first layer and after each stage
-HIDDEN = (0, 8, 24, 96, 102)  # channels that are wired between the first two layers of a stage
+HIDDEN = (0, 8, 24, 96, 103)  # channels that are wired between the first two layers of a stage
 STEP, ROW, COLUMN, FINE, SECOND = range(5)  # signs, in the channels after the colours
 BASIS = 101  # channels: row - 0, 1, 2 and column - 0, 1, 2 of the cell, where they are positive
 COARSE_BASIS = 107  # on quarters alone: 1, and 1 in the lower row, in the right column
 COARSE_COLOURS = 110  # on quarters alone: colours of the cells above and left, of the target
-WIRED = 122
-GATE, LOUD = 1024.0, 40.0  # how fast a gate shuts; steps that a switch outdoes; exact in fp16
+BEFORE = 122  # channel: 1 before all cells are painted
+WIRED = 123
+GATE = 1024  # how fast a gate shuts
+LOUD, AWAY = 40, 8  # steps that switches outdo, and that a cell is off which is never painted
+UNITS = [0, 1, 2, 3, 4, 21, 22, 23]  # of the gate, in the last block
 SHARP = 100.0  # of the switches at a step
 SEEN = CELLS**2  # the mean divides a cell that is alone by so much
 
@@ -57,7 +62,7 @@ def through(actor: Actor, planes: torch.Tensor, layer: Layer) -> torch.Tensor:
     return x
 
 
-def same(norm: nn.BatchNorm2d, rows: range) -> None:
+def same(norm: nn.BatchNorm2d, rows: Sequence[int]) -> None:
     """Let channels pass a normalisation as they are."""
     rows = list(rows)
     norm.running_mean[rows], norm.running_var[rows] = 0, 1 - norm.eps
@@ -98,7 +103,7 @@ class Wiring:
             conv.weight[plane, plane, 1:, 1:] = 1 / 4
         for sign in (STEP, ROW, COLUMN):
             conv.weight[6 + sign, 6 + sign, 1, 1] = 1
-        for sign, step in ((FINE, COARSE), (SECOND, PASS)):  # 0 before the step, 25 or more from it
+        for sign, step in ((FINE, MIDDLE), (SECOND, AGAIN)):  # 0 before the step, then 25 or more
             conv.weight[6 + sign, 6, 1, 1] = STEPS * SHARP
             norm.bias[6 + sign] = (0.25 - step) * SHARP
 
@@ -139,24 +144,29 @@ class Wiring:
             block.conv2.weight[6 + sign, hidden, 1, 1], block.bn2.bias[6 + sign] = -1, 1
 
     def _basis(self) -> None:
-        """Any function of a cell's row, or column, is linear in its three numbers."""
+        """Any function of a cell's row, or column, is linear in its three numbers; a switch."""
         block = self.actor.layer4[0]
         for number in range(6):
             hidden, sign = MEANS[4] + number, (ROW, COLUMN)[number // 3]
             block.conv1.weight[hidden, MEANS[3] + sign, 1, 1] = (WIDTH - 1) / (WIDTH // CELLS)
             block.bn1.bias[hidden] = -(number % 3)
             block.conv2.weight[BASIS + number, hidden, 1, 1] = SEEN
+        hidden = MEANS[4] + 6  # 0 before the step, then 25 or more
+        block.conv1.weight[hidden, MEANS[3] + STEP, 1, 1] = STEPS * SHARP
+        block.bn1.bias[hidden] = (0.25 - EVERY) * SHARP
+        block.conv2.weight[:, hidden] = 0
+        block.conv2.weight[BEFORE, hidden, 1, 1], block.bn2.bias[BEFORE] = -1, 1
 
     def _quarters(self) -> None:
         """What the last layer needs on quarters, and that it has no colours of a cell there.
 
-        The first five channels in the last block are left to the gate.
+        UNITS of the last block are left to the gate.
         """
         block, fine = self.actor.layer4[1], MEANS[4] + FINE
         conv, bias = block.conv1.weight, block.bn1.bias
-        conv[21:, [*range(MEANS[4]), *range(BASIS, BASIS + 6)]] /= SEEN
-        conv[21:, COARSE_BASIS:WIRED] = 0
-        self._rows(block.conv1, block.bn1, 21)
+        conv[24:, [*range(MEANS[4]), *range(BASIS, BASIS + 6)]] /= SEEN
+        conv[24:, COARSE_BASIS:WIRED] = 0
+        self._rows(block.conv1, block.bn1, 24)
         conv[5, fine, 1, 1], bias[5] = -1, 1
         for hidden, last in ((6, BASIS + 2), (7, BASIS + 5)):
             conv[hidden, last, 1, 1], conv[hidden, fine, 1, 1] = 1 / SEEN, -1
@@ -189,26 +199,33 @@ class Wiring:
         through(self.actor, planes, layer)
 
 
-def fixed(actor: Actor) -> list[tuple[torch.Tensor, tuple]]:
-    """What training must leave as it is, so that the gate works: tensors and places in them."""
-    def rows(conv: nn.Conv2d, norm: nn.BatchNorm2d, first: int, end: int) -> None:
-        found.extend((t, (slice(first, end),)) for t in (conv.weight, norm.weight, norm.bias))
+def fixed(actor: Actor, by_hand: bool = False) -> list[tuple[torch.Tensor, tuple]]:
+    """What must stay as it is, so that the gate works: parameters, statistics, places in them.
+
+    by_hand: only what is the same in all actors.
+    """
+    def rows(conv: nn.Conv2d, norm: nn.BatchNorm2d, *numbers: int) -> None:
+        found.extend((t, (list(numbers),)) for t in (
+            conv.weight, norm.weight, norm.bias, norm.running_mean, norm.running_var))
 
     found: list[tuple[torch.Tensor, tuple]] = []
-    rows(actor.conv1, actor.bn1, MEANS[0], MEANS[0] + 5)
+    every = slice(None)
+    rows(actor.conv1, actor.bn1, *range(MEANS[0], MEANS[0] + 5))
     for stage, (first, second) in enumerate(stages(actor), 1):
-        end = COARSE_COLOURS if stage == 4 else MEANS[stage] + 5
+        signs = range(MEANS[stage], COARSE_COLOURS if stage == 4 else MEANS[stage] + 5)
         for pair in ((first.conv2, first.bn2), first.shortcut, (second.conv2, second.bn2)):
-            rows(*pair, MEANS[stage], end)
-    every, block = slice(None), actor.layer1[0]
-    rows(block.conv1, block.bn1, 6, 8)
-    found.append((block.conv2.weight, (every, slice(6, 8))))
-    found.extend((conv.weight, (every, slice(6 + FINE, 6 + SECOND + 1)))
+            rows(*pair, *signs, *[BEFORE] * (stage == 4))
+    block, (first, last) = actor.layer1[0], actor.layer4
+    rows(block.conv1, block.bn1, 6, 7)
+    found.extend((conv.weight, (every, [6 + FINE, 6 + SECOND]))
                  for conv in (block.conv1, block.shortcut[0]))
-    first, last = actor.layer4
-    rows(first.conv1, first.bn1, MEANS[4], MEANS[4] + 6)
-    rows(last.conv1, last.bn1, 0, 9)
-    return [*found, (last.conv2.weight, (every, slice(0, 9)))]
+    rows(first.conv1, first.bn1, *range(MEANS[4], HIDDEN[4]))
+    found.append((first.conv2.weight, (every, HIDDEN[4] - 1)))
+    rows(last.conv1, last.bn1, *UNITS, *range(5, 9))
+    if not by_hand:
+        found += [(block.conv2.weight, (every, [6, 7])),
+                  (last.conv2.weight, (every, [*UNITS, *range(5, 9)]))]
+    return found
 
 
 @torch.no_grad()
@@ -222,45 +239,56 @@ def shut(actor: Actor) -> Actor:
     block.conv2.weight *= scale[:, None, None, None]
     same(norm, range(STAGES[-1]))
     norm.bias.copy_(shift)
-    conv[:5] = 0
-    same(block.bn1, range(5))
+    conv[UNITS] = 0
+    same(block.bn1, UNITS)
     step, fine, second = (MEANS[4] + sign for sign in (STEP, FINE, SECOND))
-    row, column = BASIS, BASIS + 3
-    # On cells, e = STEPS step - COARSE - TURNS (4 row + column): shut where e < -0.25, and where
-    # e > 1.75, 1.875 in the last row or column, 2 in both: the last cell stays open to the end.
-    # On quarters, e = STEPS step - PASS second - (row - 1) - (column - 1) / 2, of odd rows and
-    # columns: shut where e < -0.25, e > 0.75.
-    for hidden, (sign, offset, rows, columns, late, loud) in enumerate((
-        (1, COARSE + TURNS - 0.25, TURNS * CELLS, TURNS, 0, LOUD),
-        (-1, COARSE - 0.25, TURNS * CELLS, TURNS, 0, LOUD),
-        (1, -0.75, 1, 1 / 2, PASS, -LOUD), (-1, -1.75, 1, 1 / 2, PASS, -LOUD),
-    )):
-        conv[hidden, step, 1, 1] = sign * STEPS * GATE
-        conv[hidden, row, 1, 1] = -sign * rows * GATE / SEEN
-        conv[hidden, column, 1, 1] = -sign * columns * GATE / SEEN
-        conv[hidden, second, 1, 1] = -sign * late * GATE
-        conv[hidden, fine, 1, 1] = loud * GATE
-        bias[hidden] = -sign * offset * GATE - max(loud, 0) * GATE
-    conv[0, [row + 2, column + 2], 1, 1] = -GATE / 8 / SEEN
-    # Even rows and columns are those where 1 - r + 2 (r - 1) - 2 (r - 2), each if positive, is 1.
-    for number in range(6):
-        conv[4, BASIS + number, 1, 1] = (-1, 2, -2)[number % 3] * GATE / SEEN
-    conv[4, fine, 1, 1], bias[4] = -LOUD * GATE, 2 * GATE
-    block.conv2.weight[:, :5] = 0
-    block.conv2.weight[:, :5, 1, 1] = -1
+    late, early = 1, -1
+
+    def unit(
+        number: int, sign: int, offset: float, rows: int, places: tuple[int, int, int],
+        weights: dict[int, int],
+    ) -> None:
+        """Shuts where sign (STEPS step + weights signs - rows f(row) - f(column) - offset) > 0.
+
+        places: f, by the three numbers of a row or column.
+        """
+        conv[number, step, 1, 1] = sign * STEPS * GATE
+        for channel, weight in weights.items():
+            conv[number, channel, 1, 1] = sign * weight * GATE
+        for place, value in enumerate(places):
+            conv[number, BASIS + place, 1, 1] = -sign * rows * value * GATE / SEEN
+            conv[number, BASIS + 3 + place, 1, 1] = -sign * value * GATE / SEEN
+        bias[number] = -sign * offset * GATE
+
+    # All cells: at steps of 4 row + column on, and back again.
+    unit(0, late, EVERY + 0.75, CELLS, (1, 0, 0), {second: -LOUD})
+    unit(1, early, EVERY - 0.25, CELLS, (1, 0, 0), {BEFORE: LOUD})
+    unit(21, late, STEPS - 0.25 + AWAY, CELLS, (-1, 0, 0), {second: AWAY})
+    unit(22, early, STEPS - 1.25 - LOUD, CELLS, (-1, 0, 0), {second: -LOUD})
+    unit(23, late, STEPS - 0.25 + AWAY, 1, (AWAY, 0, 0), {second: AWAY})  # undoes 21 in the first
+    # Two rows and two columns, in which f is 0 and 1; of others f is AWAY, so it is early for ever.
+    unit(2, late, 0.75 + LOUD, 2, (0, 1, -1), {fine: -MIDDLE, BEFORE: LOUD})
+    unit(3, early, 3 * AWAY - 0.25, 2, (-AWAY, 2 * AWAY, 1 - 2 * AWAY), {fine: LOUD})
+    unit(4, early, 3 * AWAY + MIDDLE - 0.25 - 2 * LOUD, 2, (-AWAY, 1 + AWAY, AWAY - 2),
+         {fine: -LOUD, BEFORE: -LOUD})
+    open_gate(actor)
+    block.conv2.weight[:, UNITS, 1, 1] = -1
+    block.conv2.weight[:, 23, 1, 1] = 1
     return actor
 
 
 def is_wired(actor: Actor) -> bool:
-    """Whether an actor has such a gate, and it is shut."""
-    mine, its = (a.layer4[1].conv1.weight[:5] for a in (actor, shut(actor)))
-    return actor.bundle == BUNDLE and torch.equal(mine, its)
+    """Whether an actor's third stage carries the signs."""
+    carried = actor.layer3[0].shortcut[0].weight[MEANS[3] : MEANS[3] + 5, :, 0, 0]
+    wanted = torch.zeros_like(carried)
+    wanted[range(5), range(MEANS[2], MEANS[2] + 5)] = 1
+    return actor.bundle == BUNDLE and torch.equal(carried, wanted)
 
 
 @torch.no_grad()
 def open_gate(actor: Actor) -> None:
     """Let an actor see all cells again."""
-    actor.layer4[1].conv2.weight[:, :5] = 0
+    actor.layer4[1].conv2.weight[:, UNITS] = 0
 
 
 # By row and column, as shares of a cell or quarter, and radius, as a share of its side: five discs.
