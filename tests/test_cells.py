@@ -139,7 +139,7 @@ def test_only_an_actor_with_a_gate_is_gone_on_from(learner, pictures):
     again = Cells(learner.setup)
     with pytest.raises(ValueError, match="not trained with --method cells"):
         again.go_on_from(Actor())
-    actor.bn1.bias[MEANS[0] + 3 : MEANS[0] + 5].add_(100)  # another beginning of passes, which is not kept
+    actor.bn1.bias[MEANS[0] + 3 : MEANS[0] + 5].add_(100)  # of passes that begin elsewhere
     again.go_on_from(actor)
     assert torch.equal(again.actor.state_dict()["layer4.1.conv2.weight"],
                        again.average.state_dict()["layer4.1.conv2.weight"])

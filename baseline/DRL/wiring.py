@@ -3,9 +3,9 @@
 A bundle is read off the mean of the actor's last map, which has 4x4 cells.  Some channels are wired
 to carry colours and places to that map, and others to shut all cells of it but one, which the
 step says: in the first tenth of a painting the four whose centres are those of the quarters, in
-the second tenth the four in the middle, then all 16 in reading order and all of them the other way
-round.  While it learns the gate is open, and each cell is read as if it were alone: one pass gives
-the bundles of all cells.
+the second tenth the four in the middle, then all 16, row by row and each row from its middle, and
+all of them the other way round.  While it learns the gate is open, and each cell is read as if it
+were alone: one pass gives the bundles of all cells.
 """
 
 import copy
@@ -23,7 +23,8 @@ from Renderer.canvas import STROKE_DIM
 CELLS = 4  # a side of the last map
 QUARTERS = (5, 7, 13, 15)  # cells in reading order whose centres are those of the quarters
 CENTRE = (5, 6, 9, 10)
-PASSES = (QUARTERS, CENTRE, range(CELLS**2), range(CELLS**2)[::-1])  # their cells, a step each
+ALL = tuple(row + column for row in (0, 4, 8, 12) for column in (1, 2, 0, 3))
+PASSES = (QUARTERS, CENTRE, ALL, ALL[::-1])  # their cells, a step each
 MIDDLE, EVERY, AGAIN = 4, 8, 24  # of STEPS: the first on the middle, on all cells, a second time
 MEANS = (6, 6, 24, 96, 96)  # channels of colours after the first layer and after each stage
 HIDDEN = (0, 8, 24, 96, 103)  # channels that are wired between the first two layers of a stage
@@ -245,32 +246,35 @@ def shut(actor: Actor) -> Actor:
     late, early = 1, -1
 
     def unit(
-        number: int, sign: int, offset: float, rows: int, places: tuple[int, int, int],
-        weights: dict[int, int],
+        number: int, sign: int, offset: float, weights: dict[int, int], *places: tuple[int, ...]
     ) -> None:
-        """Shuts where sign (STEPS step + weights signs - rows f(row) - f(column) - offset) > 0.
+        """Shuts where sign (STEPS step + weights signs - f(row) - g(column) - offset) > 0.
 
-        places: f, by the three numbers of a row or column.
+        places: f and g, by the three numbers of a row and a column.
         """
         conv[number, step, 1, 1] = sign * STEPS * GATE
         for channel, weight in weights.items():
             conv[number, channel, 1, 1] = sign * weight * GATE
-        for place, value in enumerate(places):
-            conv[number, BASIS + place, 1, 1] = -sign * rows * value * GATE / SEEN
-            conv[number, BASIS + 3 + place, 1, 1] = -sign * value * GATE / SEEN
+        for channel, value in enumerate(sum(places, ()), BASIS):
+            conv[number, channel, 1, 1] = -sign * value * GATE / SEEN
         bias[number] = -sign * offset * GATE
 
-    # All cells: at steps of 4 row + column on, and back again.
-    unit(0, late, EVERY + 0.75, CELLS, (1, 0, 0), {second: -LOUD})
-    unit(1, early, EVERY - 0.25, CELLS, (1, 0, 0), {BEFORE: LOUD})
-    unit(21, late, STEPS - 0.25 + AWAY, CELLS, (-1, 0, 0), {second: AWAY})
-    unit(22, early, STEPS - 1.25 - LOUD, CELLS, (-1, 0, 0), {second: -LOUD})
-    unit(23, late, STEPS - 0.25 + AWAY, 1, (AWAY, 0, 0), {second: AWAY})  # undoes 21 in the first
-    # Two rows and two columns, in which f is 0 and 1; of others f is AWAY, so it is early for ever.
-    unit(2, late, 0.75 + LOUD, 2, (0, 1, -1), {fine: -MIDDLE, BEFORE: LOUD})
-    unit(3, early, 3 * AWAY - 0.25, 2, (-AWAY, 2 * AWAY, 1 - 2 * AWAY), {fine: LOUD})
-    unit(4, early, 3 * AWAY + MIDDLE - 0.25 - 2 * LOUD, 2, (-AWAY, 1 + AWAY, AWAY - 2),
-         {fine: -LOUD, BEFORE: -LOUD})
+    # All cells: n = 4 row + (2, 0, 1, 3)[column] steps after the first.
+    rows, columns = (4, 0, 0), (-2, 3, 1)
+    unit(0, late, EVERY + 2.75, {second: -LOUD}, rows, columns)
+    unit(1, early, EVERY + 1.75, {BEFORE: LOUD}, rows, columns)
+    # Back again: n steps before the last.  The last unit undoes that before it where n is 0.
+    rows, columns = (-4, 0, 0), (2, -3, -1)
+    unit(22, early, STEPS - 3.25 - LOUD, {second: -LOUD}, rows, columns)
+    unit(21, late, STEPS - 2.25 + AWAY, {second: AWAY}, rows, columns)
+    unit(23, late, STEPS - 0.25 + 2 * AWAY, {second: AWAY}, (AWAY, 0, 0), (-AWAY, 2 * AWAY, 0))
+    # Quarters and middle: 2 f(row) + f(column) steps after the first, f 0 and 1 in those that count
+    # and AWAY in others, which is early for ever.
+    unit(2, late, 0.75 + LOUD, {fine: -MIDDLE, BEFORE: LOUD}, (0, 2, -2), (0, 1, -1))
+    unit(3, early, 3 * AWAY - 0.25, {fine: LOUD},
+         (-2 * AWAY, 4 * AWAY, 2 - 4 * AWAY), (-AWAY, 2 * AWAY, 1 - 2 * AWAY))
+    unit(4, early, 3 * AWAY + MIDDLE - 0.25 - 2 * LOUD, {fine: -LOUD, BEFORE: -LOUD},
+         (-2 * AWAY, 2 + 2 * AWAY, 2 * AWAY - 4), (-AWAY, 1 + AWAY, AWAY - 2))
     open_gate(actor)
     block.conv2.weight[:, UNITS, 1, 1] = -1
     block.conv2.weight[:, 23, 1, 1] = 1
