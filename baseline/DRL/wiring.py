@@ -10,6 +10,7 @@ were alone: one pass gives the bundles of all cells.
 
 import copy
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 
 import torch
 import torch.nn.functional as F
@@ -25,7 +26,8 @@ QUARTERS = (5, 7, 13, 15)  # cells in reading order whose centres are those of t
 CENTRE = (5, 6, 9, 10)
 ALL = tuple(row + column for row in (0, 4, 8, 12) for column in (1, 2, 0, 3))
 PASSES = (QUARTERS, CENTRE, ALL, ALL[::-1])  # their cells, a step each
-MIDDLE, EVERY, AGAIN = 4, 8, 24  # of STEPS: the first on the middle, on all cells, a second time
+# Of STEPS, the first on the middle, on all cells, and on these a second time.
+MIDDLE, EVERY, AGAIN, _ = accumulate(map(len, PASSES))
 MEANS = (6, 6, 24, 96, 96)  # channels of colours after the first layer and after each stage
 HIDDEN = (0, 8, 24, 96, 103)  # channels that are wired between the first two layers of a stage
 STEP, ROW, COLUMN, FINE, SECOND = range(5)  # signs, in the channels after the colours
