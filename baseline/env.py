@@ -5,8 +5,8 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from constants import WIDTH
 from DRL.rpm import Transitions
-from facts import WIDTH
 from images import Images
 from Renderer.canvas import as_float
 

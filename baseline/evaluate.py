@@ -3,7 +3,7 @@
 
 import argparse
 
-from facts import STEPS
+from constants import STEPS
 from utils.command import (
     ACTOR,
     RENDERER,

@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from DRL.painter import Painter
+from DRL.rollout import Painter
 from images import Images
 from Renderer.canvas import as_float, composite
 from Renderer.stroke_batch import draw_batch
+from running.device import Precision, pick_device
 from utils.command import enough_memory
-from utils.device import Precision, pick_device
 from utils.files import keep_apart, make_room, real, write_atomically
 from utils.pictures import psnr
 

@@ -15,10 +15,10 @@ import torch
 import torchvision.transforms.functional as TF
 from tqdm import tqdm
 
-from facts import WIDTH
+from constants import WIDTH
+from running.device import free_memory
 from utils.command import ROOT, UserError, one_line
 from utils.decoding import silent_stderr
-from utils.device import free_memory
 from utils.files import own_folder, reason, replacing, write_atomically
 from utils.pictures import decode_picture, image_files
 

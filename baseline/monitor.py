@@ -10,15 +10,15 @@ import numpy as np
 import torch
 from torchvision.utils import make_grid
 
-from DRL.painter import Measured
-from facts import WIDTH
+from constants import WIDTH
+from DRL.rollout import Measured
+from running.events import Events
+from running.loop import say
+from running.ranks import Ranks
+from running.run import fitting
 from utils.command import LOG, ROOT, UserError
-from utils.events import Events
 from utils.files import write_atomically
-from utils.loop import say
 from utils.pictures import read_picture
-from utils.ranks import Ranks
-from utils.run import fitting
 from utils.weights import finite
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@
 import argparse
 from pathlib import Path
 
-from facts import LONGEST_SIDE, VIDEOS
+from constants import LONGEST_SIDE, VIDEOS
 from utils.command import (
     Parser,
     UserError,
@@ -54,7 +54,7 @@ def parse_args() -> argparse.Namespace:
 
 def main(options: argparse.Namespace) -> None:
     """Paint as the options say."""
-    from painting.again import paint_again  # its imports take seconds, mistakes none
+    from painting.replay import paint_again  # its imports take seconds, mistakes none
 
     paint_again(options)
 

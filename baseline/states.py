@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from constants import CANVAS
 from DRL.cells import STATES
 from DRL.rpm import ReplayMemory, Transitions
 from env import Environment, Pool
-from facts import CANVAS
 from Renderer.canvas import STROKE_DIM, as_float
-from utils.device import free_memory, need_memory
+from running.device import free_memory, need_memory
 
 if TYPE_CHECKING:
     from trainer import Training

@@ -5,7 +5,7 @@ import argparse
 import re
 from pathlib import Path
 
-from facts import STEPS
+from constants import STEPS
 from utils.command import (
     ACTOR,
     RENDERER,

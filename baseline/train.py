@@ -5,7 +5,7 @@ import argparse
 import math
 from pathlib import Path
 
-from facts import (
+from constants import (
     BUNDLE,
     LARGEST_BUNDLE,
     METHOD_FLAGS,

@@ -4,7 +4,7 @@
 import argparse
 from pathlib import Path
 
-from facts import FAMILY_NAMES
+from constants import FAMILY_NAMES
 from utils.command import (
     RENDERER,
     ROOT,
@@ -64,7 +64,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def main(options: argparse.Namespace) -> None:
     """Train as the options say."""
-    from Renderer.training import train  # its imports take seconds, mistakes none
+    from renderer_trainer import train  # its imports take seconds, mistakes none
 
     train(options, parse_args)
 

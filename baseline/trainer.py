@@ -11,24 +11,24 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from constants import CANVAS, METHOD_FLAGS, OWN_STATES, WIDTH, sizes
 from DRL.actor import load_actor
 from DRL.cells import Cells
 from DRL.ddpg import DDPG
 from DRL.direct import Direct
 from DRL.learner import Learner, Setup
 from DRL.model_free import ModelFreeDDPG
-from DRL.painter import Measured
+from DRL.rollout import Measured
 from DRL.rpm import Transitions
-from facts import CANVAS, METHOD_FLAGS, OWN_STATES, WIDTH, sizes
 from images import Images
 from monitor import Monitor
 from Renderer.model import load_render
+from running.device import Precision, compiling, need_compiler, need_memory, pick_device
+from running.loop import Budget, loop
+from running.ranks import Ranks
+from running.run import Run, fitting, log_folder, resumed
 from states import FromMemory, FromPaintings, FromPictures, FromPool
 from utils.command import UserError, enough_memory
-from utils.device import Precision, compiling, need_compiler, need_memory, pick_device
-from utils.loop import Budget, loop
-from utils.ranks import Ranks
-from utils.run import Run, fitting, log_folder, resumed
 from utils.weights import half_state, load_file, load_weights, save_atomically
 
 METHODS: dict[str, type[Learner]] = {
@@ -146,7 +146,7 @@ class Training:
         self.monitor.gather(metrics)
         return canvas
 
-    # What follows is the loop's; see ``utils.loop.Job``.
+    # What follows is the loop's; see ``running.loop.Job``.
 
     @property
     def done(self) -> int:

@@ -15,7 +15,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "baseline"))
 
-from facts import FAMILY_NAMES
+from constants import FAMILY_NAMES
 from painting.video import Video
 
 

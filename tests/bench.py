@@ -23,28 +23,28 @@ import torch
 import torch.nn.functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "baseline"))
+from constants import WIDTH
 from DRL import ddpg, learner
 from DRL.actor import Actor
 from DRL.learner import Setup
-from DRL.painter import Painter
+from DRL.rollout import Painter
 from DRL.rpm import Transitions
 from env import Environment
-from facts import WIDTH
 from measure import Work, machine, seconds_of
 from painting.frames import FrameWriter, every
-from painting.raster import paint_exact
 from painting.refine import random_shapes
-from painting.strokes import Strokes
 from Renderer.canvas import as_float, as_uint8
 from Renderer.model import Renderer
+from Renderer.raster import paint_exact
 from Renderer.stroke_batch import draw_batch
 from Renderer.stroke_data import BATCHES_AT_ONCE, StrokeBatches, drawn_ahead, drawn_on
 from Renderer.stroke_gen import draw
+from Renderer.strokes import Strokes
+from running.device import Precision, computes_in_bf16, pick_device
+from running.graph import Graphed
+from running.optim import adam, set_rate
+from running.ranks import Ranks
 from utils.command import ACTOR, RENDERER, positive_int, run
-from utils.device import Precision, computes_in_bf16, pick_device
-from utils.graph import Graphed
-from utils.ranks import Ranks
-from utils.schedule import adam, set_rate
 from utils.weights import load_weights
 
 KINDS = ("plain", "default", "fast")

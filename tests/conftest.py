@@ -61,7 +61,7 @@ class Checkout:
         self.root = root
         shutil.copytree(ROOT / "baseline", root / "baseline",
                         ignore=shutil.ignore_patterns("*.pyc"))  # compiled kernels stay
-        script = root / "baseline" / "Renderer" / "training.py"
+        script = root / "baseline" / "renderer_trainer.py"
         few = script.read_text().replace("VALIDATION_STROKES = 2048", "VALIDATION_STROKES = 64")
         assert few != script.read_text()
         script.write_text(few)  # or most of the time would go into validation
@@ -137,9 +137,9 @@ def checkout(tmp_path: Path) -> Checkout:
 @pytest.fixture(scope="session")
 def compiled() -> None:
     """Compile the exact rasteriser before checkouts copy it, which would each compile it anew."""
-    from painting.raster import paint_frames
     from painting.refine import refine
-    from painting.strokes import Strokes
+    from Renderer.raster import paint_frames
+    from Renderer.strokes import Strokes
 
     for family in ("round", "triangle"):
         one = Strokes(family, 128, 128, np.full((1, 10), 0.5, np.float32),

@@ -20,8 +20,8 @@ from hypothesis import HealthCheck, given, seed, settings
 from PIL import Image
 
 from painting.stroke_file import write_json
-from painting.strokes import Strokes
 from Renderer.stroke_gen import FAMILIES
+from Renderer.strokes import Strokes
 
 # Hypothesis keeps what it knows of Unicode there, and in the checkout otherwise.
 os.environ.setdefault("HYPOTHESIS_STORAGE_DIRECTORY",

@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-from utils.device import Precision
+from running.device import Precision
 
 
 class Work(TorchDispatchMode):

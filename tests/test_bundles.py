@@ -11,10 +11,10 @@ from golden_networks import fill, image
 from painting.stroke_file import read_json
 from Renderer.canvas import composite, paint_strokes
 from Renderer.model import Renderer
+from running.ranks import Ranks
+from running.run import Run
 from test_training import TINY, training_of
 from utils.command import UserError
-from utils.ranks import Ranks
-from utils.run import Run
 from utils.weights import half_state, save_atomically
 
 

@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from facts import BUNDLE, STEPS
+from constants import BUNDLE, STEPS
 from golden_networks import ARRAYS, assert_golden, fill, image
-from painting.strokes import Strokes
 from painting.tiles import fitting_grid, from_tiles, paint_placed, plan, smooth_seams, to_tiles
 from Renderer.canvas import (
     STROKE_DIM,
@@ -17,6 +16,7 @@ from Renderer.canvas import (
     split_action,
 )
 from Renderer.model import Renderer
+from Renderer.strokes import Strokes
 
 
 @torch.no_grad()

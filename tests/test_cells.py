@@ -25,10 +25,10 @@ from DRL.wiring import (
 )
 from Renderer.canvas import as_float
 from Renderer.model import Renderer
+from running.device import Precision, pick_device
+from running.ranks import Ranks
+from running.run import Run
 from test_training import assert_same, everything, go_on, training_of
-from utils.device import Precision, pick_device
-from utils.ranks import Ranks
-from utils.run import Run
 from utils.weights import half_state
 
 

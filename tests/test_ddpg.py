@@ -14,7 +14,7 @@ from DRL.rpm import Transitions
 from golden_networks import UPDATE, assert_golden, fill, image, u8
 from Renderer.canvas import as_float, as_uint8, composite
 from Renderer.model import Renderer
-from utils.device import Precision
+from running.device import Precision
 
 FP32 = Precision("fp32", torch.device("cpu"))
 

@@ -8,10 +8,10 @@ import torch
 
 from conftest import ROOT
 from DRL.actor import Actor
-from DRL.painter import Painter
+from DRL.rollout import Painter
 from Renderer.model import Renderer, load_render
+from running.device import Precision
 from test_training import RENDERER_TINY, TINY
-from utils.device import Precision
 from utils.weights import half_state, save_atomically
 
 PRECISION = Precision("fp32", torch.device("cpu"))

@@ -21,10 +21,10 @@ from Renderer.model import Renderer, TrainedRender
 from Renderer.stroke_batch import draw_batch, draw_tensor
 from Renderer.stroke_data import StrokeBatches, drawn_ahead, drawn_on
 from Renderer.stroke_gen import bezier_discs
+from running.device import Precision, compiling
+from running.graph import WARM_CALLS, Graphed
+from running.ranks import Ranks
 from utils.command import UserError
-from utils.device import Precision, compiling
-from utils.graph import WARM_CALLS, Graphed
-from utils.ranks import Ranks
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 GPU = torch.device("cuda", 0)
@@ -250,7 +250,7 @@ def test_a_graph_carries_back_the_same_gradients(monkeypatch):
 
 
 def test_a_processor_paints_in_fp32_unless_asked(monkeypatch):
-    monkeypatch.setattr("utils.device.computes_in_bf16", lambda device: True)
+    monkeypatch.setattr("running.device.computes_in_bf16", lambda device: True)
     cpu, gpu = torch.device("cpu"), torch.device("cuda", 0)
     assert not Precision("auto", cpu).bf16
     assert Precision("auto", cpu, learning=True).bf16 and Precision("auto", gpu).bf16

@@ -18,10 +18,10 @@ import numpy as np
 
 from fuzzing import images, search, stroke_files, thorough
 from images import FLAWS, _decode_one
-from painting.again import size_with_side
-from painting.raster import paint_frames
+from painting.replay import size_with_side
 from painting.stroke_file import read_json
 from painting.svg import write_svg
+from Renderer.raster import paint_frames
 from test_foreign import Call, Network, archive, parts, saved, weights
 from utils.command import UserError, one_line
 from utils.decoding import silent_stderr

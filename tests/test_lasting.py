@@ -21,21 +21,21 @@ import numpy as np
 import pytest
 import torch
 
+from best_renderer import drawing_error
 from conftest import Checkout
-from DRL.painter import Painter
+from DRL.rollout import Painter
 from forks import Script
 from images import Images
 from painting.stroke_file import read_json
-from Renderer.best import drawing_error
 from Renderer.model import Renderer
 from Renderer.stroke_batch import draw_batch
 from Renderer.stroke_gen import SHAPE_DIM
-from Renderer.training import VALIDATION_SEED
+from renderer_trainer import VALIDATION_SEED
+from running.device import Precision
+from running.run import STOPPING
 from test_training import assert_finite, assert_same
-from utils.device import Precision
 from utils.files import write_atomically
 from utils.pictures import read_picture
-from utils.run import STOPPING
 from utils.weights import load_weights
 
 pytestmark = pytest.mark.usefixtures("narrow")

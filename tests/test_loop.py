@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from utils import loop as module
+from running import loop as module
+from running.loop import Budget, loop
+from running.ranks import Ranks
+from running.run import Run
 from utils.command import UserError
-from utils.loop import Budget, loop
-from utils.ranks import Ranks
-from utils.run import Run
 
 
 class Clock:

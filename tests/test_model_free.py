@@ -11,13 +11,13 @@ from DRL.model_free import ActionCritic, ModelFreeDDPG
 from DRL.rpm import Transitions
 from golden_networks import image, u8
 from Renderer.canvas import as_float
+from running.device import Precision
+from running.optim import set_rate
+from running.ranks import Ranks
+from running.run import Run
 from test_training import TINY, assert_same, everything, go_on, training_of
 from test_training import weights as weights_of
 from utils.command import UserError
-from utils.device import Precision
-from utils.ranks import Ranks
-from utils.run import Run
-from utils.schedule import set_rate
 from utils.weights import half_state, load_weights, save_atomically
 
 FP32 = Precision("fp32", torch.device("cpu"))

@@ -10,12 +10,12 @@ from DRL.actor import Actor, load_actor
 from DRL.critic import Critic
 from DRL.layers import Planes, WeightNormConv2d, shrunk
 from DRL.model_free import ActionCritic
-from DRL.painter import Painter
+from DRL.rollout import Painter
 from DRL.wgan import Discriminator
 from golden_networks import ARRAYS, assert_golden, fill, image, key_list
 from Renderer.model import Renderer, load_render
+from running.device import Precision
 from utils.command import UserError
-from utils.device import Precision
 from utils.weights import half_state, load_weights, save_atomically
 
 FP32 = Precision("fp32", torch.device("cpu"))

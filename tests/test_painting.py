@@ -16,13 +16,13 @@ import pytest
 import torch
 
 from conftest import ROOT
-from DRL.painter import Painter
+from DRL.rollout import Painter
 from images import Images
-from painting.raster import paint_exact
 from painting.stroke_file import read_json
 from Renderer.canvas import as_float, composite
+from Renderer.raster import paint_exact
 from Renderer.stroke_batch import draw_batch
-from utils.device import Precision
+from running.device import Precision
 from utils.pictures import psnr
 
 MODULES = sorted(
@@ -66,7 +66,7 @@ def test_help_and_mistakes_come_before_the_slow_imports(checkout):
         assert f"example: python3 baseline/{script}.py" in shown.stdout
         assert run(f"baseline/{script}.py", *needs, mistake).returncode == 2
         if script != "curve":  # it looks for the run first
-            missing = run("-m", f"baseline.{script}", *needs)
+            missing = run(f"baseline/{script}.py", *needs)
             assert missing.returncode == 2
             assert re.fullmatch(r"error: the package (torch|cv2|numba|numpy) is missing: .* -m pip "
                                 r"install -r .*requirements.txt\n", missing.stderr)

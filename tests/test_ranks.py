@@ -13,8 +13,8 @@ import torch
 
 from conftest import ROOT, Checkout
 from golden_networks import fill, image, u8
+from running.ranks import LAUNCHER, Ranks
 from utils.command import UserError
-from utils.ranks import LAUNCHER, Ranks
 
 WORKER = Path(__file__)
 MEMORY = ("--rmsize", 8, "--warmup", 3, "--episode_train_times", 1)
@@ -29,8 +29,8 @@ def update_once(rank: int, world: int) -> dict[str, torch.Tensor]:
     from DRL.learner import Setup
     from DRL.rpm import Transitions
     from Renderer.model import Renderer, TrainedRender
-    from utils.device import Precision
-    from utils.ranks import Ranks
+    from running.device import Precision
+    from running.ranks import Ranks
 
     found, precision = {}, Precision("fp32", torch.device("cpu"))
     with Ranks() as ranks:
@@ -139,14 +139,14 @@ def test_one_process_of_one_is_alone(monkeypatch, variables):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_waiting_for_others_ends_by_a_signal(number):
     code = ("import sys; sys.path.insert(0, 'baseline')\n"
-            "from utils.command import run; from utils.ranks import Ranks, mortal\n"
-            "from contextlib import contextmanager; import utils.ranks\n"
+            "from utils.command import run; from running.ranks import Ranks, mortal\n"
+            "from contextlib import contextmanager; import running.ranks\n"
             "@contextmanager\n"
             "def said():\n"
             "    with mortal():\n"
             "        print('waits', flush=True)\n"
             "        yield\n"
-            "utils.ranks.mortal = said; run(lambda: Ranks('cpu'))")
+            "running.ranks.mortal = said; run(lambda: Ranks('cpu'))")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -12,12 +12,12 @@ import pytest
 import torch
 
 from conftest import ROOT
-from painting.gradient import gradient
-from painting.raster import Boxes, paint_exact, paint_frames, place
 from painting.refine import descend, random_shapes, refine, reseed
-from painting.strokes import Strokes
 from painting.tiles import plan
+from Renderer.raster import Boxes, paint_exact, paint_frames, place
+from Renderer.raster_gradient import gradient
 from Renderer.stroke_gen import FAMILIES, draw
+from Renderer.strokes import Strokes
 
 
 def random_strokes(
@@ -50,8 +50,8 @@ def test_painting_takes_no_more_threads_than_it_is_given(compiled):
     """Starting its own, numba would change PyTorch's too."""
     code = """
 import numpy as np, torch
-from painting.raster import paint_frames
-from painting.strokes import Strokes
+from Renderer.raster import paint_frames
+from Renderer.strokes import Strokes
 one = Strokes("round", 128, 128, np.full((1, 10), 0.5, np.float32), np.ones((1, 3), np.float32),
               np.array([[0, 0, 128]]), np.array([[0, 0, 128, 128]]))
 list(paint_frames(one, 128, 128, [1]))
@@ -96,7 +96,7 @@ def test_painting_in_parts_or_with_little_memory_changes_nothing(monkeypatch):
     for first in range(0, 18, 5):
         paint_exact(strokes[first : first + 5], parts)
     assert np.array_equal(parts, whole)
-    monkeypatch.setattr("painting.raster.PIXELS_AT_ONCE", 20_000)
+    monkeypatch.setattr("Renderer.raster.PIXELS_AT_ONCE", 20_000)
     assert np.array_equal(painted(strokes), whole)
 
 

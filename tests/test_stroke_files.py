@@ -17,11 +17,11 @@ import pytest
 import replay
 from painting import stroke_file
 from painting.plot import write_plot
-from painting.raster import paint_exact
 from painting.stroke_file import read_json, write_json
-from painting.strokes import Strokes
 from painting.svg import write_svg
+from Renderer.raster import paint_exact
 from Renderer.stroke_gen import FAMILIES
+from Renderer.strokes import Strokes
 from utils.command import UserError
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser",

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from facts import FAMILY_NAMES
+from constants import FAMILY_NAMES
 from golden_networks import ARRAYS
 from Renderer.stroke_batch import draw_batch, draw_tensor, half_widths
 from Renderer.stroke_gen import FAMILIES, Discs, Triangles, bezier_discs, draw

@@ -12,14 +12,14 @@ import torch
 from conftest import Checkout
 from curve import read_run
 from DRL.actor import load_actor
-from DRL.painter import Measured
+from DRL.rollout import Measured
 from images import Images
 from monitor import Gathered
+from running.ranks import Ranks
+from running.run import Run, resumed
 from train import parse_args
 from trainer import Training
 from utils.command import UserError, enough_memory
-from utils.ranks import Ranks
-from utils.run import Run, resumed
 
 pytestmark = pytest.mark.usefixtures("narrow")
 TINY = ("--max_step", 3, "--env_batch", 2, "--batch_size", 2, "--rmsize", 6, "--warmup", 3,

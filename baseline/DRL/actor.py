@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from constants import BUNDLE, LARGEST_BUNDLE, WIDTH
 from DRL.layers import STAGES, Planes, in_full, residual_stages
-from facts import BUNDLE, LARGEST_BUNDLE, WIDTH
 from Renderer.canvas import STROKE_DIM
 from utils.weights import load_built
 

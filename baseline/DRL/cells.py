@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from constants import STEPS, WIDTH
 from DRL.actor import Actor
 from DRL.convolution import convolve
 from DRL.layers import in_full
@@ -38,14 +39,13 @@ from DRL.wiring import (
     shut,
     through,
 )
-from facts import STEPS, WIDTH
-from painting.gradient import gradient
-from painting.raster import Boxes, paint_exact, place
 from painting.refine import descend
-from painting.strokes import Strokes
 from Renderer.canvas import STROKE_DIM, as_float, as_uint8
+from Renderer.raster import Boxes, paint_exact, place
+from Renderer.raster_gradient import gradient
 from Renderer.stroke_gen import SHAPE_DIM
-from utils.schedule import adam, cosine
+from Renderer.strokes import Strokes
+from running.optim import adam, cosine
 
 RATE, WARM_UP = 3e-3, 100  # updates in which it rises
 REACH = 100.0  # deviations an output moves where all its weights move together, by the rate

@@ -10,7 +10,7 @@ from DRL.learner import Learner, Metrics, Seen, Setup, learning, named
 from DRL.rpm import Transitions
 from DRL.wgan import Discriminator, gradient_penalty
 from Renderer.canvas import as_float, as_uint8
-from utils.schedule import cosine, stepped
+from running.optim import cosine, stepped
 
 DISCOUNT = 0.95  # of a stroke
 # The reference's rates for the first fifth of a training, the second, and the rest.

@@ -9,7 +9,7 @@ import torch
 from DRL.learner import Learner, Metrics, Setup
 from DRL.rpm import Transitions
 from Renderer.canvas import as_float
-from utils.schedule import cosine
+from running.optim import cosine
 
 RATE = 2e-5
 EARLY = 0.02  # weight of the error of each canvas before the last

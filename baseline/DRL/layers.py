@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from facts import WIDTH
+from constants import WIDTH
 
 STAGES = (64, 128, 256, 512)  # channels of an 18-layer residual network
 

@@ -9,17 +9,17 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from constants import BUNDLE, WIDTH
 from DRL.actor import Actor
 from DRL.layers import shrunk
-from DRL.painter import Painter
+from DRL.rollout import Painter
 from DRL.rpm import Transitions
-from facts import BUNDLE, WIDTH
 from Renderer.canvas import as_float, as_uint8, composite
 from Renderer.model import TrainedRender
-from utils.device import Precision
-from utils.graph import Graphed
-from utils.ranks import Ranks, share_batch_norm
-from utils.schedule import adam, load_optimizer, set_rate
+from running.device import Precision
+from running.graph import Graphed
+from running.optim import adam, load_optimizer, set_rate
+from running.ranks import Ranks, share_batch_norm
 
 AVERAGED = 0.01  # of all updates: about as many of the last ones are in the average
 Metrics = dict[str, torch.Tensor]

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from constants import BUNDLE
 from DRL.critic import Critic
 from DRL.ddpg import DDPG
 from DRL.learner import Metrics, Seen, Setup
-from DRL.painter import Painter
-from facts import BUNDLE
+from DRL.rollout import Painter
 from Renderer.canvas import STROKE_DIM, as_float
 
 PARAMETER_NOISE = 0.05  # the paper's

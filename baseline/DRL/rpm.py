@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from facts import BUNDLE, WIDTH
+from constants import BUNDLE, WIDTH
 from Renderer.canvas import STROKE_DIM
 
 

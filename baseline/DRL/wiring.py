@@ -16,9 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from constants import BUNDLE, STEPS, WIDTH
 from DRL.actor import Actor, Block
 from DRL.layers import STAGES
-from facts import BUNDLE, STEPS, WIDTH
 from Renderer.canvas import STROKE_DIM
 
 CELLS = 4  # a side of the last map

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import torch
 
-from facts import WIDTH
+from constants import WIDTH
 from Renderer.stroke_gen import SHAPE_DIM
 
 COLOUR_DIM = 3

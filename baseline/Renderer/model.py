@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from Renderer.stroke_gen import FAMILIES, SHAPE_DIM
+from running.device import Precision
 from utils.command import UserError
-from utils.device import Precision
 from utils.weights import load_weights
 
 HIDDEN = (512, 1024, 2048, 4096)  # outputs of the linear layers; the last are 16 x 16 x 16

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from facts import WIDTH
+from constants import WIDTH
 from Renderer.stroke_gen import FAMILIES, Discs, Triangles, draw
 
 PIXELS_AT_ONCE = 2**27  # of shapes times pixels that tensor operations hold at a time

@@ -9,10 +9,10 @@ import cv2
 import numpy as np
 import torch
 
-from facts import WIDTH
+from constants import WIDTH
 from Renderer.stroke_batch import draw_batch
 from Renderer.stroke_gen import SHAPE_DIM
-from utils.ranks import Ranks
+from running.ranks import Ranks
 
 AHEAD = 8  # batches that wait for the network
 BATCHES_AT_ONCE = 16  # that a GPU draws before the network learns from them

@@ -23,7 +23,7 @@ import cv2
 import numpy as np
 import torch
 
-from facts import WIDTH
+from constants import WIDTH
 
 SHAPE_DIM = 10  # the numbers of a stroke that give its shape
 DISCS = 100  # discs of a Bezier stroke at WIDTH

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from DRL.painter import Painter
-from facts import BUNDLE, STEPS
+from constants import BUNDLE, STEPS
+from DRL.rollout import Painter
 from painting.outputs import Files, check_places, own_names
 from painting.painting import (
     Painting,
@@ -25,10 +25,10 @@ from painting.painting import (
 )
 from painting.tiles import canvas_side, fitting_grid, plan
 from Renderer.model import TrainedRender, load_render
+from running.device import Precision, pick_device
+from running.run import StopSignals
 from utils.command import ACTOR, UserError, enough_memory, one_line
-from utils.device import Precision, pick_device
 from utils.pictures import list_pictures, psnr, read_picture
-from utils.run import StopSignals
 
 TILES_AT_ONCE = 64  # that the actor sees in one batch
 LARGEST_CANVAS = 8192  # pixels

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from DRL.painter import Painter
-from facts import BUNDLE, WIDTH
-from painting.strokes import Strokes
+from constants import BUNDLE, WIDTH
+from DRL.rollout import Painter
 from painting.tiles import Stage, from_tiles, paint_placed, smooth_seams, to_tiles
 from Renderer.canvas import STROKE_DIM, as_uint8, split_action
+from Renderer.strokes import Strokes
 
 # What a step reports: the stage, the step from 1, and the mean squared error after it.
 Progress = Iterator[tuple[Stage, int, float]]
@@ -105,7 +105,7 @@ def paint_overlapping(
     painter: Painter, painting: Painting, height: int, width: int, stages: list[Stage]
 ) -> Progress:
     """Paint on tiles that overlap: all strokes on one canvas, by the exact rasteriser."""
-    from painting.raster import paint_exact  # its compiler takes half a second to import
+    from Renderer.raster import paint_exact  # its compiler takes half a second to import
 
     canvas = np.zeros((height, width, 3), np.float32)
     whole = painting.target(height, width)
@@ -138,7 +138,7 @@ def show_exact(
     bundle: strokes a step on each tile; wanted: the numbers of the frames to show, from 0.  They
     have the size of the picture, or of the canvas where that is larger.
     """
-    from painting.raster import paint_frames
+    from Renderer.raster import paint_frames
 
     strokes = painting.strokes()
     together = [len(stage.tiles) for stage in stages for _ in range(stage.steps * bundle)]
@@ -179,7 +179,7 @@ def errors(
     painting: Painting, render: Callable[[torch.Tensor], torch.Tensor], device: torch.device
 ) -> tuple[float, float]:
     """Mean squared error of the strokes' neural canvas and of their exact raster."""
-    from painting.raster import paint_exact
+    from Renderer.raster import paint_exact
 
     strokes = painting.strokes()
     target = painting.target(strokes.height, strokes.width)

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from painting.stroke_file import absolute_points, picture_scale
-from painting.strokes import Strokes
 from Renderer.stroke_gen import FAMILIES
+from Renderer.strokes import Strokes
 from utils.files import write_atomically
 
 OUTLINE = 1.0  # picture pixels, the width of a triangle's sides

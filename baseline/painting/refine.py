@@ -8,10 +8,10 @@ import cv2
 import numpy as np
 import torch
 
-from painting.gradient import Gradient, gradient
-from painting.raster import Boxes, place
-from painting.strokes import Strokes
+from Renderer.raster import Boxes, place
+from Renderer.raster_gradient import Gradient, gradient
 from Renderer.stroke_gen import FAMILIES, SHAPE_DIM, Discs, Triangles
+from Renderer.strokes import Strokes
 
 RATE = 0.02  # highest of Adam's, in parts of a tile
 RATES = (1, 1, 1.5, 1.5, 1, 1, 0.5, 0.5, 2, 2)  # by shape number, times RATE

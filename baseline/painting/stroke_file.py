@@ -33,8 +33,8 @@ from typing import Any
 
 import numpy as np
 
-from painting.strokes import Strokes
 from Renderer.stroke_gen import FAMILIES, SHAPE_DIM, Family
+from Renderer.strokes import Strokes
 from utils.command import UserError
 from utils.files import write_atomically
 

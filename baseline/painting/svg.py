@@ -14,10 +14,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from facts import WIDTH
+from constants import WIDTH
 from painting.stroke_file import absolute_points, picture_scale
-from painting.strokes import Strokes
 from Renderer.stroke_gen import FAMILIES
+from Renderer.strokes import Strokes
 from utils.files import write_atomically
 
 FLATNESS = 0.1  # canvas pixels that straight pieces may miss a curve by

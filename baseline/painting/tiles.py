@@ -7,9 +7,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from facts import STEPS, WIDTH
-from painting.strokes import Strokes
+from constants import STEPS, WIDTH
 from Renderer.canvas import Render
+from Renderer.strokes import Strokes
 
 LONGEST_ROW = 32  # of tiles, that a grid begins with
 

@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 import torch
 from torch import nn
 
-from facts import SIZES, WIDTH
+from constants import SIZES, WIDTH
 from utils.command import UserError
 from utils.files import write_atomically
 

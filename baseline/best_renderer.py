@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 
 from Renderer.model import Renderer
+from running.device import Precision
 from utils.command import UserError
-from utils.device import Precision
 from utils.files import lock_folder, make_room
 from utils.weights import half_state, load_weights, save_atomically
 

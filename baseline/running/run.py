@@ -14,9 +14,9 @@ from pathlib import Path
 from shlex import quote
 from typing import Any
 
+from running.ranks import Ranks
 from utils.command import STOP_SIGNALS, TRAIN_LOG, UserError
 from utils.files import lock, make_folder, own_folder, reason, remove_leftovers, write_atomically
-from utils.ranks import Ranks
 from utils.weights import load_file, save_atomically
 
 CHANGEABLE = {"cache", "data", "device", "log", "output", "renderer"}  # options of resumed runs

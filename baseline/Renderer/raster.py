@@ -11,10 +11,10 @@ import cv2
 import numpy as np
 import torch
 
-from painting.jit import compiled, parallel_chunksize, prange
-from painting.strokes import Strokes
+from Renderer.jit import compiled, parallel_chunksize, prange
 from Renderer.stroke_batch import half_widths
 from Renderer.stroke_gen import FAMILIES, Discs, Triangles
+from Renderer.strokes import Strokes
 
 LARGEST_CANVAS, ALWAYS_FINE = 2**28, 2**22  # pixels
 STRETCH = 16  # times a picture's pixels that its canvas may have, squashed as it may be

@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from facts import LONGEST_SIDE, VIDEOS
+from constants import LONGEST_SIDE, VIDEOS
 from painting.frames import fitted
 from painting.plot import write_plot
-from painting.raster import paint_frames
 from painting.stroke_file import read_json
-from painting.strokes import Strokes
 from painting.svg import write_svg
 from painting.video import Video
+from Renderer.raster import paint_frames
+from Renderer.strokes import Strokes
 from utils.command import UserError, enough_memory
 from utils.pictures import picture_file, write_picture
 

@@ -6,15 +6,15 @@ from typing import NamedTuple
 
 import torch
 
+from constants import WIDTH
 from DRL.actor import Actor, fold_batch_norm, load_actor
 from DRL.layers import shrunk
-from facts import WIDTH
 from Renderer.canvas import as_float, as_uint8, paint_strokes, split_action
 from Renderer.model import TrainedRender, load_render
 from Renderer.stroke_gen import SHAPE_DIM
+from running.device import Precision
+from running.ranks import Ranks
 from utils.command import UserError
-from utils.device import Precision
-from utils.ranks import Ranks
 
 LIVE_CHANGE = 0.001  # a live stroke changes the canvas by this much on average, or more
 OPACITIES = slice(SHAPE_DIM - 2, SHAPE_DIM)  # of a stroke's shape

@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from painting.jit import compiled, parallel_chunksize, prange
-from painting.raster import STROKES_A_CHUNK, Boxes
+from Renderer.jit import compiled, parallel_chunksize, prange
+from Renderer.raster import STROKES_A_CHUNK, Boxes
 
 LEAST_JUMP = 0.02  # of opacity, for an edge to count
 EVERY = 2  # discs looked at for the one that an edge belongs to

@@ -12,19 +12,19 @@ import torch
 import torch.nn.functional as F
 from torchvision.utils import make_grid
 
-from Renderer.best import Best, drawing_error
+from best_renderer import Best, drawing_error
 from Renderer.model import Renderer
 from Renderer.stroke_batch import draw_batch
 from Renderer.stroke_data import StrokeBatches, drawn_ahead, drawn_on
 from Renderer.stroke_gen import SHAPE_DIM
+from running.device import Precision, compiling, need_compiler, pick_device
+from running.events import Events
+from running.graph import Graphed
+from running.loop import Budget, loop, say
+from running.optim import adam, cosine, load_optimizer, set_rate, stepped
+from running.ranks import Ranks
+from running.run import Run, fitting, log_folder, resumed
 from utils.command import UserError, enough_memory
-from utils.device import Precision, compiling, need_compiler, pick_device
-from utils.events import Events
-from utils.graph import Graphed
-from utils.loop import Budget, loop, say
-from utils.ranks import Ranks
-from utils.run import Run, fitting, log_folder, resumed
-from utils.schedule import adam, cosine, load_optimizer, set_rate, stepped
 from utils.weights import finite
 
 VALIDATION_SEED = 2**32  # no training seed reaches it
@@ -129,7 +129,7 @@ class Drawing:
                 "again with a smaller --lr")
         return loss
 
-    # What follows is the loop's; see ``utils.loop.Job``.
+    # What follows is the loop's; see ``running.loop.Job``.
 
     @property
     def over(self) -> bool:

@@ -11,8 +11,8 @@ from typing import Protocol
 import torch
 from tqdm import tqdm
 
-from utils.ranks import Ranks
-from utils.run import Run, StopSignals
+from running.ranks import Ranks
+from running.run import Run, StopSignals
 
 
 class Job(Protocol):
