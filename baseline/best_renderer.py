@@ -77,7 +77,7 @@ class Best:
             if self.path.is_file():
                 self.read(Renderer())
         if error < self.error:
-            save_atomically(half_state(network, self.family), self.path)
+            save_atomically(half_state(network, family=self.family), self.path)
             self.error = error
         self.seen = stamp(self.path)
         os.close(lock)

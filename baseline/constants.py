@@ -6,9 +6,11 @@ Nothing heavy is imported for them, so that ``--help`` and mistakes answer at on
 from itertools import pairwise
 
 WIDTH = 128  # pixels a side of the canvas that networks see
+GRID = 4  # cells a side of the last feature map of the actor
 CANVAS = 3 * WIDTH**2  # bytes of one
 BUNDLE = 5  # strokes an action where nothing else is said: N in shapes
 LARGEST_BUNDLE = 1000
+READOUTS = ("mean", "grid")  # of the last feature map of an actor
 STEPS = 40  # actions of a painting where nothing else is said
 SIZES = (WIDTH // 4, WIDTH // 2, WIDTH)  # of the pictures that actor and critic may see
 FAMILY_NAMES = ("bezier", "bezierwotrans", "triangle", "round")  # of strokes
@@ -20,14 +22,14 @@ OF_REWARD = {"discount", "tau", "reward", "noise_factor", "penalty_every", "acto
              "critic_rate"}
 METHOD_FLAGS = {
     "ddpg": OF_REWARD | {"joint"}, "model_free": OF_REWARD, "direct": {"actor_rate", "early"},
-    "cells": {"actor_rate"},
+    "grid": {"actor_rate"},
 }
 # What sources of states know beside them, and the defaults.
 STATE_FLAGS = {
     "memory": {"warmup": 400, "rmsize": 800, "episode_train_times": 10}, "pool": {"pool": 192},
     "paintings": {}, "pictures": {},
 }
-OWN_STATES = {"direct": "paintings", "cells": "pictures"}  # methods that have no choice of them
+OWN_STATES = {"direct": "paintings", "grid": "pictures"}  # methods that have no choice of them
 
 
 def sizes(text: str) -> tuple[tuple[int, float], ...]:

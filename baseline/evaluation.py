@@ -10,6 +10,7 @@ import torch
 from tqdm import tqdm
 
 from DRL.rollout import Painter
+from grid.painter import load_painter
 from images import Images
 from Renderer.canvas import as_float, composite
 from Renderer.stroke_batch import draw_batch
@@ -32,27 +33,29 @@ def both_errors(
     """Paint images and compare two canvases with each: neural, and drawn exactly.
 
     images: (all, 3, 128, 128) uint8; chosen: indices (N,); marks: numbers of strokes, at each of
-    which a bundle ends and at the last a painting.  The actor sees the neural canvas; the other
-    one gets the same strokes from the rasteriser.  Canvases stay floats.  Returns the squared
-    errors (2, marks, N), neural first.
+    which a bundle ends and at the last a painting.  The actor sees one of the canvases; the other
+    one gets the same strokes.  Canvases stay floats.  Returns the squared errors (2, marks, N),
+    neural first.
     """
     max_step = marks[-1] // painter.bundle
     draw = partial(draw_batch, family=painter.family)
+    other = draw if painter.canvas == "neural" else painter.render
     errors = np.empty((2, len(marks), len(chosen)))
     steps = max_step * math.ceil(len(chosen) / batch)
     with tqdm(total=steps, unit="step", disable=None) as bar:
         for first in range(0, len(chosen), batch):
             here = slice(first, first + batch)
             target = as_float(images[chosen[here]].to(painter.device))  # (B, 3, 128, 128)
-            blank = exact = torch.zeros_like(target)
-            for step, (action, neural) in enumerate(painter.paint(blank, target, max_step), 1):
-                exact = composite(draw, exact, action)
+            blank = unseen = torch.zeros_like(target)
+            for step, (action, canvases) in enumerate(painter.paint(blank, target, max_step), 1):
+                unseen = composite(other, unseen, action)
+                both = [canvases[-1], unseen]
                 if painter.bundle * step in marks:
                     mark = marks.index(painter.bundle * step)
-                    errors[0, mark, here] = squared_errors(neural[-1], target)
-                    errors[1, mark, here] = squared_errors(exact, target)
+                    for canvas, error in zip(both, errors[:, mark], strict=True):
+                        error[here] = squared_errors(canvas, target)
                 bar.update()
-    return errors
+    return errors if painter.canvas == "neural" else errors[::-1]
 
 
 @enough_memory("--batch_size")
@@ -60,7 +63,7 @@ def evaluate(options: argparse.Namespace) -> None:
     """Paint the images, measure and report as the options of ``evaluate.py`` say."""
     device = pick_device(options.device)
     precision = Precision(options.precision, device)
-    painter = Painter.load(options.actor, options.renderer, precision)
+    painter = load_painter(options.actor, options.renderer, precision)
     data = Images(options.data, options.cache)
     if options.json:
         same = {real(options.json).name}.intersection(data.names)

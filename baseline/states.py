@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from constants import CANVAS
-from DRL.cells import STATES
 from DRL.rpm import ReplayMemory, Transitions
 from env import Environment, Pool
 from Renderer.canvas import STROKE_DIM, as_float
@@ -279,16 +278,13 @@ class FromPaintings(FromEpisodes):
 
 
 class FromPictures(FromPool):
-    """The method of cells': new pictures for every update, which paints them itself."""
+    """The grid method's: new pictures for every update, which paints them itself."""
 
     def __init__(self, training: "Training") -> None:
         self.training = training
         options = training.options
         self.paintings = training.ranks.part(options.batch_size // options.max_step,
                                              f"the paintings of --batch_size {options.batch_size},")
-        if not options.init:
-            images = training.data.sample(STATES, training.rng)
-            training.method.begin(training.data.targets(images))
 
     def __str__(self) -> str:
         return f"{self.paintings} paintings an update"

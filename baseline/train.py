@@ -42,7 +42,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         help="steps of the environment before learning (400; with --states memory)")
     add("--discount", type=discount, help="of a bundle (0.95 a stroke)")
     add("--batch_size", type=positive_int, metavar="N",
-        help="bundles an update (96; with --method cells 640, of whole paintings)")
+        help="bundles an update (96; with --method grid 640, of whole paintings)")
     add("--rmsize", type=positive_int, metavar="N", help="episodes in the replay memory (800)")
     add("--env_batch", type=positive_int, default=96, metavar="N",
         help="paintings side by side: of the environment, of a round of --method direct, and of a "
@@ -72,9 +72,8 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument_group("how it learns").add_argument
     add("--method", choices=tuple(METHOD_FLAGS), default="ddpg",
         help="ddpg: the paper's; model_free: its comparison, whose critic judges actions that it "
-        "sees as numbers; cells: from nothing on a processor, by the error of whole paintings, all "
-        "cells of the actor's last map at once; direct: a finisher, which carries that error back "
-        "and needs --init")
+        "sees as numbers; grid: on a processor, by the gradient of whole paintings, in passes over "
+        "a grid; direct: a finisher, which carries that error back and needs --init")
     add("--states", choices=("memory", "pool"),
         help="where states come from: the paper's replay memory (the default), or a pool of "
         "paintings, each at a step of its own, that the updates themselves paint on")
@@ -85,7 +84,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--sizes", type=size_schedule, help="sizes of the pictures that actor and critic see, each "
         "with the share of the training it ends at, such as 64:0.7,128 (128)")
     add("--norm_until", type=share, help="the share of the training after which the actor's batch "
-        "normalisation keeps its statistics (1; 0 with --method direct and cells)")
+        "normalisation keeps its statistics (1; 0 with --method direct and grid)")
     add("--reward", choices=("wgan", "l2"), help="the gain in the discriminator's score (the "
         "default), or the share of the squared error that a bundle removes")
     add("--penalty_every", type=positive_int, metavar="N",
@@ -93,7 +92,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--joint", action="store_true", default=None, help="one pass of the critic for its loss "
         "and the actor's; needs --states pool")
     add("--actor_rate", type=positive_float, help="highest rate of a cosine, in place of the "
-        "reference's steps 1e-3, 3e-4, 1e-4; with --method direct the default is 2e-5, with cells "
+        "reference's steps 1e-3, 3e-4, 1e-4; with --method direct the default is 2e-5, with grid "
         "3e-3")
     add("--critic_rate", type=positive_float, help="likewise, in place of 3e-4, 1e-4, 3e-5")
     add("--early", type=weight, help="with --method direct: weight of the error of each canvas "
@@ -131,14 +130,14 @@ def check(options: argparse.Namespace) -> None:
     """Raise UserError where options do not go together; fill in what hangs on others."""
     own, every = METHOD_FLAGS[options.method], set().union(*METHOD_FLAGS.values())
     direct = options.method == "direct"
-    cells, own_states = options.method == "cells", OWN_STATES.get(options.method)
+    grid, own_states = options.method == "grid", OWN_STATES.get(options.method)
     if own_states and (options.states or options.cheap):
         raise UserError(f"--method {options.method} does not know --"
                         f"{'states' if options.states else 'cheap'}: it learns from whole "
                         "paintings")
-    if cells:
-        check_cells(options)
-    options.batch_size = options.batch_size or (16 * STEPS if cells else 96)
+    if grid:
+        check_grid(options)
+    options.batch_size = options.batch_size or (16 * STEPS if grid else 96)
     if options.cheap:
         options.states = options.states or ("pool" if options.pool else "memory")
         joint = {"joint": True} if options.states == "pool" else {}
@@ -181,13 +180,13 @@ def check(options: argparse.Namespace) -> None:
     options.train_times = options.train_times or (None if options.minutes else 2_000_000)
 
 
-def check_cells(options: argparse.Namespace) -> None:
-    """Raise UserError where an option is at odds with how --method cells divides a painting."""
+def check_grid(options: argparse.Namespace) -> None:
+    """Raise UserError where an option is at odds with how --method grid divides a painting."""
     for name, only in (("max_step", STEPS), ("bundle", BUNDLE), ("sizes", "128"),
                        ("norm_until", 0), ("fast", False)):
         if (value := getattr(options, name)) not in (None, only):
-            raise UserError(f"--method cells needs --{name} {only}, not {value}" if only else
-                            f"--method cells does not know --{name}")
+            raise UserError(f"--method grid needs --{name} {only}, not {value}" if only else
+                            f"--method grid does not know --{name}")
     if options.batch_size and options.batch_size % STEPS:
         raise UserError(f"--batch_size {options.batch_size} is not a multiple of {STEPS}, the "
                         "bundles of a painting")
@@ -224,7 +223,7 @@ def main(options: argparse.Namespace) -> None:
     """Train as the options say."""
     direct = options.method == "direct"
     if options.resume is None and not options.init and (
-            direct or options.method != "cells" and not options.norm_until):
+            direct or options.method != "grid" and not options.norm_until):
         raise UserError(f"{'--method direct' if direct else '--norm_until 0'} needs --init: a new "
                         "actor has learnt nothing that could be kept")
     from trainer import train  # its imports take seconds, mistakes none

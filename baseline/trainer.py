@@ -11,15 +11,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from constants import CANVAS, METHOD_FLAGS, OWN_STATES, WIDTH, sizes
+from constants import CANVAS, METHOD_FLAGS, OWN_STATES, sizes
 from DRL.actor import load_actor
-from DRL.cells import Cells
 from DRL.ddpg import DDPG
 from DRL.direct import Direct
 from DRL.learner import Learner, Setup
 from DRL.model_free import ModelFreeDDPG
 from DRL.rollout import Measured
 from DRL.rpm import Transitions
+from grid.learner import GridLearner
 from images import Images
 from monitor import Monitor
 from Renderer.model import load_render
@@ -32,7 +32,7 @@ from utils.command import UserError, enough_memory
 from utils.weights import half_state, load_file, load_weights, save_atomically
 
 METHODS: dict[str, type[Learner]] = {
-    "ddpg": DDPG, "model_free": ModelFreeDDPG, "direct": Direct, "cells": Cells,
+    "ddpg": DDPG, "model_free": ModelFreeDDPG, "direct": Direct, "grid": GridLearner,
 }
 SOURCES = {"memory": FromMemory, "pool": FromPool, "paintings": FromPaintings,
            "pictures": FromPictures}
@@ -63,9 +63,6 @@ class Training:
         render = load_render(Path(options.renderer), precision)
         self.family = render.family  # of the strokes
         kind = METHODS[options.method]
-        if kind is Cells and self.family != "bezier":
-            raise UserError(f"--method {options.method} needs bezier strokes; the renderer "
-                            f"{options.renderer} draws {self.family} strokes")
         data.move(device)
         self.setup = Setup(
             render=render, precision=precision, ranks=ranks, max_step=options.max_step,
@@ -111,6 +108,9 @@ class Training:
             raise UserError(
                 f"the actor to start from {path} paints with {family} strokes, but the "
                 f"renderer {self.options.renderer} draws {self.family} strokes")
+        if actor.readout != method.actor.readout:
+            raise UserError(f"the actor to start from {path} has the read-out {actor.readout}; "
+                            f"--method {self.options.method} needs {method.actor.readout}")
         if actor.bundle != method.bundle:
             raise UserError(f"the actor to start from {path} paints bundles of {actor.bundle} "
                             f"strokes; --bundle says {method.bundle}")
@@ -254,8 +254,9 @@ class Training:
         networks = dict(self.method.networks)
         networks["actor"] = self.method.finished(self.best_averaged)
         for name, network in networks.items():
-            size = WIDTH if name == "wgan" else self.method.actor.size
-            save_atomically(half_state(network, self.family, size), run.folder / f"{name}.pkl")
+            more = {"readout": network.readout} if name == "actor" else {}
+            save_atomically(half_state(network, family=self.family, **more),
+                            run.folder / f"{name}.pkl")
 
     def own_file(self, run: Run, name: str) -> Path:
         """The file beside the checkpoint of what this process has to itself."""

@@ -222,8 +222,8 @@ def test_agent_training_in_two_processes_resumes_in_one(checkout, method):
     assert [p.name[-8:] for p in folder.glob("memory-*")] == ["-0of1.pt"]
 
 
-def test_cells_are_trained_in_two_processes(checkout, compiled):
-    flags = ("--method", "cells", "--env_batch", 2, "--validate_episodes", 1, "--device", "cpu")
+def test_grid_method_trains_in_two_processes(checkout, compiled):
+    flags = ("--method", "grid", "--env_batch", 2, "--validate_episodes", 1, "--device", "cpu")
     errors = in_two(checkout, "train.py", *flags, "--batch_size", 120, good=False)
     assert "paintings of --batch_size 120, 3 cannot be shared evenly by 2 processes" in errors
     out = in_two(checkout, "train.py", *flags, "--batch_size", 80, "--train_times", 3)

@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from conftest import ROOT
-from painting.refine import descend, random_shapes, refine, reseed
+from painting.refine import random_shapes, refine, reseed
 from painting.tiles import plan
 from Renderer.raster import Boxes, paint_exact, paint_frames, place
-from Renderer.raster_gradient import gradient
+from Renderer.raster_gradient import backward_to_shapes, gradient
 from Renderer.stroke_gen import FAMILIES, draw
 from Renderer.strokes import Strokes
 
@@ -153,7 +153,7 @@ def test_the_gradient_tells_how_the_error_changes(family):
     shapes_placed = place(strokes, shapes)
     found = gradient(Boxes(strokes, shapes_placed, margin=1), strokes.colours, target)
     assert np.abs(found.canvas - painted(strokes)).max() <= 1e-6
-    descend(shapes_placed, found)
+    backward_to_shapes(shapes_placed, found)
     told, measured = [], []
     for i in range(6):
         for j in range(10):

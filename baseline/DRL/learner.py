@@ -96,11 +96,11 @@ class Learner:
 
     def __init__(
         self, setup: Setup, others: dict[str, nn.Module], tau: float | None = None,
-        betas: dict[str, tuple[float, float]] | None = None,
+        betas: dict[str, tuple[float, float]] | None = None, readout: str = "mean",
     ) -> None:
         """others: the networks beside the actor; tau: how fast slow copies follow, or None.
 
-        betas: those of Adam where they are not the usual ones.
+        betas: those of Adam where they are not the usual ones; readout: the actor's.
         """
         self.setup, self.tau = setup, tau
         self.render, self.precision, self.ranks = setup.render, setup.precision, setup.ranks
@@ -113,7 +113,7 @@ class Learner:
             network.requires_grad_(False)
             return network.to(self.precision.device, memory_format=torch.channels_last)
 
-        self.actor = prepared(Actor(setup.bundle)).eval()
+        self.actor = prepared(Actor(setup.bundle, readout)).eval()
         self.networks = {"actor": self.actor} | {n: prepared(net) for n, net in others.items()}
         self.slow = {} if tau is None else copy.deepcopy(self.networks)
         self.average = copy.deepcopy(self.actor)
@@ -167,7 +167,7 @@ class Learner:
         phase = Phase(size, progress < self.setup.norm_until)
         if phase == getattr(self, "phase", None):
             return
-        self.phase, self.actor.size, self.average.size = phase, size, size
+        self.phase = phase
         if self.slow:  # statistics of the actor of now do not go with weights of 1,000 updates ago
             self.slow["actor"].train(phase.norm)
         self.replays: dict[tuple, Graphed] = {}  # what was captured holds no longer

@@ -8,7 +8,6 @@ import torch
 
 from constants import WIDTH
 from DRL.actor import Actor, fold_batch_norm, load_actor
-from DRL.layers import shrunk
 from Renderer.canvas import as_float, as_uint8, paint_strokes, split_action
 from Renderer.model import TrainedRender, load_render
 from Renderer.stroke_gen import SHAPE_DIM
@@ -30,37 +29,27 @@ class Measured(NamedTuple):
 
 
 class Painter:
-    """Both networks, the actor in eval mode."""
+    """Both networks, the actor in eval mode, which sees the neural canvas."""
+
+    canvas = "neural"  # or "exact": what the actor sees
 
     def __init__(self, actor: Actor, render: TrainedRender, precision: Precision) -> None:
         self.device, self.precision = precision.device, precision
         self.actor, self.render = actor, render
         self.bundle, self.family = actor.bundle, render.family
 
-    @classmethod
-    def load(cls, actor: Path, renderer: Path, precision: Precision) -> "Painter":
-        """From weight files.
+    def checked(self, actor: Path, renderer: Path) -> "Painter":
+        """Return self.  Raises UserError where what it paints is not finite.
 
-        Raises UserError where one is missing or holds the weights of another network, where the
-        two are for different families of strokes, and where what they paint are no numbers.
+        actor, renderer: the files that the networks are from.
         """
-        render = load_render(renderer, precision)
-        network, family = load_actor(actor, "the actor", "train one with baseline/train.py, or "
-                                     "name another with --actor")
-        if family != render.family:
-            raise UserError(f"the actor {actor} paints with {family} strokes and the renderer "
-                            f"{renderer} draws {render.family} strokes; name two of one "
-                            "family with --actor and --renderer")
-        fold_batch_norm(network.eval())
-        network.to(precision.device, memory_format=torch.channels_last)
-        painter = cls(network, render, precision)
-        blank = torch.zeros(1, 3, WIDTH, WIDTH, device=precision.device)
-        grey = torch.linspace(0, 1, WIDTH, device=precision.device).expand_as(blank)
-        _, canvases = next(painter.paint(blank, grey, 1))
+        blank = torch.zeros(1, 3, WIDTH, WIDTH, device=self.device)
+        grey = torch.linspace(0, 1, WIDTH, device=self.device).expand_as(blank)
+        _, canvases = next(self.paint(blank, grey, 1))
         if not canvases[-1].isfinite().all():
             raise UserError(f"the actor {actor} and the renderer {renderer} paint what are no "
                             "finite numbers; name others with --actor and --renderer")
-        return painter
+        return self
 
     @torch.no_grad()
     def act(
@@ -73,8 +62,7 @@ class Painter:
         if not isinstance(progress, torch.Tensor):
             progress = torch.full((len(canvas),), progress, device=self.device)
         with self.precision.autocast():
-            size = self.actor.size
-            return self.actor(shrunk(canvas, size), shrunk(target, size), progress)
+            return self.actor(canvas, target, progress)
 
     @torch.no_grad()
     def paint(
@@ -118,3 +106,22 @@ class Painter:
             finished.append(as_uint8(before).cpu())
         sums = (ranks.total(sums) if ranks else sums).cpu() / len(targets)
         return Measured(*sums, torch.cat(finished) if finished else own)
+
+
+def load_pair(
+    actor: Path, renderer: Path, precision: Precision
+) -> tuple[Actor, TrainedRender]:
+    """Load an actor, its batch normalization folded, and a renderer.
+
+    Raises UserError where one is missing or holds the weights of another network, and where the
+    two are for different families of strokes.
+    """
+    render = load_render(renderer, precision)
+    network, family = load_actor(actor, "the actor", "train one with baseline/train.py, or "
+                                 "name another with --actor")
+    if family != render.family:
+        raise UserError(f"the actor {actor} paints with {family} strokes and the renderer "
+                        f"{renderer} draws {render.family} strokes; name two of one "
+                        "family with --actor and --renderer")
+    fold_batch_norm(network.eval())
+    return network.to(precision.device, memory_format=torch.channels_last), render

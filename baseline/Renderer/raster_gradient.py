@@ -9,9 +9,12 @@ visible are read off the raster itself.
 from typing import NamedTuple
 
 import numpy as np
+import torch
 
 from Renderer.jit import compiled, parallel_chunksize, prange
-from Renderer.raster import STROKES_A_CHUNK, Boxes
+from Renderer.raster import STROKES_A_CHUNK, Boxes, place
+from Renderer.stroke_gen import Discs, Triangles
+from Renderer.strokes import Strokes
 
 LEAST_JUMP = 0.02  # of opacity, for an edge to count
 EVERY = 2  # discs looked at for the one that an edge belongs to
@@ -51,6 +54,32 @@ def gradient(
         _edges(boxes.rows, boxes.columns, boxes.radii, boxes.opacity, boxes.box, start, cover,
                by_opacity, places, by_kind)
     return Gradient(canvas, places, by_kind, sums[:, :3], sums[:, 3], sums[:, 4])
+
+
+def backward_to_shapes(placed: Discs | Triangles, found: Gradient) -> None:
+    """Backpropagate from where strokes lie to the shape numbers that ``place`` was given."""
+    grads = [*torch.from_numpy(found.places).unbind(2)[: len(placed) - 1],
+             torch.from_numpy(found.opacity).view_as(placed.opacity)]
+    used = [(value, grad.to(value.dtype)) for value, grad in zip(placed, grads, strict=True)
+            if value.requires_grad]
+    torch.autograd.backward(*zip(*used, strict=True))
+
+
+def stroke_gradient(
+    strokes: Strokes, target: np.ndarray, below: np.ndarray | None = None
+) -> tuple[float, torch.Tensor]:
+    """Return the mean squared error of a painting and its gradient to the strokes' numbers.
+
+    target: (height, width, 3) float32 BGR in [0, 1]; below: the canvas that they are painted on,
+    of the same shape, or None: black.  The gradient is (n, 13): ten shape numbers, then the color.
+    """
+    shapes = torch.from_numpy(strokes.shapes).requires_grad_()
+    placed = place(strokes, shapes)
+    found = gradient(Boxes(strokes, placed, margin=1), strokes.colours, target, below)
+    backward_to_shapes(placed, found)
+    grad = torch.cat((shapes.grad, torch.from_numpy(found.colours)), 1)
+    error = float(np.square(found.canvas - target).mean())
+    return error, grad * (2 / target.size)
 
 
 @compiled(parallel=True, fastmath=True)

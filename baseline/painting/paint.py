@@ -13,11 +13,13 @@ from tqdm import tqdm
 
 from constants import BUNDLE, STEPS
 from DRL.rollout import Painter
+from grid.painter import load_painter
 from painting.outputs import Files, check_places, own_names
 from painting.painting import (
     Painting,
     Progress,
     errors,
+    paint_grid,
     paint_overlapping,
     paint_tiles,
     scatter,
@@ -32,7 +34,7 @@ from utils.pictures import list_pictures, psnr, read_picture
 
 TILES_AT_ONCE = 64  # that the actor sees in one batch
 LARGEST_CANVAS = 8192  # pixels
-MOST_STEPS = 50  # in a stage, that help the actor that comes with this
+MOST_STEPS = 56  # in a stage, that help the actor that comes with this
 
 
 def readable(paths: list[Path], left_out: list[Path]) -> Iterator[Painting]:
@@ -145,11 +147,11 @@ def paint_batch(
         if painter is None:
             for painting in paintings:
                 scatter(painting, render.family, height, width, stages, options.seed)
-        elif options.overlap:
+        elif options.overlap or painter.canvas == "exact":
+            paint = paint_grid if painter.canvas == "exact" else paint_overlapping
             for painting in paintings:
                 if not signals.stopped:
-                    show_progress(paint_overlapping(painter, painting, height, width, stages),
-                                  steps, signals)
+                    show_progress(paint(painter, painting, height, width, stages), steps, signals)
         else:
             show_progress(paint_tiles(painter, paintings, height, width, stages), steps, signals)
         for painting, each in zip(paintings, files, strict=True):
@@ -169,7 +171,8 @@ def paint_batch(
     settings = {name: vars(options)[name] for name in ("overlap", "refine", "seed")} | {
         "max_step": steps, "divide": f"{shape[0]}x{shape[1]}",
         "actor": options.actor.name, "renderer": options.renderer.name}
-    canvas = "exact raster" if options.refine or options.overlap else "neural canvas"
+    exact = options.refine or options.overlap or painter.canvas == "exact"
+    canvas = "exact raster" if exact else "neural canvas"
     failures = []
     for painting, each in begun:
         try:
@@ -207,7 +210,7 @@ def paint_pictures(options: argparse.Namespace) -> None:
     if options.actor == Path("none"):
         painter, render = None, load_render(options.renderer, precision)
     else:
-        painter = Painter.load(options.actor, options.renderer, precision)
+        painter = load_painter(options.actor, options.renderer, precision)
         render = painter.render
     all_errors = []
     with StopSignals() as signals:

@@ -11,8 +11,11 @@ import torch.nn.functional as F
 
 from constants import BUNDLE, WIDTH
 from DRL.rollout import Painter
+from grid.painter import GridPainter
+from grid.passes import plan, plan_on_top
 from painting.tiles import Stage, from_tiles, paint_placed, smooth_seams, to_tiles
 from Renderer.canvas import STROKE_DIM, as_uint8, split_action
+from Renderer.layout import Layout
 from Renderer.strokes import Strokes
 
 # What a step reports: the stage, the step from 1, and the mean squared error after it.
@@ -99,6 +102,33 @@ def paint_tiles(
             for painting, error in zip(paintings, each, strict=True):
                 painting.error = error
             yield stage, step, float(np.mean(each))
+
+
+def paint_grid(
+    painter: GridPainter, painting: Painting, height: int, width: int, stages: list[Stage]
+) -> Progress:
+    """Paint by an actor with a grid read-out, all strokes on one canvas by the exact rasterizer.
+
+    Above a coarse painting each second pass is on tiles shifted by half a tile, so that seams do
+    not stay; tiles that overlap have none.
+    """
+    from Renderer.raster import paint_exact  # its compiler takes half a second to import
+
+    canvas, whole = np.zeros((height, width, 3), np.float32), painting.target(height, width)
+    for stage in stages:
+        on_top = stage is not stages[0]
+        layout, step = Layout(height, width, stage.tiles, stage.clips), 0
+        layouts = layout, layout.shifted() if on_top and not stage.overlapping else layout
+        for number, which in enumerate((plan_on_top if on_top else plan)(stage.steps)):
+            tiles = layouts[number % 2]
+            for action in painter.choose(canvas, whole, tiles, which).unbind(1):
+                strokes, count = tiles.strokes(painter.family, action), len(tiles.tiles)
+                painting.parts.append(strokes)
+                for first in range(0, len(strokes), count):
+                    paint_exact(strokes[first : first + count], canvas)
+                    painting.show(rounded(canvas))
+                painting.error, step = float(np.square(canvas - whole).mean()), step + 1
+                yield stage, step, painting.error
 
 
 def paint_overlapping(

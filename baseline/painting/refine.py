@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from Renderer.raster import Boxes, place
-from Renderer.raster_gradient import Gradient, gradient
-from Renderer.stroke_gen import FAMILIES, SHAPE_DIM, Discs, Triangles
+from Renderer.raster_gradient import backward_to_shapes, gradient
+from Renderer.stroke_gen import FAMILIES, SHAPE_DIM
 from Renderer.strokes import Strokes
 
 RATE = 0.02  # highest of Adam's, in parts of a tile
@@ -76,7 +76,7 @@ def refine(
             best, least = strokes, error
         if step == steps or stopped():
             break
-        descend(placed, found)
+        backward_to_shapes(placed, found)
         progress = step / steps
         rate = (1 + math.cos(math.pi * progress)) / 2 * rates
         moved = shapes.detach() - rate * adam.step(shapes.grad)
@@ -96,15 +96,6 @@ def refine(
             adam.reorder(order, count)
         report(error)
     return best
-
-
-def descend(placed: Discs | Triangles, found: Gradient) -> None:
-    """Pass the gradient by places and opacities back to the shape numbers that made them."""
-    slopes = [*torch.from_numpy(found.places).unbind(2)[: len(placed) - 1],
-              torch.from_numpy(found.opacity).view_as(placed.opacity)]
-    used = [(value, slope.to(value.dtype)) for value, slope in zip(placed, slopes, strict=True)
-            if value.requires_grad]
-    torch.autograd.backward(*zip(*used, strict=True))
 
 
 def reseed(

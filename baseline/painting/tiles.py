@@ -24,6 +24,11 @@ class Stage(NamedTuple):
     clips: np.ndarray  # (tiles, 4) int64: top, left, bottom and right of what may be painted
 
     @property
+    def overlapping(self) -> bool:
+        """Whether strokes may reach over the edges of their tile."""
+        return bool((self.clips[:, 2:] - self.clips[:, :2] > self.tiles[:, 2:]).any())
+
+    @property
     def name(self) -> str:
         """What the step lines call it."""
         return "canvas" if len(self.tiles) == 1 else f"{self.rows}x{self.columns} tiles"

@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 import torch
 from torch import nn
 
-from constants import SIZES, WIDTH
+from constants import WIDTH
 from utils.command import UserError
 from utils.files import write_atomically
 
@@ -39,6 +39,8 @@ ARCHIVES = re.compile(
     rb"|PK\x05\x06|.{257}ustar", re.DOTALL)
 OTHERS = {rb".{8}\{\s*\"": "is a file of safetensors and no state dict of PyTorch",
           rb"\x93NUMPY": "is an array of NumPy and no state dict of PyTorch"}
+# What a weight file may say beside its keys: the family of the strokes, the read-out of an actor.
+METADATA = {"family", "readout"}
 LONGEST_PICKLE = 10**6  # operations; those of a checkpoint are some ten thousand
 
 
@@ -131,16 +133,15 @@ def load_weights(network: nn.Module, path: Path, what: str, otherwise: str) -> s
 
     Returns the family of strokes that the weights are for: bezier where they do not say.
     """
-    return load_built(lambda state: network, path, what, otherwise)[1]
+    return load_built(lambda state: network, path, what, otherwise)[1]["family"]
 
 
 def load_built(
     build: Callable[[dict[str, torch.Tensor]], nn.Module], path: Path, what: str, otherwise: str
-) -> tuple[nn.Module, str, int]:
+) -> tuple[nn.Module, dict[str, str]]:
     """``load_weights`` into a network that ``build`` makes by what the state dict says.
 
-    Returns the network, the family, and the pixels a side of the pictures that it has learnt on,
-    128 where the file does not say.
+    Returns the network and the file's metadata; "family" is always among it.
     """
     def refuse(flaw: str) -> NoReturn:
         raise UserError(f"{what} {path} {flaw}; {otherwise}")
@@ -158,11 +159,12 @@ def load_built(
     network.load_state_dict(state)
     metadata = getattr(found, "_metadata", None)
     own = dict.get(metadata, "") if isinstance(metadata, dict) else None
-    family = dict.get(own, "family", "bezier") if isinstance(own, dict) else "bezier"
-    size = dict.get(own, "size", WIDTH) if isinstance(own, dict) else WIDTH
-    if type(size) is not int or size not in SIZES:
-        refuse(f"is for pictures of {shown(size)} pixels a side")
-    return network, family[:100] if isinstance(family, str) else shown(family), size
+    written = dict(own) if isinstance(own, dict) else {}
+    if written.get("size", WIDTH) != WIDTH:
+        refuse(f"is for pictures of {shown(written['size'])} pixels a side, not {WIDTH}")
+    named = {"family": "bezier"} | {name: written[name] for name in METADATA & written.keys()}
+    return network, {name: value[:100] if isinstance(value, str) else shown(value)
+                     for name, value in named.items()}
 
 
 def state_dicts(loaded: Any) -> list[dict[str, torch.Tensor]]:
@@ -231,13 +233,10 @@ def misfit(network: nn.Module, state: dict[str, torch.Tensor]) -> str:
     return ""
 
 
-def half_state(
-    network: nn.Module, family: str = "bezier", size: int = WIDTH
-) -> OrderedDict[str, torch.Tensor]:
-    """The network's state dict on the CPU, floats in half precision: the shipped format.
+def half_state(network: nn.Module, **metadata: str) -> OrderedDict[str, torch.Tensor]:
+    """Return the network's state dict on the CPU, floats in half precision: the shipped format.
 
-    Its metadata, which PyTorch saves with every state dict beside the keys, say which family of
-    strokes the weights are for, and how large pictures they have learnt on where that is not usual.
+    metadata: what PyTorch is to save with the state dict beside its keys, see METADATA.
     """
     state = network.state_dict()
     half = OrderedDict(
@@ -245,7 +244,5 @@ def half_state(
         for key, value in state.items()
     )
     half._metadata = state._metadata
-    half._metadata[""]["family"] = family
-    if size != WIDTH:
-        half._metadata[""]["size"] = size
+    half._metadata[""] |= metadata
     return half

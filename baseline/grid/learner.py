@@ -1,0 +1,259 @@
+"""The grid method: the gradient of whole paintings, drawn by the exact rasterizer.
+
+The actor paints pictures in four passes (``grid.passes``).  The gradient of a finished painting's
+squared error flows through the exact rasterizer to the numbers of all its strokes, and from there
+into the actor; what the actor sees is cut off from it.  There is no critic and no discriminator.
+
+Batch normalization keeps the statistics of the first pictures, as a batch has few of them.  Each
+weight has a learning-rate multiplier of its own, in the spirit of maximal update parametrization
+(Yang and Hu, 2021), so that no layer outruns the others and no ReLU dies.  Convolutions take the
+orthogonal steps of Muon (Jordan et al., 2024), all else Adam's.
+"""
+
+import copy
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import nn
+from torch.func import functional_call
+
+from DRL.actor import Actor, fold_batch_norm, folded_weights, normalized_convolutions
+from DRL.learner import Learner, Metrics, Setup, learning
+from grid.painter import GridPainter
+from grid.passes import PAINTING, choose
+from grid.start import IMITATION, imitation_loss, initialize
+from Renderer.canvas import as_float
+from Renderer.layout import Layout, stacked, unstacked
+from Renderer.raster import paint_exact
+from Renderer.raster_gradient import stroke_gradient
+from running.optim import adam, cosine, orthogonal, set_rate
+
+RATE, WARM_UP = 3e-3, 100  # highest learning rate; updates in which it rises to its cosine
+MOMENTUM = 0.9  # of Muon
+MUON_RMS = 0.3  # root mean square of a Muon step over rate and multipliers; about that of Adam
+OUTPUT_STEP = 100.0  # standard deviations an output moves by, over the rate, if all weights agree
+LOGIT_STEP = 30.0  # of the last layer, the same in units of its logits
+MOST = 3.0  # of a learning-rate multiplier
+MEASURE_EVERY = 300  # updates between measurements of the activations
+MEASURED = 4  # pictures that they are measured on
+EARLY_WEIGHT = 0.3  # of the error after an earlier pass
+COARSE = 2  # passes, the first ones, that are learned in every COARSE_EVERY-th update only
+COARSE_EVERY = 3
+
+Policy = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+class GridLearner(Learner):
+    """An actor with a grid read-out that learns from whole paintings."""
+
+    def __init__(self, setup: Setup, *, actor_rate: float | None = None) -> None:
+        """actor_rate: the highest learning rate of a cosine after a warm-up."""
+        super().__init__(setup, {}, readout="grid")
+        self.family = setup.render.family
+        self.peak = actor_rate or RATE
+        self.folded = fold_batch_norm(copy.deepcopy(self.actor))  # its weights are never used
+        self.filters = [conv.weight for _, conv, _ in normalized_convolutions(self.actor)]
+        self.momenta = [torch.zeros_like(weight) for weight in self.filters]
+        self.multipliers: list[torch.Tensor] = []  # of the filters and, last, of the last layer
+        own = set(map(id, self.filters))
+        rest = [weight for weight in self.actor.parameters() if id(weight) not in own]
+        self.optimizers["actor"] = adam(nn.ParameterList(rest), False)
+        self.imitating = IMITATION  # updates until which it imitates plain strokes
+
+    def rates(self, progress: float) -> dict[str, float]:
+        """Return the learning rate at ``progress`` in [0, 1]: half a cosine, after a warm-up."""
+        return {"actor": min(1, (self.updates + 1) / WARM_UP) * cosine(progress, self.peak)}
+
+    def go_on_from(self, actor: Actor) -> None:
+        """Start from an actor with a grid read-out."""
+        super().go_on_from(actor)
+        self.imitating = 0
+
+    def painter(self, averaged: bool = False) -> GridPainter:
+        """Return the policy of the actor, or of its running average."""
+        return GridPainter(self.finished(averaged), self.render, self.precision)
+
+    def state_dict(self) -> dict:
+        """Return the multipliers, momenta and the length of the imitation too."""
+        return super().state_dict() | {"multipliers": self.multipliers, "momenta": self.momenta,
+                                       "imitating": self.imitating}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Restore what ``state_dict`` gave."""
+        super().load_state_dict(state)
+        self.multipliers = [each.to(self.precision.device) for each in state["multipliers"]]
+        torch._foreach_copy_(self.momenta, state["momenta"])
+        self.imitating = state["imitating"]
+
+    def learn(
+        self, batch: None, target: torch.Tensor
+    ) -> tuple[Metrics, torch.Tensor | None]:
+        """Take one optimizer step by paintings of targets (B, 3, 128, 128) uint8.
+
+        Returns the mean squared error of the finished paintings; in the first updates, of the
+        imitated numbers.
+        """
+        target, actor = as_float(target.cpu()), self.actor
+        if self.updates == 0 and self.imitating:
+            initialize(actor, target, self.family)
+            self.ranks.make_same(actor)
+            self.average.load_state_dict(actor.state_dict())
+        if self.updates % MEASURE_EVERY == 0 or self.updates == self.imitating:
+            self.measure_activations(target[:MEASURED])
+        with learning(actor):
+            policy = self.policy()
+            if self.updates < self.imitating:
+                loss = error = imitation_loss(policy, target, self.updates, self.family)
+            else:
+                loss, error = self.painting_loss(policy, target)
+            actor.zero_grad(set_to_none=True)
+            loss.backward()
+        self.ranks.mean_gradients(actor)
+        self.step()
+        return {"actor/error": error.detach()}, None
+
+    def policy(self) -> Policy:
+        """Return the actor with its batch normalization folded; gradients flow to its weights."""
+        weights = folded_weights(self.actor)
+
+        def act(*inputs: torch.Tensor) -> torch.Tensor:
+            with self.precision.autocast():
+                return functional_call(self.folded, weights, inputs)
+
+        return act
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Take one step by the gradients: of Muon for filters, of Adam for all else."""
+        lr, last = self.rates(self.progress)["actor"], self.actor.fc.weight
+        before, dtype = last.clone(), torch.bfloat16 if self.precision.bf16 else last.dtype
+        set_rate(self.optimizers["actor"], lr)
+        self.optimizers["actor"].step()
+        last.copy_(torch.lerp(before, last, self.multipliers[-1]))
+        steps = []
+        for number, (weight, momentum, multiplier) in enumerate(
+                zip(self.filters, self.momenta, self.multipliers, strict=False)):
+            momentum.lerp_(weight.grad, 1 - MOMENTUM)
+            steps.append(torch.zeros_like(weight))
+            if number % self.ranks.world == self.ranks.rank:  # the others' come from others
+                nesterov = torch.lerp(weight.grad, momentum, MOMENTUM)
+                direction = orthogonal((multiplier * nesterov).flatten(1), dtype).view_as(weight)
+                rms = MUON_RMS * max(direction.flatten(1).shape) ** 0.5
+                steps[-1].copy_(rms * direction * multiplier)
+        for weight, step in zip(self.filters, steps, strict=True):
+            weight.sub_(self.ranks.total(step), alpha=lr)
+
+    @torch.no_grad()
+    def measure_activations(self, target: torch.Tensor) -> None:
+        """Set each weight's learning-rate multiplier by the activations in some paintings.
+
+        A weight's multiplier is its output's standard deviation over the mean size of its input
+        and their number, so that all inputs move an output alike, and all outputs move by alike
+        fractions of their deviation.
+        """
+        policy, measured = self.policy(), {}
+        _, canvases = self.paint(policy, target)
+
+        def hook(layer: nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor) -> None:
+            (x,) = inputs
+            if isinstance(layer, nn.Linear):
+                size, taps = x.abs().mean((0, 1)), 1
+                deviation = torch.full_like(layer.bias, LOGIT_STEP / OUTPUT_STEP)
+            else:
+                size, deviation = x.abs().mean((0, 2, 3)), output.float().std((0, 2, 3))
+                typical = deviation.median()
+                deviation = deviation.clamp(typical / 10, 3 * typical)
+                taps = layer.weight[0, 0].numel()
+            measured[layer] = multipliers(size.float(), deviation, taps)
+
+        layers = [*(conv for _, conv, _ in normalized_convolutions(self.actor)), self.actor.fc]
+        handles = [layer.register_forward_hook(hook) for layer in layers]
+        seen = torch.cat([torch.zeros_like(target), *map(unstacked, canvases[:-1])])
+        progress = torch.tensor([which.progress for which in PAINTING])
+        with self.precision.autocast():
+            self.actor(seen.to(self.precision.device),
+                       target.repeat(len(PAINTING), 1, 1, 1).to(self.precision.device),
+                       progress.repeat_interleave(len(target)).to(self.precision.device))
+        for handle in handles:
+            handle.remove()
+        self.multipliers = [
+            self.ranks.total(measured[layer]).div_(self.ranks.world).view(
+                *measured[layer].shape, *[1] * (layer.weight.dim() - 2)) for layer in layers]
+
+    def painting_loss(
+        self, policy: Policy, target: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Paint, and return a scalar with the paintings' gradient, and their squared error.
+
+        Two of three updates learn the passes over all cells alone; two of three count the error
+        after an earlier pass too.
+        """
+        turn = self.updates % COARSE_EVERY
+        first = 0 if turn == 0 else COARSE  # of the passes that are learned
+        bundles, canvases = self.paint(policy, target, first)
+        below = canvases[first - 1] if first else None
+        ends = [(len(PAINTING), 1.0)]
+        if turn < COARSE:
+            early = COARSE + 1 if first else 1 + self.updates // COARSE_EVERY % COARSE
+            ends.append((early, EARLY_WEIGHT))
+        grads, error = [torch.zeros_like(each) for each in bundles], 0.0
+        for end, weight in reversed(ends):
+            error, found = self.gradient(bundles[first:end], target, below)
+            for grad, each in zip(grads[first:], found, strict=False):
+                grad += weight * each
+        for grad in grads[:COARSE]:
+            grad *= COARSE_EVERY
+        loss = sum((grad * each).sum() for grad, each in zip(
+            grads[first:], bundles[first:], strict=True)) / len(target)
+        return loss, torch.tensor(error)
+
+    def paint(
+        self, policy: Policy, target: torch.Tensor, first: int = len(PAINTING)
+    ) -> tuple[list[torch.Tensor], list[np.ndarray]]:
+        """Paint targets (B, 3, 128, 128) in [0, 1], from black.
+
+        first: of the passes through which gradients flow.  Returns the bundles of each pass,
+        (B, bundles, 13 N), and the stacked canvas (128 B, 128, 3) after it.
+        """
+        device, column = self.precision.device, Layout.column(len(target))
+        canvas = np.zeros(stacked(target).shape, np.float32)
+        bundles, canvases = [], []
+        for number, which in enumerate(PAINTING):
+            with torch.set_grad_enabled(number >= first):
+                seen = column.cut(canvas).to(device)
+                bundles.append(choose(policy, seen, target.to(device), which).cpu())
+            for action in bundles[-1].unbind(1):
+                paint_exact(column.strokes(self.family, action), canvas)
+            canvases.append(canvas.copy())
+        return bundles, canvases
+
+    def gradient(
+        self, bundles: list[torch.Tensor], target: torch.Tensor, below: np.ndarray | None
+    ) -> tuple[float, list[torch.Tensor]]:
+        """Return the mean squared error of paintings, and its gradient to each one's bundles.
+
+        below: the stacked canvas that they are painted on, or None: black.
+        """
+        single, counts = Layout.column(1), [each.shape[1] for each in bundles]
+        errors, grads = [], []
+        for number, picture in enumerate(target):
+            action = torch.cat([each[number] for each in bundles]).reshape(1, -1)
+            rows = slice(number * picture.shape[1], (number + 1) * picture.shape[1])
+            error, grad = stroke_gradient(single.strokes(self.family, action),
+                                          stacked(picture[None]),
+                                          None if below is None else below[rows])
+            errors.append(error)
+            grads.append(grad.view(sum(counts), -1))
+        return float(np.mean(errors)), list(torch.stack(grads).split(counts, 1))
+
+
+def multipliers(size: torch.Tensor, deviation: torch.Tensor, taps: int) -> torch.Tensor:
+    """Return the learning-rate multipliers (N, C) of a layer's weights.
+
+    size: mean absolute inputs (C,); deviation: standard deviations of the outputs (N,); taps:
+    weights for each input and output.  Inputs that are hardly there get a bounded step.
+    """
+    typical = size[size <= size.quantile(0.95)].mean()  # without the few that are huge
+    total = taps * len(size) * (size + 0.1 * typical + 1e-6)
+    return (OUTPUT_STEP * deviation[:, None] / total).clamp(max=MOST)

@@ -1,0 +1,319 @@
+"""The grid method: passes over a grid of cells, and learning by the gradient of whole paintings."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.func import functional_call
+
+from DRL.actor import Actor, fold_batch_norm, folded_weights, load_actor, normalized_convolutions
+from DRL.learner import Setup
+from grid.learner import MUON_RMS, GridLearner
+from grid.painter import GridPainter
+from grid.passes import FIRST, PAINTING, QUADRANTS, WORST, chosen_cells, plan, plan_on_top
+from grid.start import initialize, lesson, plain_strokes
+from Renderer.canvas import as_float
+from Renderer.layout import Layout, stacked
+from Renderer.raster import paint_exact
+from Renderer.raster_gradient import stroke_gradient
+from running.device import Precision, pick_device
+from running.optim import orthogonal
+from running.ranks import Ranks
+from running.run import Run
+from test_training import assert_same, everything, go_on, training_of
+from utils.command import UserError
+from utils.weights import half_state
+
+
+@pytest.fixture(scope="module")
+def pictures() -> torch.Tensor:
+    """Return 64 smooth pictures (64, 3, 128, 128) uint8."""
+    seeds = torch.rand(64, 3, 6, 6, generator=torch.Generator().manual_seed(0))
+    smooth = F.interpolate(seeds, 128, mode="bicubic").clamp(0, 1)
+    return (255 * smooth).to(torch.uint8)
+
+
+def new_learner(family: str = "bezier", precision: str = "fp32") -> GridLearner:
+    """Return a learner that paints at once, without imitating first."""
+    torch.manual_seed(0)
+    render = SimpleNamespace(family=family)
+    learner = GridLearner(Setup(render=render, precision=Precision(precision, pick_device("cpu"))))
+    learner.imitating = 0
+    return learner
+
+
+@pytest.fixture(scope="module")
+def learner(pictures) -> GridLearner:
+    """Return a learner whose actor has just been initialized."""
+    learner = new_learner()
+    initialize(learner.actor, as_float(pictures[:16]), "bezier")
+    return learner
+
+
+@pytest.mark.parametrize("steps", [*range(1, 60), 100])
+def test_plan_paints_every_step(steps):
+    for passes in (plan(steps), plan_on_top(steps)):
+        assert sum(which.bundles for which in passes) == steps
+        assert all(0 < which.bundles <= which.side**2 for which in passes)
+
+
+def test_plan_of_40_steps_is_what_is_learned():
+    assert tuple(plan(40)) == PAINTING
+    assert [which.bundles for which in plan(20)] == [4, 16]
+
+
+def test_chosen_cells_have_the_largest_errors():
+    target = torch.zeros(2, 3, 128, 128)
+    canvas = target.clone()
+    canvas[0, :, 40:60, 70:90] = 1  # cell 6 of 16, quadrant 1 of 4
+    canvas[0, :, 100:110, :10] = 0.5  # cell 12, quadrant 2
+    canvas[1, 0, :, 127] = 1  # cells 3, 7, 11, 15, quadrants 1 and 3
+    assert chosen_cells(canvas, target, WORST._replace(bundles=2))[0].tolist() == [6, 12]
+    assert chosen_cells(canvas, target, WORST)[1].tolist() == [3, 7, 11, 15]
+    assert chosen_cells(canvas, target, QUADRANTS).tolist() == 2 * [[5, 7, 13, 15]]
+    assert chosen_cells(canvas, target, QUADRANTS._replace(bundles=2)).tolist() == [
+        [7, 13], [7, 15]]
+
+
+def test_folded_weights_give_the_same_actions_and_gradients(learner, pictures):
+    actor, target = learner.actor, as_float(pictures[:2])
+    seen = target * 0.3, target, torch.tensor([0.2, 0.7])
+    actor.requires_grad_(True)
+    plain, folded = actor(*seen), functional_call(learner.folded, folded_weights(actor), seen)
+    assert torch.allclose(plain, folded, atol=1e-5)
+    weights = [actor.layer3[0].conv1.weight, actor.layer4[1].bn2.weight, actor.bn1.bias]
+    both = [torch.autograd.grad(output.square().sum(), weights) for output in (plain, folded)]
+    actor.requires_grad_(False)
+    for one, other in zip(*both, strict=True):
+        assert torch.allclose(one, other, rtol=1e-3, atol=1e-4)
+
+
+def test_training_and_painting_see_the_same_canvases(learner, pictures):
+    target = as_float(pictures[:4])
+    with torch.no_grad():
+        bundles, canvases = learner.paint(learner.policy(), target)
+    painter = GridPainter(learner.actor, learner.render, learner.precision)
+    *_, (action, last) = painter.paint(torch.zeros_like(target), target, 40)
+    assert torch.allclose(action, bundles[-1][:, -1], atol=1e-4)
+    error = (last[-1] - target).square().mean()
+    trained = np.square(canvases[-1] - stacked(target)).mean()
+    assert error.item() == pytest.approx(trained, rel=1e-3)
+    measured = painter.measure(pictures[:4], 40, 4)
+    assert measured.errors[-1].item() == pytest.approx(trained, rel=1e-3)
+
+
+@pytest.mark.parametrize("family", ["bezier", "triangle", "round", "bezierwotrans"])
+def test_plain_strokes_paint_the_picture_coarsely(pictures, family):
+    target = as_float(pictures[:8])
+    errors = [(lesson(target, which, family)[0] - target).square().mean().item()
+              for which in (QUADRANTS, FIRST, PAINTING[-1])]
+    assert errors[0] > 1.1 * errors[1] > 1.1**2 * errors[2]
+
+
+def test_plain_strokes_have_the_color_of_their_place(pictures):
+    target = as_float(pictures[:1])
+    bundles = plain_strokes(target, 4, "bezier").view(16, 5, 13)
+    row, column = (128 * bundles[6, 0, :2]).round().int().tolist()
+    assert (row, column) == (48, 75)  # of a cell 32 pixels wide, its middle less half a length
+    mean = target[0, :, 40:56, 72:88].mean((1, 2))
+    assert torch.allclose(bundles[6, 0, 10:], mean, atol=1e-5)
+
+
+def test_stroke_gradient_is_that_of_the_mean_squared_error(pictures):
+    """By colors, whose gradient is exact."""
+    picture = stacked(as_float(pictures[:1]))
+    action = plain_strokes(as_float(pictures[:1]), 4, "bezier")[:, :8].reshape(1, -1)
+    column = Layout.column(1)
+
+    def squared_error(action: torch.Tensor) -> float:
+        canvas = np.zeros_like(picture)
+        paint_exact(column.strokes("bezier", action), canvas)
+        return np.square(canvas - picture).mean()
+
+    error, grad = stroke_gradient(column.strokes("bezier", action), picture)
+    assert error == pytest.approx(squared_error(action), rel=1e-4)
+    for number, color in ((0, 10), (17, 11), (39, 12)):
+        moved = torch.zeros(40, 13)
+        moved[number, color] = 0.05
+        moved = moved.view(1, -1)
+        difference = (squared_error(action + moved) - squared_error(action - moved)) / 0.1
+        assert grad[number, color].item() == pytest.approx(difference, rel=0.02, abs=2e-6)
+
+
+def test_gradient_on_a_canvas_is_that_in_the_whole_painting(pictures):
+    picture, column = stacked(as_float(pictures[:1])), Layout.column(1)
+    strokes = column.strokes(
+        "bezier", plain_strokes(as_float(pictures[:1]), 4, "bezier").reshape(1, -1))
+    below = np.zeros_like(picture)
+    paint_exact(strokes[:30], below)
+    before = below.copy()
+    whole, part = stroke_gradient(strokes, picture), stroke_gradient(strokes[30:], picture, below)
+    assert np.array_equal(below, before)
+    assert part[0] == pytest.approx(whole[0], rel=1e-4)
+    assert torch.allclose(part[1], whole[1][30:], rtol=1e-3, atol=1e-8)
+
+
+def test_multipliers_move_the_outputs_of_all_layers_alike(learner, pictures):
+    """If all weights of a layer go up; with equal steps some layers move 30 times more."""
+    learner.measure_activations(as_float(pictures[:4]))
+    moves = []
+
+    def hook(number: int):
+        def measure(layer, inputs, y) -> None:
+            moves.append([
+                (F.conv2d(inputs[0], weight.expand_as(layer.weight), None, layer.stride,
+                          layer.padding) / y.std((0, 2, 3), keepdim=True)
+                 ).mean((0, 2, 3)).median().item()
+                for weight in (learner.multipliers[number], torch.ones(()))])
+        return measure
+
+    handles = [conv.register_forward_hook(hook(number)) for number, (_, conv, _) in
+               enumerate(normalized_convolutions(learner.actor))]
+    target, progress = as_float(pictures[:8]), torch.tensor([0, 0.1, 0.2, 0.6]).repeat(2)
+    with torch.no_grad():
+        learner.actor(target.roll(8, 3) * 0.7, target, progress)
+    for handle in handles:
+        handle.remove()
+    scaled, plain = np.array(moves).T
+    assert scaled.min() > 30 and scaled.max() < 300
+    assert plain.max() > 30 * plain.min()
+
+
+@pytest.mark.parametrize("shape", [(40, 90), (90, 40)])
+@pytest.mark.parametrize("dtype, off", [(torch.float32, 1e-3), (torch.bfloat16, 0.1)])
+def test_orthogonal_matrix_has_singular_values_of_about_1(shape, dtype, off):
+    """But for those that are much smaller than the largest."""
+    chance = torch.Generator().manual_seed(0)
+    left, right = (torch.linalg.qr(torch.randn(side, 30, generator=chance)).Q for side in shape)
+    matrix = left @ torch.diag(torch.logspace(0, -2, 30)) @ right.T
+    along = left.T @ orthogonal(1e-7 * matrix, dtype) @ right
+    assert 0.6 < along.diagonal().min() and along.diagonal().max() < 1.25
+    assert (along - torch.diag(along.diagonal())).abs().max() < off
+    assert not orthogonal(0 * matrix, dtype).any()
+
+
+def test_processes_share_the_steps_that_one_alone_takes(pictures, monkeypatch):
+    learner = new_learner()
+    learner.measure_activations(as_float(pictures[:4]))
+    before = [weight.clone() for weight in learner.filters]
+
+    def step(ranks: SimpleNamespace | Ranks) -> list[torch.Tensor]:
+        monkeypatch.setattr(learner, "ranks", ranks)
+        for number, weight in enumerate(learner.actor.parameters()):
+            chance = torch.Generator().manual_seed(number)
+            weight.grad = torch.randn(weight.shape, generator=chance)
+        for weight, momentum, start in zip(learner.filters, learner.momenta, before, strict=True):
+            weight.copy_(start)
+            momentum.zero_()
+        learner.step()
+        return [start - weight for weight, start in zip(learner.filters, before, strict=True)]
+
+    alone = step(Ranks())
+    parts = [step(SimpleNamespace(rank=rank, world=2, total=lambda part: part))
+             for rank in range(2)]
+    lr = learner.rates(0)["actor"]
+    for whole, one, other, multiplier in zip(alone, *parts, learner.multipliers, strict=False):
+        assert torch.allclose(whole, one + other, atol=1e-6)
+        assert one.any() != other.any()
+        rms = (whole / lr / multiplier).square().mean().sqrt().item()
+        assert rms == pytest.approx(MUON_RMS, rel=0.4)
+
+
+@pytest.mark.parametrize("family", ["bezier", "triangle"])
+def test_learning_imitates_and_then_lowers_the_error_of_whole_paintings(pictures, family):
+    learner = new_learner(family, "auto")
+    learner.imitating = 30
+    errors = [learner.update(None, pictures[4 * update % 64 :][:4], 0.1)[0]["actor/error"].item()
+              for update in range(50)]
+    print(family, np.mean(errors[:6]), np.mean(errors[24:30]), np.mean(errors[30:35]), np.mean(errors[-5:]))
+    assert np.mean(errors[24:30]) < 0.7 * np.mean(errors[:6])
+    assert np.mean(errors[-5:]) < 0.8 * np.mean(errors[30:35])
+    statistics = learner.actor.bn1.running_mean.clone()
+    learner.update(None, pictures[:4], 0.1)
+    assert torch.equal(learner.actor.bn1.running_mean, statistics)
+
+
+def test_read_out_is_kept_in_the_file(tmp_path):
+    for readout in ("mean", "grid"):
+        torch.save(half_state(Actor(2, readout), family="round", readout=readout),
+                   tmp_path / f"{readout}.pkl")
+        actor, family = load_actor(tmp_path / f"{readout}.pkl", "the actor", "try another")
+        assert (actor.readout, actor.bundle, family) == (readout, 2, "round")
+    state = torch.load(tmp_path / "grid.pkl", weights_only=True)
+    torch.save(dict(state), tmp_path / "plain.pkl")  # without metadata, as published ones
+    assert load_actor(tmp_path / "plain.pkl", "the actor", "")[0].readout == "mean"
+    state._metadata[""]["readout"] = "max"
+    torch.save(state, tmp_path / "max.pkl")
+    with pytest.raises(UserError, match="has the read-out max, which is not known here"):
+        load_actor(tmp_path / "max.pkl", "the actor", "try another")
+
+
+def test_grid_read_out_is_the_last_layer_at_each_cell(pictures):
+    torch.manual_seed(0)
+    actor, target = Actor(readout="grid").eval(), as_float(pictures[:2])
+    seen = target * 0.5, target, torch.tensor([0.0, 0.6])
+    with torch.no_grad():
+        cells = actor(*seen)
+        actor.readout = "mean"
+        mean = actor(*seen)
+        assert cells.shape == (2, 16, 65)
+        assert torch.allclose(cells.logit().mean(1), mean.logit(), atol=1e-4)
+        folded = fold_batch_norm(actor)
+        assert torch.allclose(folded(*seen), mean, atol=1e-5)
+
+
+def test_shifted_layout_covers_the_canvas_and_is_mirrored():
+    tops = np.array([(128 * row, 128 * column, 128) for row in range(2) for column in range(3)])
+    layout = Layout(256, 384, tops, np.hstack((tops[:, :2], tops[:, :2] + 128)))
+    shifted = layout.shifted()
+    assert len(shifted.tiles) == 12
+    cover = np.zeros((256, 384), int)
+    for top, left, bottom, right in shifted.clips:
+        cover[top:bottom, left:right] += 1
+    assert (cover == 1).all()
+    canvas = np.random.default_rng(0).random((256, 384, 3), np.float32)
+    corner = shifted.cut(canvas)[0]
+    assert torch.equal(corner[:, 64:, 64:], torch.from_numpy(canvas[:64, :64]).permute(2, 0, 1))
+    assert torch.equal(corner[:, :64], corner[:, 64:].flip(1))
+
+
+FLAGS = ("--method", "grid", "--batch_size", 80, "--train_times", 3, "--env_batch", 2,
+         "--validate_episodes", 1, "--device", "cpu")
+
+
+def test_training_saves_an_actor_that_paints_and_starts_another(checkout, compiled):
+    checkout.run("train.py", *FLAGS)
+    folder = checkout.root / "train_log" / "Paint-run1"
+    out = checkout.run("test.py", "--actor", folder / "actor.pkl", "--max_step", 40, "--divide", 1)
+    assert "200 strokes" in out
+    assert "exact raster" in out
+    checkout.run("train.py", *FLAGS, "--init", folder)
+    checkout.refuse(tuple(("train.py", (*FLAGS, *more), says) for more, says in (
+        (("--init", "."), "has the read-out mean; --method grid needs grid"),
+        (("--max_step", 3), "needs --max_step 40, not 3"),
+        (("--bundle", 4), "needs --bundle 5, not 4"),
+        (("--fast",), "does not know --fast"),
+        (("--batch_size", 50), "not a multiple of 40"),
+        (("--rmsize", 5), "does not know --rmsize"),
+        (("--tau", 0.1), "does not know --tau"),
+    )))
+
+
+@pytest.mark.parametrize("init", [False, True])
+def test_training_resumes_to_the_bit(checkout, tmp_path, init):
+    flags = ("--method", "grid", "--max_step", 40, "--batch_size", 40)
+    if init:
+        torch.save(half_state(Actor(readout="grid"), readout="grid"), tmp_path / "actor.pkl")
+        flags += ("--init", tmp_path)
+    first = training_of(checkout, *flags, memory=False)
+    go_on(first, 2)
+    log = Run.create(tmp_path, "Paint", {}, Ranks())
+    first.attach(log)
+    first.save()
+    go_on(first, 2)
+    second = training_of(checkout, *flags[:6], "--seed", 99, memory=False)
+    second.load(log)
+    go_on(second, 2)
+    assert_same(everything(second), everything(first))
