@@ -142,7 +142,7 @@ def test_only_an_actor_with_a_gate_is_gone_on_from(learner, pictures):
     actor.bn1.bias[MEANS[0] + 3 : MEANS[0] + 5].add_(100)  # of passes that begin elsewhere
     again.go_on_from(actor)
     assert torch.equal(again.actor.state_dict()["layer4.1.conv2.weight"],
-                       again.average.state_dict()["layer4.1.conv2.weight"])
+                       again.ema_actor.state_dict()["layer4.1.conv2.weight"])
     target, step = as_float(pictures[:2]), torch.tensor([2, 30])
     with torch.no_grad():
         mine, its = (one.last_map(target * 0.3, target, step, Folded()) for one in (again, learner))
@@ -319,19 +319,17 @@ def test_training_saves_an_actor_that_paints_and_goes_on_from_it(checkout, compi
         (("--init", "."), "was not trained with --method cells"),
         (("--max_step", 3), "needs --max_step 40, not 3"),
         (("--bundle", 4), "needs --bundle 5, not 4"),
-        (("--sizes", 64), "needs --sizes 128, not 64"),
-        (("--norm_until", 1), "does not know --norm_until"),
         (("--fast",), "does not know --fast"),
         (("--batch_size", 50), "not a multiple of 40"),
-        (("--states", "pool"), "does not know --states"),
-        (("--cheap",), "does not know --cheap"),
         (("--rmsize", 5), "does not know --rmsize"),
+        (("--warmup", 5), "does not know --warmup"),
+        (("--episode_train_times", 5), "does not know --episode_train_times"),
         (("--tau", 0.1), "does not know --tau"),
     )))
 
 
 def test_training_resumes_to_the_bit(checkout, tmp_path):
-    flags = ("--method", "cells", "--max_step", 40, "--batch_size", 40, "--sizes", 128)
+    flags = ("--method", "cells", "--max_step", 40, "--batch_size", 40)
     first = training_of(checkout, *flags, memory=False)
     go_on(first, 2)
     log = Run.create(tmp_path, "Paint", {}, Ranks())

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from constants import BUNDLE, LARGEST_BUNDLE, WIDTH
+from constants import BUNDLE, LARGEST_BUNDLE
 from DRL.layers import STAGES, Planes, in_full, residual_stages
 from Renderer.canvas import STROKE_DIM
 from utils.weights import load_built
@@ -37,13 +37,9 @@ class Actor(nn.Module):
     """An 18-layer residual network with batch normalisation: nine planes to a bundle."""
 
     def __init__(self, bundle: int = BUNDLE) -> None:
-        """bundle: how many strokes it chooses at once.
-
-        ``size``, which its file tells, is what it has learnt to look at: pictures of so many
-        pixels a side.
-        """
+        """Build it for actions of ``bundle`` strokes."""
         super().__init__()
-        self.bundle, self.size = bundle, WIDTH
+        self.bundle = bundle
         self.planes = Planes()
         self.conv1 = nn.Conv2d(9, STAGES[0], 3, 2, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(STAGES[0])
@@ -53,16 +49,14 @@ class Actor(nn.Module):
     def forward(
         self, canvas: torch.Tensor, target: torch.Tensor, progress: torch.Tensor
     ) -> torch.Tensor:
-        """Choose a bundle.
+        """Return actions (B, 13 bundle) in [0, 1].
 
-        canvas, target: (B, 3, 128, 128) in [0, 1], or shrunk; progress: (B,), step /
-        max_step.
-        Returns (B, 13 bundle) in [0, 1].
+        canvas, target: (B, 3, 128, 128) in [0, 1]; progress: (B,), step / max_step.
         """
         return self.choose(self.planes((canvas, target), progress))
 
     def choose(self, planes: torch.Tensor) -> torch.Tensor:
-        """All nine planes (B, 9, 128, 128), or shrunk, to actions (B, 13 bundle) in [0, 1]."""
+        """Return actions (B, 13 bundle) in [0, 1] for all nine planes (B, 9, 128, 128)."""
         x = F.relu(self.bn1(self.conv1(planes)))  # (B, 64, 64, 64)
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
             x = stage(x)
@@ -79,8 +73,7 @@ def load_actor(path: Path, what: str, otherwise: str) -> tuple[Actor, str]:
         bundle, rest = divmod(state["fc.bias"].numel() if "fc.bias" in state else 0, STROKE_DIM)
         return Actor(BUNDLE if rest or not 1 <= bundle <= LARGEST_BUNDLE else bundle)
 
-    actor, family, actor.size = load_built(build, path, what, otherwise)
-    return actor, family
+    return load_built(build, path, what, otherwise)
 
 
 def fold_batch_norm(actor: Actor) -> None:

@@ -40,7 +40,7 @@ from DRL.wiring import (
     through,
 )
 from painting.refine import descend
-from Renderer.canvas import STROKE_DIM, as_float, as_uint8
+from Renderer.canvas import STROKE_DIM, as_float
 from Renderer.raster import Boxes, paint_exact, place
 from Renderer.raster_gradient import gradient
 from Renderer.stroke_gen import SHAPE_DIM
@@ -94,7 +94,7 @@ class Cells(Learner):
             raise ValueError("was not trained with --method cells")
         kept = [tensor[at].clone() for tensor, at in fixed(self.actor, by_hand=True)]
         super().go_on_from(actor)
-        for network in (self.actor, self.average):
+        for network in (self.actor, self.ema_actor):
             for (tensor, at), values in zip(fixed(network, by_hand=True), kept, strict=True):
                 tensor.detach()[at] = values
             open_gate(network)
@@ -135,7 +135,7 @@ class Cells(Learner):
         weights = torch.linalg.solve(square + ridge, x.T @ y).T
         self.actor.fc.weight.copy_(weights[:, :-1])
         self.actor.fc.bias.copy_(weights[:, -1])
-        self.average.load_state_dict(self.actor.state_dict())
+        self.ema_actor.load_state_dict(self.actor.state_dict())
 
     def planes(
         self, canvas: torch.Tensor, target: torch.Tensor, step: torch.Tensor
@@ -224,8 +224,7 @@ class Cells(Learner):
         self.shares = [share.to(self.precision.device) for share in state["shares"]]
         torch._foreach_copy_(self.momenta, state["momenta"])
 
-    def learn(self, batch: Transitions | None, target: torch.Tensor) -> tuple[
-            Metrics, torch.Tensor]:
+    def learn(self, batch: Transitions | None, target: torch.Tensor) -> Metrics:
         """One step of the actor; it paints the targets itself."""
         target, turn = as_float(target.cpu()), self.updates % ROUND
         if self.updates % MEASURED == 0:
@@ -250,7 +249,7 @@ class Cells(Learner):
             loss = sum((s * b).sum()
                        for s, b in zip(slope, bundles[first:], strict=True)) / len(target)
             loss.backward(inputs=weights)
-        return {"actor/error": error}, as_uint8(as_planes(canvases[-1]))
+        return {"actor/error": error}
 
     def paint(
         self, target: torch.Tensor, first: int

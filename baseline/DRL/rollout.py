@@ -8,7 +8,6 @@ import torch
 
 from constants import WIDTH
 from DRL.actor import Actor, fold_batch_norm, load_actor
-from DRL.layers import shrunk
 from Renderer.canvas import as_float, as_uint8, paint_strokes, split_action
 from Renderer.model import TrainedRender, load_render
 from Renderer.stroke_gen import SHAPE_DIM
@@ -73,8 +72,7 @@ class Painter:
         if not isinstance(progress, torch.Tensor):
             progress = torch.full((len(canvas),), progress, device=self.device)
         with self.precision.autocast():
-            size = self.actor.size
-            return self.actor(shrunk(canvas, size), shrunk(target, size), progress)
+            return self.actor(canvas, target, progress)
 
     @torch.no_grad()
     def paint(

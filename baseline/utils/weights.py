@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 import torch
 from torch import nn
 
-from constants import SIZES, WIDTH
+from constants import WIDTH
 from utils.command import UserError
 from utils.files import write_atomically
 
@@ -136,11 +136,11 @@ def load_weights(network: nn.Module, path: Path, what: str, otherwise: str) -> s
 
 def load_built(
     build: Callable[[dict[str, torch.Tensor]], nn.Module], path: Path, what: str, otherwise: str
-) -> tuple[nn.Module, str, int]:
+) -> tuple[nn.Module, str]:
     """``load_weights`` into a network that ``build`` makes by what the state dict says.
 
-    Returns the network, the family, and the pixels a side of the pictures that it has learnt on,
-    128 where the file does not say.
+    Returns the network and the family.  Files that older versions wrote for pictures of another
+    size than 128 pixels are refused.
     """
     def refuse(flaw: str) -> NoReturn:
         raise UserError(f"{what} {path} {flaw}; {otherwise}")
@@ -160,9 +160,9 @@ def load_built(
     own = dict.get(metadata, "") if isinstance(metadata, dict) else None
     family = dict.get(own, "family", "bezier") if isinstance(own, dict) else "bezier"
     size = dict.get(own, "size", WIDTH) if isinstance(own, dict) else WIDTH
-    if type(size) is not int or size not in SIZES:
-        refuse(f"is for pictures of {shown(size)} pixels a side")
-    return network, family[:100] if isinstance(family, str) else shown(family), size
+    if type(size) is not int or size != WIDTH:
+        refuse(f"is for pictures of {shown(size)} pixels a side, not {WIDTH}")
+    return network, family[:100] if isinstance(family, str) else shown(family)
 
 
 def state_dicts(loaded: Any) -> list[dict[str, torch.Tensor]]:
@@ -231,13 +231,11 @@ def misfit(network: nn.Module, state: dict[str, torch.Tensor]) -> str:
     return ""
 
 
-def half_state(
-    network: nn.Module, family: str = "bezier", size: int = WIDTH
-) -> OrderedDict[str, torch.Tensor]:
-    """The network's state dict on the CPU, floats in half precision: the shipped format.
+def half_state(network: nn.Module, family: str = "bezier") -> OrderedDict[str, torch.Tensor]:
+    """Return the network's state dict on the CPU, floats in half precision: the shipped format.
 
     Its metadata, which PyTorch saves with every state dict beside the keys, say which family of
-    strokes the weights are for, and how large pictures they have learnt on where that is not usual.
+    strokes the weights are for.
     """
     state = network.state_dict()
     half = OrderedDict(
@@ -246,6 +244,4 @@ def half_state(
     )
     half._metadata = state._metadata
     half._metadata[""]["family"] = family
-    if size != WIDTH:
-        half._metadata[""]["size"] = size
     return half
