@@ -5,13 +5,7 @@ import argparse
 import math
 from pathlib import Path
 
-from constants import (
-    BUNDLE,
-    LARGEST_BUNDLE,
-    METHOD_FLAGS,
-    REPLAY_FLAGS,
-    STEPS,
-)
+from constants import BUNDLE, LARGEST_BUNDLE, METHOD_FLAGS, REPLAY_FLAGS, STEPS
 from utils.command import (
     RENDERER,
     ROOT,
