@@ -72,18 +72,6 @@ def read_run(source: Path, strokes: int) -> Curve:
     return Curve(one_line(name), *map(list, zip(*points, strict=True)))
 
 
-def chained(curves: list[Curve]) -> Curve:
-    """One curve of runs that each started from the best actor of the one before."""
-    chain = Curve(", ".join(curve.name for curve in curves), [], [])
-    start = 0.0
-    for number, (_, frames, errors) in enumerate(curves, 1):
-        end = len(frames) if number == len(curves) else errors.index(min(errors)) + 1
-        chain.frames.extend(start + count for count in frames[:end])
-        chain.errors.extend(errors[:end])
-        start += frames[end - 1]
-    return chain
-
-
 def read_paper(names: list[str]) -> list[Curve]:
     """Curves of the paper.  Raises UserError where it has none of a name."""
     try:
@@ -130,8 +118,6 @@ def main(options: argparse.Namespace) -> None:
     """Draw as the options say; see ``parse_args``."""
     paper = read_paper(options.paper) if options.paper else []
     ours = [read_run(folder, options.strokes) for folder in options.runs]
-    if options.chain:
-        ours = [chained(ours)]
     figure, kind = draw(ours, paper, options.strokes), options.output.suffix[1:].lower()
     files = {options.output: lambda file: figure.savefig(file, format=kind)}
     if options.csv:
@@ -153,8 +139,6 @@ def parse_args() -> argparse.Namespace:
     add = parser.add_argument
     add("runs", nargs="+", type=path_type, metavar="RUN",
         help=f"a folder that train.py made, or a {LOG} of one; each is a line")
-    add("--chain", action="store_true",
-        help="one line: each run was started from the one before, by --init")
     add("--paper", nargs="+", default=[], metavar="SERIES",
         help='curves of the paper beside them, such as "CelebA 200"; an unknown one lists them all')
     add("--strokes", type=positive_int, default=200, metavar="N",

@@ -1,12 +1,9 @@
-"""The environment that paints many images side by side, and the pool that learning paints on."""
+"""The environment, which paints many images side by side."""
 
 from collections.abc import Callable
 
-import numpy as np
 import torch
 
-from constants import WIDTH
-from DRL.rpm import Transitions
 from images import Images
 from Renderer.canvas import as_float
 
@@ -62,51 +59,3 @@ class Environment:
         self.reset(state["image"])
         self.canvas = state["canvas"].to(self.device)
         self.step_count = state["step_count"]
-
-
-class Pool:
-    """Many paintings, each at a step of its own, which learning itself paints on.
-
-    The first ones end early, one after the other, so that all steps are always there.
-    """
-
-    def __init__(
-        self, data: Images, paintings: int, max_step: int, device: torch.device,
-        rng: np.random.Generator,
-    ) -> None:
-        self.data, self.max_step, self.device = data, max_step, device
-        self.image = data.sample(paintings, rng)  # (P,) int64 on the host, as the next two
-        self.step = torch.zeros(paintings, dtype=torch.int64)
-        self.length = 1 + torch.arange(paintings) % max_step  # where each painting ends
-        self.canvas = torch.zeros(paintings, 3, WIDTH, WIDTH, dtype=torch.uint8, device=device)
-
-    def sample(
-        self, batch_size: int, rng: np.random.Generator
-    ) -> tuple[torch.Tensor, Transitions]:
-        """Draw paintings (B,) without replacement: their rows, and their states."""
-        rows = torch.from_numpy(rng.choice(len(self.step), batch_size, replace=False))
-        image, step = (part[rows].to(self.device) for part in (self.image, self.step))
-        return rows, Transitions(self.canvas[rows.to(self.device)], None, None, image, step)
-
-    def advance(
-        self, rows: torch.Tensor, canvas: torch.Tensor, rng: np.random.Generator
-    ) -> None:
-        """Put what a bundle made of the paintings (B,) in their place, (B, 3, 128, 128) uint8.
-
-        Those that are finished give way to new images on blank canvases.
-        """
-        self.canvas[rows.to(self.device)] = canvas
-        self.step[rows] += 1
-        finished = rows[self.step[rows] >= self.length[rows]]
-        self.image[finished] = self.data.sample(len(finished), rng)
-        self.step[finished], self.length[finished] = 0, self.max_step
-        self.canvas[finished.to(self.device)] = 0
-
-    def state_dict(self) -> dict:
-        """Where every painting stands, for a checkpoint."""
-        return {name: getattr(self, name) for name in ("image", "step", "length", "canvas")}
-
-    def load_state_dict(self, state: dict) -> None:
-        """Take up what ``state_dict`` gave of as many paintings."""
-        for name, value in state.items():
-            getattr(self, name).copy_(value)

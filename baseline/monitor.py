@@ -147,7 +147,7 @@ class Monitor:
     ) -> None:
         """Log a validation, in log.csv too.
 
-        averaged: whether the actor's average was measured; more: what else is to stand there.
+        averaged: whether the actor's EMA was measured; more: what else is to stand there.
         """
         step, bundle, steps = training.global_step, training.options.bundle, len(measured.errors)
         total = steps * bundle

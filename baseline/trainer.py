@@ -11,10 +11,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from constants import CANVAS, METHOD_FLAGS, OWN_STATES, sizes
+from constants import CANVAS, METHOD_FLAGS
 from DRL.actor import load_actor
 from DRL.ddpg import DDPG
-from DRL.direct import Direct
 from DRL.learner import Learner, Setup
 from DRL.model_free import ModelFreeDDPG
 from DRL.rollout import Measured
@@ -27,15 +26,11 @@ from running.device import Precision, compiling, need_compiler, need_memory, pic
 from running.loop import Budget, loop
 from running.ranks import Ranks
 from running.run import Run, fitting, log_folder, resumed
-from states import FromMemory, FromPaintings, FromPictures, FromPool
+from states import FromMemory, FromPictures
 from utils.command import UserError, enough_memory
 from utils.weights import half_state, load_file, load_weights, save_atomically
 
-METHODS: dict[str, type[Learner]] = {
-    "ddpg": DDPG, "model_free": ModelFreeDDPG, "direct": Direct, "grid": GridLearner,
-}
-SOURCES = {"memory": FromMemory, "pool": FromPool, "paintings": FromPaintings,
-           "pictures": FromPictures}
+METHODS: dict[str, type[Learner]] = {"ddpg": DDPG, "model_free": ModelFreeDDPG, "grid": GridLearner}
 
 
 class Training:
@@ -66,8 +61,7 @@ class Training:
         data.move(device)
         self.setup = Setup(
             render=render, precision=precision, ranks=ranks, max_step=options.max_step,
-            bundle=options.bundle, sizes=sizes(options.sizes), norm_until=options.norm_until,
-            fast=options.fast)
+            bundle=options.bundle, fast=options.fast)
         torch.manual_seed(options.seed)  # the same networks in every process
         self.method = kind(self.setup, **{
             name: value for name in METHOD_FLAGS[options.method]
@@ -80,18 +74,18 @@ class Training:
         if ranks.share(self.inputs) != self.inputs:
             raise UserError(f"process {ranks.rank} finds another renderer or other images than the "
                             "first; put the same files on every machine")
-        self.global_step = 0  # bundles on each of --env_batch paintings, or of a pool's batch
+        self.global_step = 0  # of the environment; with grid updates
         self.global_episode = 0
         self.total_steps = None if options.minutes else options.train_times
         self.seconds = 0.0  # of work, over all that it was resumed
         self.best = math.inf  # the lowest validation error,
         self.best_update = -1  # the update after which it was measured,
-        self.best_averaged = False  # and whether it was the average's
-        self.source = SOURCES[OWN_STATES.get(options.method, options.states)](self)
+        self.best_averaged = False  # and whether it was the EMA's
+        self.source = (FromPictures if kind is GridLearner else FromMemory)(self)
         if options.init:
             self.start_from(Path(options.init))
-        for network in (*self.method.networks.values(), *self.method.slow.values(),
-                        self.method.average):
+        for network in (*self.method.networks.values(), *self.method.target_networks.values(),
+                        self.method.ema_actor):
             ranks.make_same(network)
 
     def seed_anew(self, step: int) -> None:
@@ -114,16 +108,13 @@ class Training:
         if actor.bundle != method.bundle:
             raise UserError(f"the actor to start from {path} paints bundles of {actor.bundle} "
                             f"strokes; --bundle says {method.bundle}")
-        try:
-            method.go_on_from(actor)
-        except ValueError as error:
-            raise UserError(f"the actor to start from {path} {error}") from error
+        method.go_on_from(actor)
         for name in method.networks.keys() - {"actor"}:
             if (path := folder / f"{name}.pkl").is_file():
                 load_weights(method.networks[name], path, f"the {name} to start from",
                              "see --init in --help")
-        for name, slow in method.slow.items():
-            slow.load_state_dict(method.networks[name].state_dict())
+        for name, network in method.target_networks.items():
+            network.load_state_dict(method.networks[name].state_dict())
 
     @property
     def global_update(self) -> int:
@@ -140,11 +131,9 @@ class Training:
         """How much of the training is over, in [0, 1]; 0 as long as its length is not known."""
         return min(1.0, self.global_step / self.total_steps) if self.total_steps else 0.0
 
-    def update(self, batch: Transitions | None, target: torch.Tensor) -> torch.Tensor:
-        """One update of the networks.  Returns the next canvases; see ``Learner.learn``."""
-        metrics, canvas = self.method.update(batch, target, self.progress)
-        self.monitor.gather(metrics)
-        return canvas
+    def update(self, batch: Transitions | None, target: torch.Tensor) -> None:
+        """Update the networks; see ``Learner.learn``."""
+        self.monitor.gather(self.method.update(batch, target, self.progress))
 
     # What follows is the loop's; see ``running.loop.Job``.
 
@@ -196,7 +185,7 @@ class Training:
         self.monitor.check(self)
 
     def validate(self) -> None:
-        """Measure the actor and its average on test images; the better one counts."""
+        """Measure the actor and its EMA on test images; the better one counts."""
         self.monitor.round(self)  # what is left where the training ends within one
         self.check()
         options = self.options
@@ -227,7 +216,7 @@ class Training:
 
         And the networks, where they are the best ones.
         """
-        name = f"memory-{self.global_step}-{self.global_update}{self.source.mark}"
+        name = f"memory-{self.global_step}-{self.global_update}"
         mine = self.own_file(self.run, name)
         save_atomically({
             "source": self.source.state_dict(),
@@ -289,7 +278,7 @@ class Training:
             print(f"{why}: the memory is filled anew, so this goes on but not exactly as it would "
                   "have")
             self.seed_anew(self.global_step)
-            self.source.begin_anew()
+            self.source.reset()
         self.save_best(run)  # if the process was killed before it could
         if not (run.folder / "actor.pkl").is_file():
             self.best = math.inf  # deleted
@@ -300,11 +289,16 @@ def train(
 ) -> None:
     """Train as the options say; parse_args: how those of a run that is resumed are read."""
     with (Ranks(options.device or "auto") as ranks,
-          enough_memory("--batch_size, --env_batch, --rmsize or --pool"), compiling()):
+          enough_memory("--batch_size, --env_batch or --rmsize"), compiling()):
         parent, run_folder = log_folder(options.output), None
         if options.resume is not None:
             run_folder = Run.reopen(parent, "Paint", options.resume, ranks)
             options = resumed(options, run_folder, parse_args)
+        if (ranks.world > 1 and options.method != "grid"
+                and pick_device(options.device).type == "cpu"):
+            raise UserError(f"--method {options.method} needs a GPU for each of {ranks.world} "
+                            "processes, as batch normalization is synchronized on GPUs only; "
+                            "start one process on a CPU")
         with ranks.one_by_one():
             data = Images(Path(options.data), options.cache and Path(options.cache))
         training = Training(options, data, ranks)

@@ -117,45 +117,41 @@ class Drawer:
             return self.network(shapes)
 
 
-def agent_of(precision: Precision, kind: str, size: int, **options) -> ddpg.DDPG:
+def agent_of(precision: Precision, kind: str, **options) -> ddpg.DDPG:
     """The paper's agent; in kind plain with weights and optimisers as they come."""
     agent = ddpg.DDPG(Setup(
-        render=Drawer(precision, kind), precision=precision, fast=kind == "fast",
-        sizes=((size, 1.0),)), **options)
+        render=Drawer(precision, kind), precision=precision, fast=kind == "fast"), **options)
     if kind == "plain":
         for name, network in agent.networks.items():
-            for each in (network, agent.slow[name]):
+            for each in (network, agent.target_networks[name]):
                 each.to(memory_format=torch.contiguous_format)
             agent.optimizers[name] = torch.optim.Adam(network.parameters(), foreach=False)
     return agent
 
 
-def update(
-    precision: Precision, kind: str, batch_size: int, size: int = WIDTH, cheap: bool = False
-) -> Callable[[], object]:
-    """An update of discriminator, critic and actor; cheap: as --cheap has it, four of them."""
+def update(precision: Precision, kind: str, batch_size: int) -> Callable[[], object]:
+    """Return an update of discriminator, critic and actor."""
     device = precision.device
-    options = {"penalty_every": 4} if cheap else {}
-    agent = agent_of(precision, kind, size, **options)
+    agent = agent_of(precision, kind)
     canvas = torch.randint(256, (batch_size, 3, 128, 128), dtype=torch.uint8, device=device)
     batch = Transitions(
         canvas, torch.rand(batch_size, 65, device=device), canvas.flip(0),
         torch.zeros(batch_size, dtype=torch.int64, device=device),
         torch.randint(40, (batch_size,), device=device),
     )
-    everything = [agent.render.network, *agent.networks.values(), *agent.slow.values()]
+    everything = [agent.render.network, *agent.networks.values(),
+                  *agent.target_networks.values()]
 
     def work() -> None:
         frozen = learner.learning
         if kind == "plain":  # every network stays open
             for network in everything:
                 network.requires_grad_(True)
-            learner.learning = ddpg.learning = lambda network: nullcontext()
+            learner.learning = lambda network: nullcontext()
         try:
-            for _ in range(4 if cheap else 1):
-                agent.update(batch, canvas.flip(1), 0.0)
+            agent.update(batch, canvas.flip(1), 0.0)
         finally:
-            learner.learning = ddpg.learning = frozen
+            learner.learning = frozen
 
     return work
 
@@ -170,12 +166,10 @@ class OneImage:
         return image.expand(len(code), -1, -1, -1).contiguous()
 
 
-def environment_step(
-    precision: Precision, kind: str, paintings: int, size: int = WIDTH
-) -> Callable[[], object]:
-    """A step of the environment: the actor chooses a bundle for every painting, and paints it."""
+def environment_step(precision: Precision, kind: str, paintings: int) -> Callable[[], object]:
+    """Return a step of the environment: an action of the actor for every painting, painted."""
     device = precision.device
-    agent = agent_of(precision, kind, size, reward="l2")
+    agent = agent_of(precision, kind, reward="l2")
     env = Environment(OneImage(), agent.advance, paintings, 10**9, device)
     progress = torch.zeros(paintings, device=device)
     return lambda: env.step(
@@ -184,23 +178,16 @@ def environment_step(
 
 def training_rates(pair: tuple[Precision, Precision], count: int, batch: int) -> None:
     """Print the frames a second of a training of each kind, its steps of the environment too."""
-    plain, own = pair
-    cheap = [(f"`--cheap` at {size} pixels, {own}", own, size) for size in (32, 64, 128)]
     print(f"\n| a training of batches of {batch} | seconds an update | frames a second |\n"
           "| --- | --- | --- |")
-    for name, precision, size in [
-            (f"the paper's, {plain}", plain, 0), (f"the paper's, {own}", own, 0), *cheap]:
+    for precision in pair:
         torch.manual_seed(0)
         torch.set_flush_denormal(True)
-        if size:
-            seconds = seconds_of(update(precision, "default", batch, size, True), own.device,
-                                 count) / 4
-        else:
-            seconds = seconds_of(update(precision, "default", batch), own.device, count)
+        seconds = seconds_of(update(precision, "default", batch), precision.device, count)
         # Ten updates come after 40 steps of as many paintings.
         seconds += 4 * seconds_of(
-            environment_step(precision, "default", batch, size or WIDTH), own.device, count)
-        print(f"| {name} | {seconds:.2f} | {batch / seconds:.1f} |", flush=True)
+            environment_step(precision, "default", batch), precision.device, count)
+        print(f"| the paper's, {precision} | {seconds:.2f} | {batch / seconds:.1f} |", flush=True)
 
 
 def painting(precision: Precision, kind: str, size: int) -> Callable[[], object]:

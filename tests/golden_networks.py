@@ -37,18 +37,22 @@ def golden_value(key: str, v: np.ndarray, gain: float) -> np.ndarray:
 
 
 @cache
-def golden_state(name: str, seed: int, gain: float) -> dict[str, torch.Tensor]:
-    """The golden weights of a seed, float32."""
+def golden_state(
+    shapes: tuple[tuple[str, torch.Size], ...], seed: int, gain: float
+) -> dict[str, torch.Tensor]:
+    """Return the golden weights of a seed, float32, by key and shape."""
     state = {}
-    for k, (key, shape) in enumerate(key_list(name).items()):
+    for k, (key, shape) in enumerate(shapes):
         v = np.random.default_rng(1000 * seed + k).standard_normal(shape)
         state[key] = torch.tensor(golden_value(key, v, gain)).float()
     return state
 
 
 def fill(network: nn.Module, name: str, seed: int, gain: float = 1.0) -> nn.Module:
-    """Give ``network`` the golden weights of a seed, in eval mode."""
-    network.load_state_dict(golden_state(name, seed, gain))
+    """Give a network the golden weights of a seed, in eval mode; a narrow one has fewer."""
+    shapes = tuple((key, value.shape) for key, value in network.state_dict().items())
+    assert [key for key, _ in shapes] == list(key_list(name))
+    network.load_state_dict(golden_state(shapes, seed, gain))
     return network.eval()
 
 

@@ -32,7 +32,7 @@ def test_a_bundle_is_its_strokes_one_after_the_other():
 def test_the_file_tells_the_bundle(bundle, tmp_path):
     torch.manual_seed(0)
     actor = Actor(bundle)
-    save_atomically(half_state(actor, "round"), tmp_path / "actor.pkl")
+    save_atomically(half_state(actor, family="round"), tmp_path / "actor.pkl")
     loaded, family = load_actor(tmp_path / "actor.pkl", "the actor", "train one")
     assert (loaded.bundle, family) == (bundle, "round")
     assert torch.equal(loaded.fc.weight, actor.fc.weight.half().float())

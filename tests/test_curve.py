@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from conftest import ROOT
-from curve import LOG, PAPER, Curve, chained, read_paper, read_run
+from curve import LOG, PAPER, read_paper, read_run
 
 # The ends of the paper's curves, as read off its figures.
 ENDS = {
@@ -57,15 +57,6 @@ def test_lines_without_the_error_are_let_be(tmp_path):
     assert read_run(tmp_path / "a.csv", 9).frames == [16, 32]
 
 
-def test_a_chain_goes_on_from_the_best_of_each_run():
-    first = Curve("a", [8.0, 16.0, 24.0], [0.05, 0.03, 0.04])
-    last = Curve("b", [5.0, 10.0], [0.02, 0.025])
-    name, frames, errors = chained([first, last])
-    assert name == "a, b"
-    assert frames == [8, 16, 21, 26]
-    assert errors == [0.05, 0.03, 0.02, 0.025]
-
-
 def test_the_shipped_logs_are_what_the_readme_says():
     log = ROOT / "train_log"
     run = read_run(log / "actor.csv", 200)
@@ -101,17 +92,16 @@ def drawing(checkout):
 
 def test_the_script_draws_lines_of_these_names(drawing):
     write_run(drawing.root / "two", (0.02, 0.01, 0.01))
-    out = drawing.run("curve.py", "$x_", "two", "--chain", "--paper", "CelebA 200", "5x40",
+    out = drawing.run("curve.py", "$x_", "two", "--paper", "CelebA 200", "5x40",
                       "--csv", "points.csv")
     assert out.splitlines() == ["CelebA 200: 0.00313 after 19,104,957 frames",
                                 "5x40: 0.00325 after 15,055,852 frames",
-                                "$x_, two: 0.01000 after 40 frames"]
-    assert (drawing.root / "points.csv").read_text().splitlines()[3:] == [
-        f'"$x_, two",{frames},{error:.6f}' for frames, error in ((24, 0.02), (32, 0.01), (40, 0.01))
-    ]
+                                "$x_: 0.04000 after 24 frames", "two: 0.01000 after 24 frames"]
+    assert (drawing.root / "points.csv").read_text().splitlines()[4:] == [
+        f"two,{frames},{error:.6f}" for frames, error in ((8, 0.02), (16, 0.01), (24, 0.01))]
     svg = (drawing.root / "curve.svg").read_text()
     assert len(svg) < 150_000
-    for text in ("paper: CelebA 200", "paper: 5x40", "ours: $x_, two",
+    for text in ("paper: CelebA 200", "paper: 5x40", "ours: $x_", "ours: two",
                  "training frames (updates × batch size)", "mean squared error, pixels in [0, 1]",
                  "Test images after 200 strokes"):
         assert f"<!-- {text} -->" in svg

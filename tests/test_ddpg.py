@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 from DRL.ddpg import DDPG
-from DRL.learner import Seen, Setup, follow, learning
+from DRL.learner import Setup, learning, soft_update
 from DRL.rpm import Transitions
 from golden_networks import UPDATE, assert_golden, fill, image, u8
-from Renderer.canvas import as_float, as_uint8, composite
+from Renderer.canvas import as_float, composite
 from Renderer.model import Renderer
 from running.device import Precision
 
@@ -37,13 +37,13 @@ def renderer():
 
 
 def golden(renderer, precision=FP32, setup=None, **options) -> DDPG:
-    """The agent with golden networks, of which no actor uses its batch's statistics."""
-    setup = {"norm_until": 0.0} | (setup or {})
-    agent = DDPG(Setup(render=renderer, precision=precision, **setup), **options)
+    """Return the agent with golden networks, whose batch normalization stays in eval mode."""
+    agent = DDPG(Setup(render=renderer, precision=precision, **(setup or {})), **options)
     for name, seed, gain in (("actor", 2, 1.0), ("critic", 3, 0.8), ("wgan", 4, 2.0)):
         if name in agent.networks:
             fill(agent.networks[name], name, seed, gain)
-            fill(agent.slow[name], name, seed + 10, gain)
+            fill(agent.target_networks[name], name, seed + 10, gain)
+    agent.actor.train = lambda mode=True: agent.actor
     return agent
 
 
@@ -70,20 +70,12 @@ def gradient_norm(network: nn.Module) -> float:
 
 def losses(agent, batch, alpha=None) -> dict:
     """The loss of each network and its metrics, by name, as functions without arguments."""
-    canvas, now, target = (agent.look(as_float(each))
-                           for each in (batch.canvas, batch.next_canvas, TARGET))
-    tried = agent.look(composite(agent.render, canvas.whole, batch.action))
-
-    def policy():
-        action = agent.actor(canvas.small, target.small, batch.step / agent.max_step)
-        painted = agent.look(composite(agent.render, canvas.whole, action))
-        return agent.policy_loss(canvas, painted, target, batch.step)
-
+    canvas, next_canvas, target = map(as_float, (batch.canvas, batch.next_canvas, TARGET))
     return {
-        "actor": policy,
-        "critic": lambda: agent.value_loss(canvas, tried, now, target, batch.step),
+        "actor": lambda: agent.policy_loss(canvas, target, batch.step),
+        "critic": lambda: agent.value_loss(canvas, batch.action, next_canvas, target, batch.step),
         "wgan": lambda: agent.wgan_loss(
-            now.whole, target.whole, torch.rand(4) if alpha is None else alpha),
+            next_canvas, target, torch.rand(4) if alpha is None else alpha),
     }
 
 
@@ -102,7 +94,7 @@ def test_golden_critic_step(golden_agent, batch):
         loss.backward()
     assert_golden(loss, UPDATE["value_loss"])
     assert_golden(gradient_norm(golden_agent.critic), UPDATE["critic_grad_norm"])
-    assert_golden(metrics["goal"], sum(UPDATE["next_value_discounted"]) / 4)
+    assert_golden(metrics["td_target"], sum(UPDATE["next_value_discounted"]) / 4)
     mean_value = sum(q - r for q, r in zip(UPDATE["q"], UPDATE["reward"], strict=True)) / 4
     assert_golden(metrics["value"], mean_value)
 
@@ -128,8 +120,8 @@ def test_golden_discriminator_step(golden_agent, batch):
 
 
 def test_each_loss_reaches_its_own_network_only(golden_agent, renderer, batch):
-    others = [renderer.network, *golden_agent.networks.values(), *golden_agent.slow.values(),
-              golden_agent.average]
+    others = [renderer.network, *golden_agent.networks.values(),
+              *golden_agent.target_networks.values(), golden_agent.ema_actor]
     for name, loss_of in losses(golden_agent, batch).items():
         network = golden_agent.networks[name]
         with learning(network):
@@ -151,169 +143,74 @@ def test_an_update_takes_the_golden_steps(golden_agent, batch, monkeypatch):
             lambda *_, name=name: norms.update(
                 {name: gradient_norm(golden_agent.networks[name])}))
     monkeypatch.setattr(golden_agent, "rates", lambda progress: dict.fromkeys(before, 0.0))
-    metrics, canvas = golden_agent.update(batch, TARGET, 0.0)
+    metrics = golden_agent.update(batch, TARGET, 0.0)
     for name, loss in (("actor", "policy"), ("critic", "value"), ("wgan", "wgan")):
         assert_golden(metrics[f"{name}/loss"], UPDATE[f"{loss}_loss"])
         assert_golden(norms[name], UPDATE[f"{name}_grad_norm"])
-    assert canvas.dtype == torch.uint8
-    assert canvas.shape == batch.canvas.shape
 
 
-def test_update_moves_networks_and_slow_copies(golden_agent, batch):
+def test_update_moves_networks_and_target_networks(golden_agent, batch):
     before = {n: [p.clone() for p in net.parameters()] for n, net in golden_agent.networks.items()}
-    slow = {n: [p.clone() for p in net.parameters()] for n, net in golden_agent.slow.items()}
-    metrics, _ = golden_agent.update(batch, TARGET, 0.0)
+    targets = {n: [p.clone() for p in net.parameters()]
+               for n, net in golden_agent.target_networks.items()}
+    metrics = golden_agent.update(batch, TARGET, 0.0)
     assert all(torch.isfinite(value) for value in metrics.values())
     for name, network in golden_agent.networks.items():
         new = list(network.parameters())
         assert not torch.equal(new[0], before[name][0])
-        for mine, old, its in zip(golden_agent.slow[name].parameters(), slow[name], new,
-                                  strict=True):
-            assert torch.allclose(mine, old + 0.001 * (its - old), atol=1e-6)
+        for moved, old, online in zip(golden_agent.target_networks[name].parameters(),
+                                      targets[name], new, strict=True):
+            assert torch.allclose(moved, old + 0.001 * (online - old), atol=1e-6)
     assert not golden_agent.actor.training
 
 
-def own(batch) -> Transitions:
-    """The states of a batch alone, as a pool has them."""
-    return batch._replace(action=None, next_canvas=None)
-
-
-def test_states_alone_are_learnt_from_as_with_the_actors_own_bundles(renderer, batch, monkeypatch):
-    """A pool's update is the memory's, where that holds what the actor would do now."""
-    monkeypatch.setattr(torch, "rand", lambda *size, **more: torch.tensor(UPDATE["wgan_alpha"]))
-    agents = [golden(renderer, setup={"norm_until": 0.0}) for _ in range(2)]
-    canvas, progress = as_float(batch.canvas), batch.step / 40
-    action = agents[0].painter().act(canvas, as_float(TARGET), progress)
-    painted = as_uint8(composite(renderer, canvas, action))
-    kept = batch._replace(action=action, next_canvas=painted)
-    results = [agent.update(states, TARGET, 0.0)
-               for agent, states in zip(agents, (own(batch), kept), strict=True)]
-    assert torch.equal(results[0][1], painted)
-    for name, value in results[0][0].items():
-        assert torch.allclose(value, results[1][0][name], rtol=1e-4, atol=1e-7), name
-    for name, network in agents[0].networks.items():
-        for mine, its in zip(network.parameters(), agents[1].networks[name].parameters(),
-                             strict=True):
-            assert torch.allclose(mine, its, atol=5e-5), name
-
-
-def test_one_pass_of_the_critic_gives_both_gradients(golden_agent, batch):
-    """The critic's own, and that of its value to the canvas, as two passes do."""
-    agent, step = golden_agent, batch.step
-    canvas, now, target = (agent.look(as_float(each))
-                           for each in (batch.canvas, batch.next_canvas, TARGET))
-    tried = agent.look(composite(agent.render, canvas.whole, batch.action))
-    with learning(agent.critic):
-        agent.value_loss(canvas, tried, now, target, step)[0].backward()
-    plain = [p.grad.clone() for p in agent.critic.parameters()]
-    leaf = tried.small.clone().requires_grad_()
-    agent.value(canvas, leaf, target, step).mean().backward()
-    joint = []
-    agent.optimizers["critic"].register_step_pre_hook(
-        lambda *_: joint.extend(p.grad.clone() for p in agent.critic.parameters()))
-    metrics, slope = agent.judge(canvas, tried, now, target, step, None)
-    assert_golden(metrics["critic/loss"], UPDATE["value_loss"])
-    assert torch.allclose(slope, leaf.grad, rtol=1e-3, atol=1e-3 * leaf.grad.abs().max())
-    for mine, its in zip(joint, plain, strict=True):
-        assert torch.allclose(mine, its, rtol=1e-3, atol=1e-4 * its.abs().max().item())
-
-
-def test_a_joint_update_differs_by_the_critics_step_and_a_rounding_alone(
-        renderer, batch, monkeypatch):
-    monkeypatch.setattr(torch, "rand", lambda *size, **more: torch.tensor(UPDATE["wgan_alpha"]))
-    agents = [golden(renderer, joint=joint) for joint in (False, True)]
-    gradients = [[], []]
-    for agent, found in zip(agents, gradients, strict=True):
-        monkeypatch.setattr(agent, "rates", lambda progress: dict.fromkeys(agents[0].networks, 0.0))
-        for name in ("critic", "actor"):
-            agent.optimizers[name].register_step_pre_hook(
-                lambda *_, found=found, net=agent.networks[name]: found.append(
-                    torch.cat([p.grad.flatten() for p in net.parameters()])))
-        agent.update(own(batch), TARGET, 0.0)
-    for plain, joint in zip(*gradients, strict=True):
-        assert (plain - joint).norm() < 0.02 * plain.norm()
-
-
-def test_the_penalty_comes_every_nth_time_and_weighs_as_much_more(renderer, batch, monkeypatch):
-    agent = golden(renderer, penalty_every=3)
-    monkeypatch.setattr(agent, "rates", lambda progress: dict.fromkeys(agent.networks, 0.0))
-    monkeypatch.setattr(torch, "rand", lambda *size, **more: torch.tensor(UPDATE["wgan_alpha"]))
-    penalties = [agent.update(batch, TARGET, 0.0)[0]["wgan/penalty"].item() for _ in range(4)]
-    assert penalties[1] == penalties[2] == 0
-    assert_golden(penalties[0], 3 * UPDATE["wgan_penalty"])
-    assert penalties[3] == pytest.approx(penalties[0])
-
-
 @pytest.mark.usefixtures("narrow")
-def test_sizes_are_taken_up_in_the_course_of_a_training(renderer, batch):
-    agent = DDPG(Setup(render=renderer, precision=FP32, norm_until=0.0,
-                       sizes=((32, 0.2), (64, 0.7), (128, 1.0))))
-    seen = []
-    for name in ("actor", "critic"):
-        agent.networks[name].register_forward_pre_hook(
-            lambda module, inputs: seen.append(inputs[0].shape[-1]))
-    for progress, size in ((0.0, 32), (0.3, 64), (0.9, 128), (1.0, 128)):
-        agent.update(own(batch), TARGET, progress)
-        assert set(seen) == {size}
-        assert agent.painter().actor.size == agent.painter(True).actor.size == size
-        seen.clear()
-    whole = as_float(TARGET)
-    small = Seen(whole, whole.unflatten(3, (-1, 2)).unflatten(2, (-1, 2)).mean((3, 5)))
-    agent.enter(0.5)
-    assert torch.allclose(agent.look(whole).small, small.small, atol=1e-6)
-
-
-@pytest.mark.usefixtures("narrow")
-@pytest.mark.parametrize(("norm_until", "kept"), [(1.0, False), (0.5, True)])
-def test_batch_norm_keeps_its_statistics_where_it_is_to(renderer, batch, norm_until, kept):
+def test_actor_learns_by_the_statistics_of_its_batch(renderer, batch):
     torch.manual_seed(0)
-    agent = DDPG(Setup(render=renderer, precision=FP32, norm_until=norm_until), reward="l2")
+    agent = DDPG(Setup(render=renderer, precision=FP32), reward="l2")
     before = copy.deepcopy(agent.actor)
     agent.update(batch, TARGET, 0.5)
     assert not torch.equal(agent.actor.bn1.weight, before.bn1.weight)
+    assert not agent.actor.training
     for name, buffer in agent.actor.named_buffers():
         if "running" in name:
-            assert torch.equal(buffer, before.get_buffer(name)) == kept
+            assert not torch.equal(buffer, before.get_buffer(name)), name
 
 
-def test_the_slow_actor_normalises_by_its_own_batch(renderer, batch):
-    """Statistics of the actor of now do not fit its weights."""
-    goals = []
-    for norm_until in (1.0, 0.0):
-        for mean in (0.0, 1.0):
-            agent = golden(renderer, setup={"norm_until": norm_until})
-            agent.phase = None  # golden networks are in eval mode
-            agent.enter(0.0)
-            agent.slow["actor"].bn1.running_mean.fill_(mean)
-            goals.append(agent.goal(*(agent.look(as_float(each)) for each in (
-                batch.next_canvas, TARGET)), batch.step))
-    assert torch.equal(goals[0], goals[1])
-    assert not torch.allclose(goals[2], goals[3], rtol=0.01)
+def test_target_actor_normalizes_by_its_own_batch(renderer, batch):
+    """Running statistics of the actor do not fit the target actor's weights."""
+    next_canvas, target = as_float(batch.next_canvas), as_float(TARGET)
+    agent = DDPG(Setup(render=renderer, precision=FP32))
+    td_targets = []
+    for mean in (0.0, 1.0):
+        agent.target_networks["actor"].bn1.running_mean.fill_(mean)
+        td_targets.append(agent.td_target(next_canvas, target, batch.step))
+    assert torch.equal(*td_targets)
 
 
-def test_follow_copies_buffers():
-    network, slow = nn.BatchNorm2d(3), nn.BatchNorm2d(3)
+def test_soft_update_copies_or_averages_buffers():
+    network, target = nn.BatchNorm2d(3), nn.BatchNorm2d(3)
     network(torch.rand(4, 3, 2, 2))
-    follow(slow, network, 0.5)
-    assert torch.equal(slow.running_mean, network.running_mean)
-    assert slow.running_mean.data_ptr() != network.running_mean.data_ptr()
-    average = nn.BatchNorm2d(3)
-    follow(average, network, 0.5, 0.5)
-    assert torch.allclose(average.running_mean, network.running_mean / 2)
-    assert average.num_batches_tracked == 1
+    soft_update(target, network, 0.5)
+    assert torch.equal(target.running_mean, network.running_mean)
+    assert target.running_mean.data_ptr() != network.running_mean.data_ptr()
+    ema = nn.BatchNorm2d(3)
+    soft_update(ema, network, 0.5, 0.5)
+    assert torch.allclose(ema.running_mean, network.running_mean / 2)
+    assert ema.num_batches_tracked == 1
 
 
-def test_the_average_is_about_a_hundredth_of_the_training_long(renderer, batch, monkeypatch):
-    """Of 10,000 updates it moves by 1 % a step; at first it follows closely."""
-    agent, shares = golden(renderer), []
-    monkeypatch.setattr("DRL.learner.follow",
-                        lambda slow, network, tau, *buffers: shares.append((tau, *buffers)))
-    monkeypatch.setattr(agent, "learn", lambda batch, target: ({}, target))
+def test_ema_is_about_a_hundredth_of_the_training_long(renderer, batch, monkeypatch):
+    """Of 10,000 updates it moves by 1 % an update; at first it moves faster."""
+    agent, calls = golden(renderer), []
+    monkeypatch.setattr("DRL.learner.soft_update",
+                        lambda target, network, *taus: calls.append(taus))
+    monkeypatch.setattr(agent, "learn", lambda batch, target: {})
     for updates in (0, 90, 4999):
         agent.updates = updates
         agent.update(batch, TARGET, (updates + 1) / 10_000)
-    assert [share for share, _ in shares] == pytest.approx([9 / 11, 9 / 101, 0.01])
-    assert all(share == buffers for share, buffers in shares)
+    assert [tau for tau, _ in calls] == pytest.approx([9 / 11, 9 / 101, 0.01])
+    assert all(tau == buffer_tau for tau, buffer_tau in calls)
 
 
 def test_rates_are_the_references_at_the_same_shares(renderer):
@@ -327,7 +224,7 @@ def test_rates_are_the_references_at_the_same_shares(renderer):
     assert agent.rates(1)["actor"] == pytest.approx(1e-4)
 
 
-def test_l2_reward_is_the_share_of_the_error_removed(renderer):
+def test_l2_reward_is_the_fraction_of_the_error_removed(renderer):
     agent = DDPG(Setup(render=renderer, precision=FP32), reward="l2")
     assert set(agent.networks) == {"actor", "critic"}
     target, before = image(2, 3, 1), torch.zeros(2, 3, 128, 128)
@@ -339,13 +236,14 @@ def test_progress_beyond_255_steps(renderer):
     """A step plane in eight bits would wrap."""
     agent = golden(renderer, setup={"max_step": 1000})
     seen = []
-    agent.slow["critic"].register_forward_pre_hook(lambda module, inputs: seen.append(inputs[3]))
-    target = agent.look(as_float(TARGET[:1]))
-    agent.goal(target, target, torch.tensor([799]))
+    agent.target_networks["critic"].register_forward_pre_hook(
+        lambda module, inputs: seen.append(inputs[3]))
+    target = as_float(TARGET[:1])
+    agent.td_target(target, target, torch.tensor([799]))
     assert seen[0].item() == pytest.approx(0.801)
 
 
-@pytest.mark.parametrize("options", [{}, {"reward": "l2"}, {"joint": True, "penalty_every": 2}])
+@pytest.mark.parametrize("options", [{}, {"reward": "l2"}])
 def test_bf16_agrees_with_fp32(renderer, batch, options):
     """The fast path of the arithmetic on the same inputs, to bf16's three digits."""
     torch.manual_seed(0)
@@ -356,7 +254,6 @@ def test_bf16_agrees_with_fp32(renderer, batch, options):
                        for a in agents)
     assert fast.dtype == torch.float32
     assert (plain - fast).abs().max() < 0.02
-    states = own(batch) if "joint" in options else batch
-    metrics = [a.update(states, TARGET, 0.0)[0] for a in agents]
+    metrics = [a.update(batch, TARGET, 0.0) for a in agents]
     assert metrics[0].keys() == metrics[1].keys()
     assert torch.allclose(metrics[0]["critic/loss"], metrics[1]["critic/loss"], rtol=0.3, atol=0)

@@ -1,6 +1,5 @@
 """Folders of images, their cache and split, and the environment."""
 
-import copy
 import errno
 import inspect
 import os
@@ -16,7 +15,7 @@ import torchvision
 from PIL import Image
 
 from conftest import ROOT
-from env import Environment, Pool
+from env import Environment
 from images import Images, split
 from Renderer.canvas import as_float, as_uint8, composite
 from utils.command import UserError
@@ -305,88 +304,3 @@ def test_environment_paints_and_rewards(tmp_path):
     env.load_state_dict(state)
     assert env.step_count == 1
     assert torch.equal(env.canvas, state["canvas"])
-
-
-class Numbered:
-    """As much of the images as a pool needs: each that is drawn has a number of its own."""
-
-    def __init__(self) -> None:
-        self.drawn = 0
-
-    def sample(self, count: int, rng: np.random.Generator) -> torch.Tensor:
-        self.drawn += count
-        return torch.arange(self.drawn - count, self.drawn)
-
-
-RNG = np.random.default_rng(0)
-
-
-def pool_of(paintings: int, max_step: int = 3) -> Pool:
-    return Pool(Numbered(), paintings, max_step, torch.device("cpu"), RNG)
-
-
-def visit(pool: Pool, count: int, rng: np.random.Generator = RNG) -> torch.Tensor:
-    """Let some paintings advance; each pixel tells how many bundles were painted."""
-    rows, states = pool.sample(count, rng)
-    pool.advance(rows, states.canvas + 1, rng)
-    return rows
-
-
-@pytest.mark.parametrize("max_step", [1, 3, 5])
-def test_a_pool_has_all_steps_from_the_first_round_on(max_step):
-    """The first paintings end one after the other, and those after them last whole episodes."""
-    paintings = 4 * max_step + 1
-    pool = pool_of(paintings, max_step)
-    for visits in range(1, 3 * max_step):
-        rows = visit(pool, paintings)
-        assert sorted(rows.tolist()) == list(range(paintings))
-        assert (pool.step < max_step).all()
-        assert torch.equal(pool.canvas[:, 0, 0, 0], pool.step)
-        if visits >= max_step:
-            assert torch.bincount(pool.step, minlength=max_step).min() >= 4
-            assert (pool.length == max_step).all()
-
-
-def test_a_pools_states_are_drawn_without_replacement():
-    pool, seen, rng = pool_of(7), torch.zeros(7), np.random.default_rng(1)
-    for _ in range(600):
-        rows, states = pool.sample(3, rng)
-        assert len(rows.unique()) == 3
-        for name in ("image", "step", "canvas"):
-            assert torch.equal(getattr(states, name), getattr(pool, name)[rows])
-        assert states.action is states.next_canvas is None
-        seen[rows] += 1
-        pool.advance(rows, states.canvas + 1, rng)
-    expected = 600 * 3 / 7
-    # Chi squared with 6 degrees of freedom exceeds 22.5 once in a thousand.
-    assert ((seen - expected) ** 2 / expected).sum() < 22.5
-
-
-def test_finished_paintings_of_a_pool_give_way_to_new_images_on_black():
-    pool = pool_of(6)
-    rows = torch.tensor([4, 0, 2])  # of lengths 2, 1 and 3
-    pool.advance(rows, torch.full((3, 3, 128, 128), 9, dtype=torch.uint8), RNG)
-    assert pool.image.tolist() == [6, 1, 2, 3, 4, 5]
-    assert pool.step.tolist() == [0, 0, 1, 0, 1, 0]
-    assert pool.canvas[:, 2, 127, 127].tolist() == [0, 0, 9, 0, 9, 0]
-    assert pool.length.tolist() == [3, 2, 3, 1, 2, 3]
-    pool.advance(rows[:1], torch.full((1, 3, 128, 128), 200, dtype=torch.uint8), RNG)
-    assert pool.image.tolist() == [6, 1, 2, 3, 7, 5]
-    assert not pool.canvas[4].any()
-
-
-def test_a_pool_goes_on_where_its_state_was_taken():
-    pool, other, rng = pool_of(8), pool_of(8), np.random.default_rng(5)
-    for _ in range(2):  # some are still of their first length
-        visit(pool, 5, rng)
-    state = copy.deepcopy(pool.state_dict())
-    visit(other, 3, rng)
-    assert not torch.equal(other.image, pool.image)
-    other.load_state_dict(state)
-    other.data.drawn = pool.data.drawn
-    one, two = (np.random.default_rng(9) for _ in range(2))
-    for _ in range(6):
-        assert torch.equal(visit(pool, 5, one), visit(other, 5, two))
-    for name, value in pool.state_dict().items():
-        assert torch.equal(other.state_dict()[name], value)
-        assert not torch.equal(state[name], value)

@@ -59,7 +59,7 @@ OTHER_FAMILY = (
 @pytest.mark.usefixtures("narrow")
 def test_families_that_do_not_go_together_are_refused(checkout):
     for network, family in ((Renderer(), "triangle"), (Renderer(), "square"), (Actor(), "round")):
-        save_atomically(half_state(network, family), checkout.root / f"{family}.pkl")
+        save_atomically(half_state(network, family=family), checkout.root / f"{family}.pkl")
     checkout.refuse(OTHER_FAMILY)
 
 

@@ -68,7 +68,7 @@ QUICK = {
     "split": ["all", "test"], "limit": ["1", "2"],
     "batch_size": ["2", "3"], "json": ["made/r.json"],
     "replay.py output": ["made/r.png", "made/r.svg", "made/r.gif", "made/r.mp4"],
-    "runs": ["run", "empty", "broken.png"], "chain": [""], "paper": ["DDPG", "1x200 2x100", "none"],
+    "runs": ["run", "empty", "broken.png"], "paper": ["DDPG", "1x200 2x100", "none"],
     "curve.py strokes": ["200", "5"], "csv": ["made/c.csv"],
     "curve.py output": ["made/c.svg", "made/c.png", "made/c.pdf"],
 }

@@ -54,8 +54,7 @@ class Job(NamedTuple):
 
 AGENT = Job("train.py", (
     "--max_step", EPISODE, "--env_batch", 2, "--batch_size", 2, "--validate_interval", 2,
-    "--validate_episodes", 1, "--debug", "--device", "cpu", "--precision", "fp32",
-    "--sizes", 32),
+    "--validate_episodes", 1, "--debug", "--device", "cpu", "--precision", "fp32"),
     2 * EPISODE, "train_log/Paint-run1/actor.pkl")
 
 
@@ -66,8 +65,6 @@ def agent(*flags: object) -> Job:
 
 PAINT = agent("--rmsize", 4, "--warmup", 3, "--episode_train_times", 1)
 QUICK = PAINT._replace(flags=(*PAINT.flags, "--reward", "l2"))
-POOL = agent("--cheap", "--reward", "l2", "--pool", 4)
-DIRECT = agent("--method", "direct", "--init", ".")
 RENDER = Job("train_renderer.py", (
     "--batch_size", 4, "--validate_interval", 6, "--device", "cpu", "--precision", "fp32",
     "--scratch", "--output", "w.pkl"), 6, "w.pkl")
@@ -224,13 +221,13 @@ def killed(tmp_path: Path, job: Job, kills: int) -> None:
           f"written; {max(lost)} steps lost at most, a checkpoint comes every {job.interval}")
 
 
-@pytest.mark.parametrize("job", [QUICK, POOL, RENDER], ids=["agent", "pool", "renderer"])
+@pytest.mark.parametrize("job", [QUICK, RENDER], ids=["agent", "renderer"])
 def test_killed_trainings_go_on(tmp_path, job):
     killed(tmp_path, job, 3)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("job", [PAINT, POOL, RENDER], ids=["agent", "pool", "renderer"])
+@pytest.mark.parametrize("job", [PAINT, RENDER], ids=["agent", "renderer"])
 def test_trainings_killed_fifty_times_go_on(tmp_path, job):
     killed(tmp_path, job, 50)
 
@@ -257,15 +254,13 @@ def stopped(tmp_path: Path, job: Job, stops: int) -> None:
     print(f"{job.script}: stopped and resumed {len(beginnings)} times, nothing lost")
 
 
-@pytest.mark.parametrize("job", [QUICK, POOL, DIRECT, RENDER],
-                         ids=["agent", "pool", "direct", "renderer"])
+@pytest.mark.parametrize("job", [QUICK, RENDER], ids=["agent", "renderer"])
 def test_stopped_trainings_lose_nothing(tmp_path, job):
     stopped(tmp_path, job, 3)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("job", [PAINT, POOL, DIRECT, RENDER],
-                         ids=["agent", "pool", "direct", "renderer"])
+@pytest.mark.parametrize("job", [PAINT, RENDER], ids=["agent", "renderer"])
 def test_trainings_stopped_twenty_times_lose_nothing(tmp_path, job):
     stopped(tmp_path, job, 20)
 

@@ -8,8 +8,7 @@ import torch
 
 from DRL.actor import Actor, load_actor
 from DRL.critic import Critic
-from DRL.layers import Planes, WeightNormConv2d, shrunk
-from DRL.model_free import ActionCritic
+from DRL.layers import Planes, WeightNormConv2d
 from DRL.rollout import Painter
 from DRL.wgan import Discriminator
 from golden_networks import ARRAYS, assert_golden, fill, image, key_list
@@ -62,27 +61,6 @@ def test_networks_look_at_the_published_planes():
     assert torch.allclose(actor(*pictures[:2], progress), actor.choose(two), atol=1e-6)
 
 
-@pytest.mark.parametrize("size", [64, 32])
-def test_networks_look_at_smaller_pictures(size):
-    """All planes are means of those of whole pictures; weights and outputs are the same."""
-    pictures, numbers = [image(2, 3, 101 + i) for i in range(3)], torch.rand(2, 27)
-    small = [shrunk(picture, size) for picture in pictures]
-    assert {picture.shape for picture in small} == {(2, 3, size, size)}
-    planes = Planes()(tuple(small), numbers)
-    whole = published_planes(pictures, numbers)
-    means = whole.unflatten(3, (size, -1)).unflatten(2, (size, -1)).mean((3, 5))
-    assert planes.shape == (2, 38, size, size)
-    assert torch.allclose(planes, means, atol=1e-6)
-    progress, (canvas, after, target) = numbers[:, 0], small
-    actor = Actor(2).eval()
-    assert actor(canvas, target, progress).shape == (2, 26)
-    assert Critic()(canvas, after, target, progress).shape == (2, 1)
-    value = ActionCritic(2)(canvas, target, progress, numbers[:, 1:])
-    assert value.shape == (2, 1)
-    (actor(canvas, target, progress).sum() + value.sum()).backward()
-    assert actor.conv1.weight.grad.abs().sum() > 0
-
-
 def test_weights_that_paint_no_numbers_are_refused(tmp_path):
     actor = Actor()
     actor.bn1.running_var.neg_()
@@ -90,23 +68,6 @@ def test_weights_that_paint_no_numbers_are_refused(tmp_path):
     save_atomically(half_state(Renderer()), tmp_path / "renderer.pkl")
     with pytest.raises(UserError, match="no finite numbers"):
         Painter.load(tmp_path / "actor.pkl", tmp_path / "renderer.pkl", FP32)
-
-
-@pytest.mark.parametrize("size", [128, 64, 32])
-def test_an_actors_file_tells_what_it_has_learnt_to_look_at(size, tmp_path):
-    """Beside the keys; it then paints whole pictures of which it sees the means."""
-    file = tmp_path / "actor.pkl"
-    save_atomically(half_state(fill(Actor(), "actor", 2), size=size), file)
-    actor, _ = load_actor(file, "the actor", "")
-    assert actor.size == size
-    save_atomically(half_state(Renderer()), tmp_path / "renderer.pkl")
-    painter = Painter.load(file, tmp_path / "renderer.pkl", FP32)
-    canvas, target = image(2, 3, 101), image(2, 3, 102)
-    with torch.no_grad():
-        expected = actor.eval()(shrunk(canvas, size), shrunk(target, size), torch.full((2,), 0.3))
-    assert torch.allclose(painter.act(canvas, target, 0.3), expected, atol=1e-5)
-    (_, canvases), = painter.paint(canvas, target, 1)
-    assert canvases[-1].shape == (2, 3, 128, 128)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -136,7 +97,7 @@ def test_weights_carry_their_family(name, tmp_path):
     """Beside the keys, so that plain copies of the networks load them too."""
     file = tmp_path / "weights.pkl"
     network = fill(NETWORKS[name](), name, 1)
-    save_atomically(half_state(network, "triangle"), file)
+    save_atomically(half_state(network, family="triangle"), file)
     assert load_weights(network, file, "the weights", "") == "triangle"
     state = torch.load(file, weights_only=True)
     assert list(state) == list(key_list(name))
@@ -146,26 +107,38 @@ def test_weights_carry_their_family(name, tmp_path):
 
 
 def test_weights_that_say_something_else_of_themselves_are_bezier(tmp_path):
-    state = half_state(Renderer(), "triangle")
+    state = half_state(Renderer(), family="triangle")
     for strange in ({}, {"": None}, [], 7, {"": {"version": 1}}):
         state._metadata = strange
         torch.save(state, tmp_path / "weights.pkl")
         assert load_weights(Renderer(), tmp_path / "weights.pkl", "the weights", "") == "bezier"
 
 
-@pytest.mark.parametrize("size", [0, 100, 64.0, True, None, "64", [64], torch.tensor(64),
+@pytest.mark.parametrize("size", [0, 64, 128.0, True, None, "128", [128], torch.tensor(128),
                                   torch.tensor([64, 64])])
 def test_weights_for_pictures_of_another_size_are_refused(size, tmp_path):
     state = half_state(Actor())
     state._metadata[""]["size"] = size
     torch.save(state, tmp_path / "actor.pkl")
-    with pytest.raises(UserError, match=r"is for pictures of .* pixels a side; train one"):
+    with pytest.raises(UserError, match=r"is for pictures of .* pixels a side, not 128; train one"):
         load_actor(tmp_path / "actor.pkl", "the actor", "train one")
+
+
+def test_weights_that_say_they_are_for_pictures_of_128_pixels_load(tmp_path):
+    state = half_state(Actor())
+    state._metadata[""]["size"] = 128
+    torch.save(state, tmp_path / "actor.pkl")
+    assert load_actor(tmp_path / "actor.pkl", "the actor", "train one")[1] == "bezier"
+
+
+def test_synchronized_batch_norm_keeps_the_published_keys():
+    actor = torch.nn.SyncBatchNorm.convert_sync_batchnorm(Actor())
+    assert list(actor.state_dict()) == list(key_list("actor"))
 
 
 def test_a_loaded_renderer_knows_its_family(tmp_path):
     network = fill(Renderer(), "renderer", 1)
-    save_atomically(half_state(network, "round"), tmp_path / "round.pkl")
+    save_atomically(half_state(network, family="round"), tmp_path / "round.pkl")
     render = load_render(tmp_path / "round.pkl", FP32)
     assert render.family == "round"
     strokes = torch.rand(2, 10, requires_grad=True)
@@ -173,7 +146,7 @@ def test_a_loaded_renderer_knows_its_family(tmp_path):
     render(strokes).sum().backward()
     assert strokes.grad.abs().sum() > 0
     for unknown in ("square", 7, ["bezier"]):
-        save_atomically(half_state(network, unknown), tmp_path / "other.pkl")
+        save_atomically(half_state(network, family=unknown), tmp_path / "other.pkl")
         with pytest.raises(UserError, match=re.escape(str(unknown))):
             load_render(tmp_path / "other.pkl", FP32)
 

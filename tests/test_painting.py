@@ -58,7 +58,7 @@ def test_help_and_mistakes_come_before_the_slow_imports(checkout):
     for script, mistake, default, needs in (
             ("test", "--divide=0", "(4)", ()), ("evaluate", "--limit=0", "(actor.pkl)", ()),
             ("replay", "--size=0", "(replay.png)", ("s.json",)),
-            ("curve", "--strokes=0", "(200)", ("run",)), ("train", "--pool=0", "(96)", ()),
+            ("curve", "--strokes=0", "(200)", ("run",)), ("train", "--rmsize=0", "(96)", ()),
             ("train_renderer", "--lr=0", "(0.0005)", ())):
         shown = run(f"baseline/{script}.py", "--help")
         assert shown.returncode == 0

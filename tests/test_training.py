@@ -24,7 +24,7 @@ from utils.command import UserError, enough_memory
 pytestmark = pytest.mark.usefixtures("narrow")
 TINY = ("--max_step", 3, "--env_batch", 2, "--batch_size", 2, "--rmsize", 6, "--warmup", 3,
         "--episode_train_times", 2, "--validate_interval", 1, "--validate_episodes", 1,
-        "--device", "cpu", "--sizes", 32)
+        "--device", "cpu")
 RENDERER_TINY = ("--batch_size", 4, "--scratch", "--precision", "fp32", "--device", "cpu")
 
 
@@ -73,7 +73,7 @@ def test_renderer_training_learns_from_inside_baseline(checkout):
 
 
 SMALL = ("--max_step", 3, "--env_batch", 2, "--batch_size", 2, "--device", "cpu",
-         "--precision", "fp32", "--train_times", 100, "--seed", 7, "--sizes", 32)
+         "--precision", "fp32", "--train_times", 100, "--seed", 7)
 MEMORY = ("--rmsize", 6, "--warmup", 3, "--episode_train_times", 2)
 
 
@@ -100,22 +100,14 @@ def everything(training) -> dict:
 
 
 METHODS = [
-    (4, True, ("--noise_factor", 0.1)),  # within a round of learning
-    (6, True, ("--reward", "l2")),  # within an episode
-    (6, True, ("--reward", "l2", "--sizes", "32:0.06,64")),  # entered by the next update
-    (4, True, ("--norm_until", 0)),
-    (4, False, ("--cheap", "--pool", 6, "--sizes", "64:0.05,128")),
-    (4, True, ("--cheap", "--sizes", "32", "--rmsize", 4, "--warmup", 3)),
-    (4, False, ("--states", "pool", "--pool", 6, "--method", "model_free")),
-    (2, False, ("--method", "direct")),  # within the painting,
-    (4, False, ("--method", "direct")),  # within carrying back,
-    (7, False, ("--method", "direct")),  # within the learning of a round
+    (4, ("--noise_factor", 0.1)),  # within a round of updates
+    (6, ("--reward", "l2")),  # within an episode
 ]
 
 
-@pytest.mark.parametrize(("ticks", "memory", "method"), METHODS)
-def test_agent_training_resumes_to_the_bit(checkout, tmp_path, ticks, memory, method):
-    first = training_of(checkout, *method, memory=memory)
+@pytest.mark.parametrize(("ticks", "method"), METHODS)
+def test_agent_training_resumes_to_the_bit(checkout, tmp_path, ticks, method):
+    first = training_of(checkout, *method)
     go_on(first, ticks)
     log = Run.create(tmp_path, "Paint", {}, Ranks())
     before = copy.deepcopy(everything(first)), torch.get_rng_state()
@@ -124,7 +116,7 @@ def test_agent_training_resumes_to_the_bit(checkout, tmp_path, ticks, memory, me
     assert_same((everything(first), torch.get_rng_state()), before)
     saved_at = first.global_update
     go_on(first, 6)
-    second = training_of(checkout, *method, "--seed", 99, memory=memory)
+    second = training_of(checkout, *method, "--seed", 99)
     second.options.seed = first.options.seed  # of the noise of an episode
     second.load(log)
     go_on(second, 6)
@@ -132,25 +124,21 @@ def test_agent_training_resumes_to_the_bit(checkout, tmp_path, ticks, memory, me
     assert_same(everything(second), everything(first))
 
 
-@pytest.mark.parametrize("flags", [(), ("--states", "pool", "--pool", 6)])
-def test_agent_training_without_its_memory_fills_it_anew(checkout, tmp_path, capsys, flags):
-    first = training_of(checkout, *flags, memory=not flags)
+def test_agent_training_without_its_memory_fills_it_again(checkout, tmp_path, capsys):
+    first = training_of(checkout)
     go_on(first, 5)
     log = Run.create(tmp_path, "Paint", {}, Ranks())
     first.attach(log)
     first.save()
     (memory_file,) = log.folder.glob("memory-*.pt")
     memory_file.unlink()
-    second = training_of(checkout, *flags, memory=not flags)
+    second = training_of(checkout)
     second.load(log)
     assert "is gone" in capsys.readouterr().out
     assert_same(second.method.state_dict(), first.method.state_dict())
-    if flags:
-        assert not second.source.pool.canvas.any()
-    else:
-        assert len(second.source.memory) == 0
-        go_on(second, 3)
-        assert second.source.updates_due == 2
+    assert len(second.source.memory) == 0
+    go_on(second, 3)
+    assert second.source.updates_due == 2
 
 
 def test_train_script_logs_saves_stops_and_resumes(checkout):
@@ -177,41 +165,18 @@ def test_train_script_logs_saves_stops_and_resumes(checkout):
 
 
 def test_train_script_minutes_from_init(checkout):
-    """From inside baseline/, with the actor of another folder, any images, a pool, smaller ones."""
-    flags = [*TINY[: TINY.index("--rmsize")], *TINY[TINY.index("--validate_interval"):]]
-    out = checkout.run(
-        "train.py", *flags, "--cheap", "--pool", 6, "--sizes", 64,
-        "--actor_rate", 1e-4, "--init", "..", "--minutes", 0.02, cwd=checkout.root / "baseline",
-    )
+    """From inside baseline/, with the actor of another folder."""
+    out = checkout.run("train.py", *TINY, "--actor_rate", 1e-4, "--init", "..", "--minutes", 0.02,
+                       cwd=checkout.root / "baseline")
     folder = checkout.root / "train_log" / "Paint-run1"
     assert "finished" in out
-    assert load_actor(folder / "actor.pkl", "", "")[0].size == 64
-    assert torch.load(folder / "checkpoint.pt", weights_only=True)["total_steps"] >= 20
-
-
-def test_a_run_with_frozen_statistics_is_resumed(checkout):
-    """Where the actor that it began with is gone."""
-    first = checkout.root / "first"
-    first.mkdir()
-    (checkout.root / "actor.pkl").rename(first / "actor.pkl")
-    checkout.run("train.py", *TINY, "--reward", "l2", "--train_times", 3, "--init", first,
-                 "--norm_until", 0)
-    before, _ = load_actor(first / "actor.pkl", "", "")
-    (first / "actor.pkl").unlink()
-    folder = checkout.root / "train_log" / "Paint-run1"
-    after, _ = load_actor(folder / "actor.pkl", "", "")
-    assert torch.equal(after.bn1.running_mean, before.bn1.running_mean)
-    options = folder / "run.json"
-    text = options.read_text()
-    assert '"finished": true' in text
-    options.write_text(text.replace('"finished": true', '"finished": false'))
-    assert "finished" in checkout.run("train.py", "--resume", folder)
+    assert load_actor(folder / "actor.pkl", "", "")[1] == "bezier"
+    assert torch.load(folder / "checkpoint.pt", weights_only=True)["total_steps"] >= 9
 
 
 @pytest.mark.parametrize("flags", [
-    ("--cheap", "--sizes", "128"), ("--cheap", "--states", "pool"), ("--cheap", "--reward", "l2"),
-    ("--method", "direct", "--init", "x", "--norm_until", "1"), ("--discount", "0.95**3"),
-    ("--method", "model_free", "--cheap", "--minutes", "3"), ("--batch_size", "96"),
+    ("--reward", "l2"), ("--method", "grid", "--init", "x", "--batch_size", "640"),
+    ("--discount", "0.95**3"), ("--method", "model_free", "--minutes", "3"), ("--batch_size", "96"),
 ])
 def test_a_resumed_run_has_the_options_it_had(tmp_path, flags):
     """Where they are the usual ones too, but others would come from what was typed beside them."""
@@ -256,7 +221,7 @@ def test_the_better_of_actor_and_average_is_kept(checkout, tmp_path, monkeypatch
     log = Run.create(tmp_path, "Paint", {}, Ranks())
     training.attach(log)
     go_on(training, 5)
-    training.method.average.fc.bias.data.fill_(3.0)
+    training.method.ema_actor.fc.bias.data.fill_(3.0)
     errors = {False: 0.2, True: 0.1}
 
     def painter(averaged=False):
@@ -310,23 +275,8 @@ BAD_INPUT = (
     ("train.py", ("--discount", "0**-1"), "0**-1"),
     ("train.py", ("--discount", "0.95**"), "0.95**"),
     ("train.py", ("--seed", "-1"), "--seed"),
-    ("train.py", ("--sizes", "64:0.7"), "64:0.7 is not like 64:0.7,128"),
-    ("train.py", ("--sizes", "64:0.7,100"), "64:0.7,100 is not like"),
-    ("train.py", ("--norm_until", "2"), "2 is not a share from 0 to 1"),
-    ("train.py", ("--norm_until", "0"), "--norm_until 0 needs --init"),
-    ("train.py", ("--method", "direct"), "--method direct needs --init"),
-    ("train.py", ("--method", "direct", "--tau", "0.1"), "--method direct does not know --tau"),
-    ("train.py", ("--method", "direct", "--states", "pool"), "does not know --states"),
-    ("train.py", ("--early", "1"), "--method ddpg does not know --early"),
-    ("train.py", ("--method", "direct", "--cheap"), "direct does not know --cheap"),
-    ("train.py", ("--method", "direct", "--warmup", "3"), "direct does not know --warmup"),
-    ("train.py", ("--method", "direct", "--env_batch", "2"), "more than the bundles of a round"),
-    ("train.py", ("--states", "pool", "--noise_factor", "1"), "--noise_factor needs --states mem"),
-    ("train.py", ("--pool", "200"), "--pool needs --states pool"),
-    ("train.py", ("--states", "pool", "--rmsize", "9"), "--rmsize needs --states memory"),
-    ("train.py", ("--states", "pool", "--pool", "9"), "--batch_size 96 does not go with --pool 9"),
-    ("train.py", ("--joint",), "--joint needs --states pool"),
-    ("train.py", ("--reward", "l2", "--penalty_every", "4"), "does not go with --reward l2"),
+    ("train.py", ("--method", "grid", "--tau", "0.1"), "--method grid does not know --tau"),
+    ("train.py", ("--method", "grid", "--warmup", "3"), "grid does not know --warmup"),
     ("train.py", ("--minutes", "1", "--train_times", "9"), "does not go with --minutes"),
     ("train.py", ("--model_free",), "unrecognized arguments: --model_free"),
     ("train.py", ("--batch_size", "many"), "many is not a whole number from 1"),
@@ -396,7 +346,6 @@ def test_the_first_update_that_goes_wrong_is_named(checkout, tmp_path):
     ("train.py", ("--rmsize", 10**7), "--rmsize"),
     ("train.py", ("--env_batch", 2**31 - 1), "--env_batch"),
     ("train.py", ("--batch_size", 2**31 - 1), "--batch_size"),
-    ("train.py", ("--states", "pool", "--pool", 2**31 - 1), "--pool"),
     ("train_renderer.py", ("--batch_size", 10**9, "--scratch"), "--batch_size"),
 ])
 def test_too_little_memory_names_the_flags(checkout, script, flags, says):

@@ -42,16 +42,14 @@ class Critic(nn.Module):
         target: torch.Tensor,
         progress: torch.Tensor,
     ) -> torch.Tensor:
-        """The value of ``after``.
+        """Return the value (B, 1) of ``after``.
 
-        before, after, target: (B, 3, 128, 128) in [0, 1], or shrunk; progress: (B,), that of
-        ``after``.
-        Returns (B, 1).
+        before, after, target: (B, 3, 128, 128) in [0, 1]; progress: (B,), of ``after``.
         """
         return self.judge(self.planes((before, after, target), progress))
 
     def judge(self, planes: torch.Tensor) -> torch.Tensor:
-        """All planes, twelve here, (B, 12, 128, 128), or shrunk, to values (B, 1)."""
+        """Return values (B, 1) for all planes, twelve here, (B, 12, 128, 128)."""
         x = self.relu_1(self.conv1(planes))  # (B, 64, 64, 64)
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
             x = stage(x)

@@ -66,20 +66,15 @@ class Planes(nn.Module):
         self.register_buffer("coordinates", planes, persistent=False)
 
     def forward(self, pictures: tuple[torch.Tensor, ...], numbers: torch.Tensor) -> torch.Tensor:
-        """pictures: each (B, 3, W, W) in [0, 1], W 128 or see ``shrunk``; numbers: (B, K) or (B,).
+        """Return planes (B, 3 pictures + K + 2, 128, 128).
 
-        Returns (B, 3 pictures + K + 2, W, W).
+        pictures: each (B, 3, 128, 128) in [0, 1]; numbers: (B, K) or (B,).
         """
-        count, size = len(numbers), pictures[0].shape[2]
-        constant = numbers.view(count, -1, 1, 1).expand(-1, -1, size, size)
-        own = shrunk(self.coordinates, size).expand(count, -1, -1, -1)
-        x = torch.cat((*pictures, constant, own), 1)
+        count = len(numbers)
+        constant = numbers.view(count, -1, 1, 1).expand(-1, -1, WIDTH, WIDTH)
+        coordinates = self.coordinates.expand(count, -1, -1, -1)
+        x = torch.cat((*pictures, constant, coordinates), 1)
         return x.contiguous(memory_format=torch.channels_last)
-
-
-def shrunk(picture: torch.Tensor, size: int) -> torch.Tensor:
-    """Pictures (B, C, 128, 128) as (B, C, size, size) of means: a half, or a fourth a side."""
-    return picture if size == WIDTH else F.avg_pool2d(picture, WIDTH // size)
 
 
 def in_full(layer: nn.Module, x: torch.Tensor) -> torch.Tensor:

@@ -27,7 +27,7 @@ from Renderer.canvas import as_float
 from Renderer.layout import Layout, stacked, unstacked
 from Renderer.raster import paint_exact
 from Renderer.raster_gradient import stroke_gradient
-from running.optim import adam, cosine, orthogonal, set_rate
+from running.optim import adam, cosine, orthogonal
 
 RATE, WARM_UP = 3e-3, 100  # highest learning rate; updates in which it rises to its cosine
 MOMENTUM = 0.9  # of Muon
@@ -86,9 +86,7 @@ class GridLearner(Learner):
         torch._foreach_copy_(self.momenta, state["momenta"])
         self.imitating = state["imitating"]
 
-    def learn(
-        self, batch: None, target: torch.Tensor
-    ) -> tuple[Metrics, torch.Tensor | None]:
+    def learn(self, batch: None, target: torch.Tensor) -> Metrics:
         """Take one optimizer step by paintings of targets (B, 3, 128, 128) uint8.
 
         Returns the mean squared error of the finished paintings; in the first updates, of the
@@ -98,7 +96,7 @@ class GridLearner(Learner):
         if self.updates == 0 and self.imitating:
             initialize(actor, target, self.family)
             self.ranks.make_same(actor)
-            self.average.load_state_dict(actor.state_dict())
+            self.ema_actor.load_state_dict(actor.state_dict())
         if self.updates % MEASURE_EVERY == 0 or self.updates == self.imitating:
             self.measure_activations(target[:MEASURED])
         with learning(actor):
@@ -111,7 +109,7 @@ class GridLearner(Learner):
             loss.backward()
         self.ranks.mean_gradients(actor)
         self.step()
-        return {"actor/error": error.detach()}, None
+        return {"actor/error": error.detach()}
 
     def policy(self) -> Policy:
         """Return the actor with its batch normalization folded; gradients flow to its weights."""
@@ -126,10 +124,10 @@ class GridLearner(Learner):
     @torch.no_grad()
     def step(self) -> None:
         """Take one step by the gradients: of Muon for filters, of Adam for all else."""
-        lr, last = self.rates(self.progress)["actor"], self.actor.fc.weight
+        optimizer, last = self.optimizers["actor"], self.actor.fc.weight
+        lr = optimizer.param_groups[0]["lr"]
         before, dtype = last.clone(), torch.bfloat16 if self.precision.bf16 else last.dtype
-        set_rate(self.optimizers["actor"], lr)
-        self.optimizers["actor"].step()
+        optimizer.step()
         last.copy_(torch.lerp(before, last, self.multipliers[-1]))
         steps = []
         for number, (weight, momentum, multiplier) in enumerate(

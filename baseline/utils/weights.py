@@ -141,7 +141,8 @@ def load_built(
 ) -> tuple[nn.Module, dict[str, str]]:
     """``load_weights`` into a network that ``build`` makes by what the state dict says.
 
-    Returns the network and the file's metadata; "family" is always among it.
+    Returns the network and the file's metadata, "family" always among it.  Files that older
+    versions wrote for pictures of another size than 128 pixels are refused.
     """
     def refuse(flaw: str) -> NoReturn:
         raise UserError(f"{what} {path} {flaw}; {otherwise}")
@@ -162,9 +163,9 @@ def load_built(
     written = dict(own) if isinstance(own, dict) else {}
     if written.get("size", WIDTH) != WIDTH:
         refuse(f"is for pictures of {shown(written['size'])} pixels a side, not {WIDTH}")
-    named = {"family": "bezier"} | {name: written[name] for name in METADATA & written.keys()}
+    known = {"family": "bezier"} | {name: written[name] for name in METADATA & written.keys()}
     return network, {name: value[:100] if isinstance(value, str) else shown(value)
-                     for name, value in named.items()}
+                     for name, value in known.items()}
 
 
 def state_dicts(loaded: Any) -> list[dict[str, torch.Tensor]]:
@@ -236,7 +237,7 @@ def misfit(network: nn.Module, state: dict[str, torch.Tensor]) -> str:
 def half_state(network: nn.Module, **metadata: str) -> OrderedDict[str, torch.Tensor]:
     """Return the network's state dict on the CPU, floats in half precision: the shipped format.
 
-    metadata: what PyTorch is to save with the state dict beside its keys, see METADATA.
+    metadata: what PyTorch is to save with the state dict beside its keys; see METADATA.
     """
     state = network.state_dict()
     half = OrderedDict(
