@@ -17,16 +17,16 @@ from tqdm import tqdm
 
 from constants import WIDTH
 from running.device import free_memory
-from utils.command import ROOT, UserError, one_line
-from utils.decoding import silent_stderr
+from utils.command import ROOT, UserError, one_line, silent_stderr
 from utils.files import own_folder, reason, replacing, write_atomically
-from utils.pictures import decode_picture, image_files
+from utils.listing import image_files
+from utils.pictures import decode_picture
 
 CACHE = ROOT / "data" / "cache"
 LAST_TEST_NUMBER = 2001  # CelebA's images 1..2001 are the test split
 TEST_EVERY = 20  # elsewhere every 20th image in name order is
 SMALLEST_SIDE = 8  # pixels
-READER = 3  # of images; what an earlier one made of them is not used again
+READER = 4  # of images; what an earlier one made of them is not used again
 FLAWS = ("", "images cannot be read and are left out",
          f"images are left out, as a side of theirs has less than {SMALLEST_SIDE} pixels",
          "images are left out, as reading them failed; the next start tries again")
@@ -212,7 +212,7 @@ def _decode_one(file: Path, row: np.ndarray) -> int:
         picture = decode_picture(file)
     except UserError as error:
         cause = error.__cause__  # what has no permission is decoded again when it gets it
-        system = isinstance(cause, OSError) and not isinstance(cause, PermissionError)
+        system = isinstance(cause, OSError | MemoryError) and not isinstance(cause, PermissionError)
         return FAILED if system else 1
     if min(picture.shape[:2]) < SMALLEST_SIDE:
         return 2

@@ -81,11 +81,11 @@ def images() -> list[bytes]:
     photo = cv2.resize(rng.integers(0, 256, (4, 5, 3), np.uint8), (44, 36))
     clear = np.dstack((photo, photo[..., 0]))
     kinds = [(suffix, photo) for suffix in (
-        ".png", ".jpg", ".webp", ".bmp", ".gif", ".tiff", ".jp2", ".ppm", ".hdr", ".avif",
-        ".ras")]
+        ".png", ".jpg", ".webp", ".bmp", ".gif", ".tiff", ".jp2", ".ppm", ".avif")]
     kinds += [(".png", clear), (".webp", clear), (".tiff", clear), (".png", clear * np.uint16(257)),
               (".pgm", photo[..., 0]), (".pbm", photo[..., 0]), (".png", photo[..., 0]),
-              (".tiff", np.float32(photo)), (".tiff", photo * np.uint16(257))]
+              (".tiff", np.float32(photo[..., 0])), (".tiff", photo * np.uint16(257)),
+              (".jp2", photo[..., 0] * np.uint16(257)), (".avif", photo[..., 0])]
     made = [cv2.imencode(suffix, picture)[1].tobytes() for suffix, picture in kinds]
     image, exif = Image.fromarray(photo), Image.Exif()
     exif[0x112] = 6
@@ -96,7 +96,10 @@ def images() -> list[bytes]:
             ("RGB", "tiff", {"compression": "jpeg"}),
             ("P", "gif", {"save_all": True, "append_images": others, "loop": 0}),
             ("RGB", "tiff", {"save_all": True, "append_images": others}), ("RGB", "mpo", {}),
-            ("RGB", "png", {"save_all": True, "append_images": others}), ("L", "jpeg2000", {})):
+            ("RGB", "png", {"save_all": True, "append_images": others}), ("L", "jpeg2000", {}),
+            ("P", "tiff", {"compression": "tiff_lzw"}), ("CMYK", "tiff", {}),
+            ("LA", "tiff", {"compression": "tiff_deflate"}), ("P", "bmp", {}),
+            ("RGB", "avif", {"save_all": True, "append_images": [image.rotate(180)]})):
         file = io.BytesIO()
         image.convert(mode).save(file, kind, **flags)
         made.append(file.getvalue())

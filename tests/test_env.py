@@ -64,7 +64,7 @@ def test_what_could_not_be_read_is_tried_again(tmp_path, monkeypatch, capsys, er
         return open(path, *mode)
 
     with monkeypatch.context() as patch:
-        patch.setattr("utils.decoding.open", failing, raising=False)
+        patch.setattr("utils.pictures.open", failing, raising=False)
         if isinstance(error, PermissionError):
             patch.setattr("images.os.access", lambda path, mode: path.name != "b.png")
         assert Images(folder, cache).names == ["a.png"]

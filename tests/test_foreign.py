@@ -233,7 +233,6 @@ def tiff(more: bytes) -> bytes:
 BOMBS = {
     "60000 PNG": png(60000, 60000),
     "valid PNG": png(30000, 30000, pixels=bytes(30000 * 3751)),
-    "long PNG": png(100_000, 10),
     "BMP": with_size("BMP", b"BM", 18, "<II"),
     "GIF": with_size("GIF", b"GIF", 6, "<HH"),
     "JPEG": with_size("JPEG", b"\xff\xc0", 5, ">HH"),
@@ -241,22 +240,21 @@ BOMBS = {
     "AVIF": cv2.imencode(".avif", np.zeros((64, 64, 3), np.uint8))[1].tobytes().replace(
         struct.pack(">4sIII", b"ispe", 0, 64, 64), struct.pack(">4sIII", b"ispe", 0, 30000, 30000)),
     "TIFF": tiff(bytes(4)),
-    "HDR": b"#?RADIANCE\nEXPOSURE=1\nFORMAT=32-bit_rle_rgbe\n\n-Y 30000 +X 30000\n" + bytes(100),
     "PPM": b"P6 30000 30000 255\n" + bytes(100),
-    "PFM": b"PF\n30000 30000\n-1.0\n" + bytes(100),
+    "PFM": b"Pf\n30000 30000\n-1.0\n" + bytes(100),
     "chunk": png(64, 64)[:33] + struct.pack(">I", 2**31 - 1) + b"IDAT" + bytes(100),
 }
 REFUSING = """
 import json, resource, sys
 from pathlib import Path
 from utils.command import UserError
-from utils.decoding import decoded
+from utils.pictures import read_picture
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-decoded(Path(sys.argv[1]), -1)
+read_picture(Path(sys.argv[1]))
 before, says = peak(), []
 for path in sys.argv[2:]:
     try:
-        decoded(Path(path), -1)
+        read_picture(Path(path))
     except UserError as error:
         says.append(str(error))
 print(json.dumps((peak() - before, says)))
@@ -272,19 +270,21 @@ def test_image_bombs_are_refused_before_they_take_memory(tmp_path):
         check=True, capture_output=True, cwd=ROOT / "baseline", timeout=60,
         env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"})
     peak, says = json.loads(child.stdout)
-    sizes = ["60000x60000", *["30000x30000"] * len(BOMBS)]
-    for name, size, line in zip(BOMBS, sizes, says, strict=False):
-        size = "100000x10" if "long" in name else size
-        flaw = "not an image" if name == "chunk" else f"{size} pixels; 268435456 "
-        assert line.startswith(f"{tmp_path / name} is {flaw}"), name
     assert len(says) == len(BOMBS)
+    for name, line in zip(BOMBS, says, strict=True):
+        damaged = name in ("chunk", "JPEG 2000", "AVIF")  # the last two by their libraries
+        flaw = "is not an image" if damaged else "has more than 268435456 pixels"
+        assert line.startswith(f"{tmp_path / name} {flaw}"), name
     assert peak < 64 * 1024, "KiB"  # one byte a pixel of the smallest would be 859 MiB
 
 
-@pytest.mark.parametrize("before", [b"a\0\0" + zlib.compress(bytes(50_000_000)), b"a\0\0junk"])
-def test_bombs_and_junk_beside_the_pixels_do_no_harm(tmp_path, before, capfd):
-    (tmp_path / "picture.png").write_bytes(png(64, 64, before, bytes(9 * 64)))
-    assert read_picture(tmp_path / "picture.png").shape == (64, 64, 3)
+def test_a_text_chunk_of_junk_is_ignored_and_a_huge_one_refused(tmp_path, capfd):
+    path = tmp_path / "picture.png"
+    path.write_bytes(png(64, 64, b"a\0\0junk", bytes(9 * 64)))
+    assert read_picture(path).shape == (64, 64, 3)
+    path.write_bytes(png(64, 64, b"a\0\0" + zlib.compress(bytes(50_000_000)), bytes(9 * 64)))
+    with pytest.raises(UserError, match="picture.png is not an image"):
+        read_picture(path)
     assert capfd.readouterr() == ("", "")
 
 
@@ -298,7 +298,7 @@ def exif_bomb() -> bytes:
 @pytest.mark.parametrize("data", [
     pytest.param(lambda: with_exif(exif_bomb()), id="EXIF"),
     pytest.param(exif_bomb, id="TIFF"),
-    pytest.param(lambda: b"#?RADIANCE\n" + b"FORMAT=32-bit_rle_rgbe\n\n" * 10**6, id="HDR"),
+    pytest.param(lambda: b"P6 " + b"# \n" * 10**5, id="PPM"),
 ])
 def test_what_would_take_minutes_or_memory_is_done_at_once(tmp_path, data):
     (tmp_path / "picture").write_bytes(data())
@@ -313,7 +313,7 @@ def test_what_would_take_minutes_or_memory_is_done_at_once(tmp_path, data):
 
 
 def test_endless_files_are_refused(monkeypatch):
-    monkeypatch.setattr("utils.decoding.LARGEST_FILE", 2**20)
+    monkeypatch.setattr("utils.pictures.MAX_FILE_SIZE", 2**20)
     with pytest.raises(UserError, match="/dev/zero takes more than 1 MiB"):
         read_picture(Path("/dev/zero"))
 
@@ -321,7 +321,7 @@ def test_endless_files_are_refused(monkeypatch):
 LONG = "n" * 5000
 FOREIGN = (
     ("test.py", ("--img", "...png", "image/test.png"), "...png gives no name"),
-    ("test.py", ("--img", "bomb.png"), "bomb.png is 60000x60000 pixels"),
+    ("test.py", ("--img", "bomb.png"), "bomb.png has more than 268435456 pixels"),
     ("test.py", ("--img", ""), "an empty path"),
     ("test.py", ("https://example.org/a.png",), "//example.org/a.png: an address and no path"),
     ("test.py", ("-o", "painting.mp4"), "painting.mp4 is no picture; --strokes writes strokes"),

@@ -18,14 +18,8 @@ from painting.svg import write_svg
 from painting.video import KINDS, Video, video_kind
 from utils.command import LONGEST_NAME, UserError
 from utils.files import in_turn, keep_apart, make_room, real
-from utils.pictures import (
-    SUFFIXES,
-    compare,
-    compared_width,
-    picture_file,
-    resized,
-    write_picture,
-)
+from utils.listing import SUFFIXES
+from utils.pictures import compare, compared_width, picture_file, resized, write_picture
 
 LARGE = 2e6  # pixels of an image, above which not all frames are written unasked
 FRAME_BYTES = 0.37  # a pixel of a frame, about: 0.23 on the whole canvas, 0.48 on 4x4 tiles
@@ -81,7 +75,7 @@ def own_names(images: list[Path]) -> list[str | None]:
 
 def names_a_picture(output: Path) -> bool:
     """Whether ``--output`` is a file for the finished painting, and no folder."""
-    return output.suffix.lower() in SUFFIXES and not output.is_dir()
+    return output.suffix.lower() in {*SUFFIXES, ".hdr"} and not output.is_dir()
 
 
 def check_places(options: argparse.Namespace, images: list[Path]) -> None:

@@ -30,7 +30,8 @@ from Renderer.model import TrainedRender, load_render
 from running.device import Precision, pick_device
 from running.run import StopSignals
 from utils.command import ACTOR, UserError, enough_memory, one_line
-from utils.pictures import list_pictures, psnr, read_picture
+from utils.listing import list_pictures
+from utils.pictures import psnr, read_picture
 
 TILES_AT_ONCE = 64  # that the actor sees in one batch
 LARGEST_CANVAS = 8192  # pixels

@@ -142,6 +142,18 @@ def one_line(text: str) -> str:
 
 
 @contextmanager
+def silent_stderr() -> Iterator[TextIO]:
+    """Hide what C libraries print on stderr; yield a file that still leads there."""
+    with open(os.dup(2), "w") as stderr:
+        try:
+            with open(os.devnull, "w") as null:
+                os.dup2(null.fileno(), 2)
+            yield stderr
+        finally:
+            os.dup2(stderr.fileno(), 2)
+
+
+@contextmanager
 def enough_memory(flags: str) -> Iterator[None]:
     """What may take more memory than there is goes in here; a UserError then names the flags."""
     try:

@@ -1,316 +1,188 @@
-"""Pictures on disk: reading any image as BGR, and writing one."""
+"""Read image files, with Pillow, and write pictures, with OpenCV."""
 
+import logging
+import os
 import re
-import sys
-from collections import Counter
-from collections.abc import Callable, Iterator
+import warnings
 from contextlib import suppress
-from functools import partial
 from io import BytesIO
-from itertools import islice
 from pathlib import Path
+from struct import unpack_from
 
 import cv2
 import numpy as np
-from PIL import ExifTags, Image, ImageCms
+from PIL import Image, ImageChops, ImageCms, ImageFile, ImageOps
+from PIL import TiffImagePlugin as Tag
 
-from utils.command import UserError, one_line
-from utils.decoding import (
-    BMP,
-    JP2,
-    PNG,
-    TIFF,
-    bmp_header,
-    bmp_profile,
-    decoded,
-    jp2_profile,
-    opened,
-    png_chunks,
-    silent_stderr,
-    tiff_numbers,
-    tiff_profile,
-)
+from utils.command import UserError, silent_stderr
 from utils.files import make_room, write_atomically
 
-SUFFIXES = {".avif", ".bmp", ".gif", ".hdr", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm",
-            ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"}
-# Pictures that nothing here reads; in a folder they are passed over, and counted.
-FOREIGN = {".3fr", ".ai", ".arw", ".avifs", ".cr2", ".cr3", ".dng", ".eps", ".gpr", ".heic",
-           ".heics", ".heif", ".hif", ".ico", ".insp", ".jxl", ".mpo", ".nef", ".orf", ".pdf",
-           ".pef", ".psd", ".raf", ".raw", ".rw2", ".rwl", ".srw", ".svg", ".tga", ".x3f", ".xcf",
-           ".3gp", ".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mts", ".webm"}  # videos too
-NAMED, DEEPEST = 5, 3  # folders within a folder that are named, and how far down
+FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+MAX_PIXELS = 2**28  # 16384 x 16384
+MAX_FILE_SIZE = 2**31 - 1  # bytes
+MAX_EXIF_SIZE = 2**16  # bytes; before 13.0 Pillow takes memory for each tag
 SRGB = {"srgb", "srgb built-in", "srgb iec61966-2.1", "srgb iec61966-2-1"}  # profiles' names
-LARGEST_PROFILE = 2**22  # bytes
-SPACE = slice(16, 20)  # where a profile says what its colours are
-LONGEST_EXIF = 2**16  # bytes, as JPEG has room for; older Pillow takes memory for each tag
-TIFF_TAGS = (262, 277, 284, 338)  # what numbers mean, how many a pixel has, planes, opacity
-WHITE_IS_ZERO, RGB, LAB = 0, 2, (8, 9, 10)  # values of the first
-SEPARATE, MULTIPLIED = 2, 1  # and of the last two
-# Red, green and blue in BMPs of masks.
-BMP_MASKS = {(0xFF0000, 0xFF00, 0xFF), (0x7C00, 0x3E0, 0x1F), (0xF800, 0x7E0, 0x1F)}
-NETPBM = re.compile(rb"P[2356]" + rb"(?:\s|#[^\n]*\n)+(?:\d+)" * 2 + rb"(?:\s|#[^\n]*\n)+(\d+)\s")
-ROWS_AT_ONCE = 64  # that floats are made of
+PROFILE_MODES = {b"GRAY": "L", b"RGB ": "RGB", b"CMYK": "CMYK"}  # by a profile's color space
+HEIC = re.compile(rb"....ftyp(hei|hev|mif1|msf1)", re.DOTALL)
+HDR = re.compile(rb"colrnclx..\0[\x10\x12]|cICP.[\x10\x12]", re.DOTALL)  # PQ or HLG, AVIF or PNG
+JPEG2000_COMPONENTS = re.compile(rb"\xff\x4f\xff\x51.{36}(..)", re.DOTALL)  # how many
+JPEG2000_PROFILE = re.compile(rb"(.{4})colr[\2\3]", re.DOTALL)
 FULL_SCALE = 0.5  # of the error map: differences from here on look alike
 
 
-def read_picture(path: Path) -> np.ndarray:
-    """Read an image of any depth and kind; photos are turned upright as their EXIF data say.
+class Source(BytesIO):
+    """A file whose bytes cannot be read over and over, as before 13.0 Pillow reads shared tags."""
 
-    Returns (H, W, 3) uint8 BGR, in sRGB where the file has a colour profile that says from what.
-    What is transparent is shown on white; floating point counts 1 as white; of a moving picture
-    it is the first one.  Raises UserError where that cannot be, or would take too much memory.
+    bytes_left: int
+
+    def read(self, size: int | None = -1, /) -> bytes: 
+        part = super().read(size)
+        if size != ImageFile.MAXBLOCK:  # which is read for each strip, however short
+            self.bytes_left -= len(part)
+        if self.bytes_left < 0:
+            raise ValueError("tags of more bytes than the file has")
+        return part
+
+
+def read_picture(path: Path) -> np.ndarray:
+    """Read an image file as (H, W, 3) uint8 BGR in sRGB.
+
+    The picture is turned upright by its EXIF orientation, and transparency is shown on white.
+    Floating-point 1 is white.  Of several pictures in a file the first is read.  Raises UserError
+    where Pillow cannot read the file, reads it in wrong values, or would take too much memory.
     """
-    with silent_stderr():
+    with silent_stderr():  # libtiff prints there
         return decode_picture(path)
 
 
 def decode_picture(path: Path) -> np.ndarray:
-    """``read_picture`` where libraries may say on stderr what they like."""
-    stored, data = decoded(path, cv2.IMREAD_UNCHANGED)
-    stored, multiplied = np.atleast_3d(stored), False
-    if TIFF.match(data):
-        stored, multiplied = _of_tiff(path, stored, data)
-    elif data.startswith(PNG):
-        stored = _with_opacity(stored, data)
-    elif data.startswith(BMP):
-        stored = _of_bmp(path, stored, data)
-    elif (levels := NETPBM.match(data)) and int(levels[1]) not in (255, 65535):
-        stored = stored / np.float32(levels[1])
-    orientation, profile = _header(data)
-    stored, inks = _turned(stored, orientation), partial(_inks, data, orientation)
-    if profile and stored.shape[2] == 4:  # it is for the colours themselves
-        colours, opacity = _apart(stored, multiplied)
-        return _on_white(np.dstack((_in_srgb(colours, profile, inks), opacity)), False)
-    return _in_srgb(_on_white(stored, multiplied), profile, inks)
-
-
-def _with_opacity(stored: np.ndarray, data: bytes) -> np.ndarray:
-    """A PNG's picture (H, W, C) with the transparent level of a grey one, which OpenCV leaves."""
-    bits, kind = data[24:26]
-    key = next((content for name, content, _ in png_chunks(data) if name == b"tRNS"), b"")
-    if stored.shape[2] != 1 or kind != 0 or len(key) != 2:
-        return stored
-    largest = np.iinfo(stored.dtype).max
-    level = int.from_bytes(key, "big") * (largest // (2**bits - 1))
-    opacity = np.where(stored == level, 0, largest).astype(stored.dtype)
-    return np.concatenate((stored, stored, stored, opacity), 2)
-
-
-def _of_bmp(path: Path, stored: np.ndarray, data: bytes) -> np.ndarray:
-    """A BMP's picture as it is meant: headers of 40 bytes know no opacity.
-
-    Raises UserError for what OpenCV reads in other colours.
-    """
-    length, masks = bmp_header(data)
-    if length == 12 or masks and masks not in BMP_MASKS:
-        raise UserError(f"{path} is a BMP of {'an old' if length == 12 else 'a rare'} kind, whose "
-                        "colours OpenCV mistakes; save it as PNG")
-    return stored[..., :3] if length < 56 else stored
-
-
-def _apart(stored: np.ndarray, multiplied: bool) -> tuple[np.ndarray, np.ndarray]:
-    """The colours (H, W, 3), multiplied no more, and the opacity (H, W) of a picture (H, W, 4).
-
-    Both uint8; see ``_on_white``.
-    """
-    apart = np.empty(stored.shape, np.uint8)
-    for rows, planes in _in_floats(stored):
-        if multiplied:
-            planes[..., :3] = np.minimum(planes[..., :3] / np.maximum(planes[..., 3:], 1e-6), 1)
-        apart[rows] = planes * 255 + 0.5
-    return apart[..., :3], apart[..., 3]
-
-
-def _in_floats(picture: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
-    """A few rows after the other of a picture (H, W, C) of any type, in [0, 1], and which."""
-    largest = np.iinfo(picture.dtype).max if picture.dtype.kind in "iu" else 1
-    for first in range(0, len(picture), ROWS_AT_ONCE):
-        rows = slice(first, first + ROWS_AT_ONCE)
-        few = picture[rows].astype(np.float32) / largest
-        yield rows, np.clip(np.nan_to_num(few), 0, 1)
-
-
-def _of_tiff(path: Path, stored: np.ndarray, data: bytes) -> tuple[np.ndarray, bool]:
-    """A TIFF's picture as it is meant, and whether its colours are multiplied by its opacity.
-
-    Those of 8 bits OpenCV reads by libtiff's RGBA, which knows all of this but opacity of grey, and
-    multiplies by an opacity that is named as one.  Raises UserError for what OpenCV reads as noise,
-    in other colours, or without its opacity.
-    """
-    meaning, samples, planes, extra = tiff_numbers(data, *TIFF_TAGS)
-    if meaning in LAB:
-        raise UserError(f"{path} is a TIFF of CIELab colours, which OpenCV mistakes; save it as "
-                        "PNG")
-    if extra == 0 and samples == 4 and meaning == RGB:  # a fourth that is no opacity
-        stored = stored[..., :3]
-    if samples == 2:
-        raise UserError(f"{path} is a TIFF of grey with an opacity, which OpenCV cannot read; save "
-                        "it as PNG")
-    if stored.dtype == np.uint8:
-        return stored, extra is not None
-    if planes == SEPARATE and (samples or 1) > 1:
-        raise UserError(f"{path} is a TIFF of separate planes, of which OpenCV reads those of 8 "
-                        "bits alone; save it as PNG")
-    if meaning == WHITE_IS_ZERO:
-        stored = (np.iinfo(stored.dtype).max if stored.dtype.kind in "iu" else 1) - stored
-    return stored, extra == MULTIPLIED
-
-
-def _on_white(picture: np.ndarray, multiplied: bool) -> np.ndarray:
-    """A picture (H, W, 1, 3 or 4) of any type, perhaps with opacity, as (H, W, 3) uint8.
-
-    multiplied: whether the colours are multiplied by the opacity.
-    """
-    if picture.dtype == np.uint8 and picture.shape[2] != 4:
-        return np.ascontiguousarray(np.broadcast_to(picture, (*picture.shape[:2], 3)))
-    shown = np.empty((*picture.shape[:2], 3), np.uint8)
-    for rows, planes in _in_floats(picture):
-        if picture.shape[2] == 4:
-            colour, opacity = np.split(planes, [3], 2)
-            planes = np.minimum((colour if multiplied else colour * opacity) + 1 - opacity, 1)
-        shown[rows] = planes * 255 + 0.5
-    return shown
-
-
-def _header(data: bytes) -> tuple[int, bytes]:
-    """Of an encoded image, the EXIF orientation, 1 (upright) to 8, and the colour profile.
-
-    OpenCV tells the one of some kinds of files only, and turns none that has an opacity; TIFF it
-    turns itself.  It knows nothing of the other.
-    """
-    profile = b""
+    """Read an image file like ``read_picture``, where libraries may print on stderr."""
+    source = Source(data := _content(path))
+    source.bytes_left = 4 * len(data) + 2**20
+    Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # Pillow warns from there on, and raises at twice that
+    warnings.filterwarnings("ignore", module="PIL")
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)
     try:
-        if TIFF.match(data):
-            return 1, tiff_profile(data)
-        if data.startswith(BMP):
-            return 1, bmp_profile(data)
-        if data.startswith(JP2):
-            return 1, jp2_profile(data)
-        with opened(data) as image:
-            profile = image.info.get("icc_profile") or b""
-            if image.mode == "CMYK" and profile[SPACE] != b"CMYK":  # of another picture
-                profile = b""
-            if b"eXIf" in data and "exif" not in image.info:
-                image.load()  # the pixels of a PNG, which may come first
-            if any(len(image.info.get(key, "")) > LONGEST_EXIF
-                   for key in ("exif", "Raw profile type exif")):
-                return 1, profile
-            return Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1), profile
-    except Exception:  # noqa: BLE001, of a kind that Pillow does not know, or of broken data
-        return 1, profile
+        with Image.open(source, formats=FORMATS) as image:
+            if not _is_misread(image, data):
+                return _decode(image, data)
+            says = f"is a {image.format} of a kind that Pillow reads wrong; save it as 8-bit PNG"
+    except Image.DecompressionBombError:
+        says = f"has more than {MAX_PIXELS} pixels, the most that are read"
+    except MemoryError as error:
+        raise UserError(f"{path} takes more memory than there is") from error
+    except Exception:  # noqa: BLE001, broken files raise errors of any type
+        says = ("is a HEIC photo, which Pillow cannot read; save it as JPEG" if HEIC.match(data)
+                else "is not an image of a kind that Pillow can read, or a damaged one")
+    raise UserError(f"{path} {says}")
 
 
-def _inks(data: bytes, orientation: int) -> Image.Image:
-    """An encoded picture's upright shares of four inks, which OpenCV turns into colours itself."""
-    with opened(data) as image:
-        if image.mode != "CMYK":
-            raise ValueError("no inks")
-        turned = np.ascontiguousarray(_turned(np.asarray(image), orientation))
-    return Image.frombytes("CMYK", turned.shape[1::-1], turned.tobytes())
-
-
-def _in_srgb(
-    picture: np.ndarray, profile: bytes, inks: Callable[[], Image.Image]
-) -> np.ndarray:
-    """A picture (H, W, 3) uint8 BGR of a colour profile in sRGB.
-
-    inks: gives the picture that a profile of inks is for.  A profile that is broken, or of
-    another kind of picture, is ignored.
-    """
-    if not 128 <= len(profile) <= LARGEST_PROFILE:
-        return picture
+def _content(path: Path) -> bytes:
+    """Return the bytes of a file; raise UserError where it cannot be read or is too long."""
     try:
-        space = ImageCms.ImageCmsProfile(BytesIO(profile))
-        if (space.profile.profile_description or "").strip("\0 ").lower() in SRGB:
-            return picture
-        if profile[SPACE] == b"CMYK":
-            image = inks()
-        elif profile[SPACE] != b"GRAY":
-            image = Image.fromarray(np.ascontiguousarray(picture[..., ::-1]))
-        elif (picture == picture[..., :1]).all():
-            image = Image.fromarray(np.ascontiguousarray(picture[..., 0]))
-        else:
-            return picture
-        meant = ImageCms.profileToProfile(
-            image, space, ImageCms.createProfile("sRGB"), outputMode="RGB",
+        with open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size or MAX_FILE_SIZE  # pipes have none
+            data = file.read(min(size, MAX_FILE_SIZE) + 1)
+    except OSError as error:
+        raise UserError(f"cannot read the image {path}: {error.strerror or error}") from error
+    if len(data) > MAX_FILE_SIZE:
+        raise UserError(f"{path} takes more than {MAX_FILE_SIZE >> 20} MiB")
+    return data
+
+
+def _is_misread(image: Image.Image, data: bytes) -> bool:
+    """Return whether an opened image is of a kind that Pillow reads in wrong values."""
+    mode = image.mode
+    if image.format == "TIFF":
+        tags = image.tag_v2
+        compressed = tags.get(Tag.COMPRESSION, 1) != 1
+        deep = max(tags.get(Tag.BITSPERSAMPLE, (1,))) > 8
+        return (mode in ("I", "LAB") or 2 in tags.get(Tag.SAMPLEFORMAT, ())  # 32 bits, signed
+                or mode == "F" and tags.prefix == b"MM" and compressed
+                or mode in ("P", "PA") and max(tags[Tag.COLORMAP]) < 256  # no 16 bits
+                or tags.get(Tag.PLANAR_CONFIGURATION) == 2 and deep and not compressed
+                or tags.get(Tag.PHOTOMETRIC_INTERPRETATION) == 6 and not compressed  # YCbCr
+                and tags.get(Tag.YCBCRSUBSAMPLING) != (1, 1))
+    if image.format == "JPEG2000":
+        components = JPEG2000_COMPONENTS.search(data)
+        count, first = int.from_bytes(components[1], "big"), components.end()
+        bits = {1 + (size & 127) for size in data[first : first + 3 * count : 3]}
+        return bits != {8} and (count > 1 or min(bits) < 10)
+    if image.format == "BMP":  # of 4 or 8 bits with a palette of black and white
+        return mode == "1" and data[24 if data[14] == 12 else 28] > 1
+    if image.format == "PNG" and mode == "RGB" and data[24] == 16 and "transparency" in image.info:
+        return True
+    return image.format in ("AVIF", "PNG") and HDR.search(data, 0, 2**16) is not None
+
+
+def _decode(image: Image.Image, data: bytes) -> np.ndarray:
+    """Return the pixels of an opened image; see ``read_picture``."""
+    if image.format == "PPM" and image.tile[0][0] == "ppm":  # slow: Python takes pixel by pixel
+        _, _, offset, (_, largest) = image.tile[0]
+        shape = (image.height, image.width, len(image.getbands()))
+        levels = np.frombuffer(data, "B" if largest < 256 else ">u2", np.prod(shape), offset)
+        levels = _in_8_bits(levels.reshape(shape)[..., ::-1], largest)
+        return np.ascontiguousarray(np.broadcast_to(levels, (*shape[:2], 3)))
+    image.load()
+    if len(image.info.get("exif", "")) <= MAX_EXIF_SIZE:
+        with suppress(Exception):  # broken EXIF data turn nothing
+            ImageOps.exif_transpose(image, in_place=True)
+    profile = _profile(image, data)
+    if image.mode.startswith(("I", "F")):
+        image = _gray(image)
+    elif image.format == "PNG" and image.mode == "L" and "transparency" in image.info:
+        image.info["transparency"] *= 255 // (2 ** data[24] - 1)  # Pillow scales the pixels alone
+    if image.has_transparency_data:
+        image = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
+        picture = Image.new("RGB", image.size, "white")
+        picture.paste(_in_srgb(image.convert("RGB"), profile), mask=image.getchannel("A"))
+    else:
+        picture = _in_srgb(image, profile)
+    return cv2.cvtColor(np.asarray(picture), cv2.COLOR_RGB2BGR)
+
+
+def _gray(image: Image.Image) -> Image.Image:
+    """Return a gray image of 10 to 32 bits in 8 bits, with its opacity where a level is clear."""
+    levels, tags = np.asarray(image), getattr(image, "tag_v2", {})
+    largest = 1 if image.mode == "F" else 4095 if tags.get(Tag.BITSPERSAMPLE) == (12,) else 65535
+    gray = Image.fromarray(_in_8_bits(levels, largest))
+    if tags.get(Tag.PHOTOMETRIC_INTERPRETATION) == 0:  # which means that 0 is white
+        gray = ImageOps.invert(gray)
+    gray.putalpha(Image.fromarray(np.uint8(255) * (levels != image.info.get("transparency"))))
+    return gray
+
+
+def _in_8_bits(levels: np.ndarray, largest: int) -> np.ndarray:
+    """Return levels of any type, of which the largest is white, as uint8."""
+    levels = np.clip(np.nan_to_num(levels), 0, largest)
+    return np.rint(levels * np.float32(255 / largest)).astype(np.uint8)
+
+
+def _profile(image: Image.Image, data: bytes) -> bytes:
+    """Return the ICC profile of an image, which Pillow skips in two formats; b"" for none."""
+    if image.format == "BMP" and data[70:74] == b"DEBM":
+        start, size = unpack_from("<II", data, 126)
+        return data[14 + start : 14 + start + size]
+    if image.format == "JPEG2000" and (box := JPEG2000_PROFILE.search(data, 0, 2**12)):
+        return data[box.end() + 2 : box.start() + int.from_bytes(box[1], "big")]
+    return image.info.get("icc_profile") or b""
+
+
+def _in_srgb(image: Image.Image, profile: bytes) -> Image.Image:
+    """Convert an image to RGB, in sRGB where it has a sound ICC profile for its channels."""
+    rgb = image if image.mode == "RGB" else image.convert("RGB")
+    try:
+        mode, space = PROFILE_MODES[profile[16:20]], ImageCms.ImageCmsProfile(BytesIO(profile))
+        is_srgb = (space.profile.profile_description or "").strip("\0 ").lower() in SRGB
+        gray = ImageChops.difference(rgb, rgb.convert("L").convert("RGB")).getbbox() is None
+        if is_srgb or mode == "L" and not gray or (mode == "CMYK") != (image.mode == "CMYK"):
+            return rgb
+        return ImageCms.profileToProfile(
+            image.convert(mode), space, ImageCms.createProfile("sRGB"), outputMode="RGB",
             renderingIntent=ImageCms.Intent.RELATIVE_COLORIMETRIC,
             flags=ImageCms.Flags.BLACKPOINTCOMPENSATION)
-        return np.ascontiguousarray(np.asarray(meant)[..., ::-1])
-    except Exception:  # noqa: BLE001, whatever the library makes of it
-        return picture
-
-
-def _turned(picture: np.ndarray, orientation: int) -> np.ndarray:
-    """The upright view of a picture (H, W, C) that is stored in an EXIF orientation."""
-    if orientation in (5, 6, 7, 8):
-        picture = picture.swapaxes(0, 1)
-    rows = -1 if orientation in (3, 4, 7, 8) else 1
-    columns = -1 if orientation in (2, 3, 6, 7) else 1
-    return picture[::rows, ::columns]
-
-
-def list_pictures(paths: list[Path]) -> list[Path]:
-    """The files that are meant: each path itself or, of a folder, its image files.
-
-    Those are sorted with numbers by their value; hidden ones are left out.
-    """
-    files = []
-    for path in paths:
-        if not path.is_dir():
-            files.append(path)
-            continue
-        files += sorted(image_files(path), key=_natural)
-    return files
-
-
-def image_files(folder: Path) -> list[Path]:
-    """The image files of a folder; hidden ones do not count.
-
-    Pictures of kinds that nothing here reads are counted on stderr.  Raises UserError where there
-    are no others; it names folders in there that hold some.
-    """
-    try:
-        seen = [path for path in folder.iterdir() if not path.name.startswith(".")]
-        named = [path for path in seen if path.suffix.lower() in SUFFIXES]
-        found = [path for path in named if path.is_file()]
-        others = Counter(path.suffix.lower() for path in seen if path.suffix.lower() in FOREIGN)
-        lost = len(found) < len(named) and sum(not path.exists() for path in named)
-        kinds = ", ".join([f"{count} {suffix}" for suffix, count in sorted(others.items())]
-                          + [f"{lost} links that lead nowhere"] * bool(lost))
-        if found and kinds:
-            print(f"warning: {one_line(str(folder))}: left out are {kinds}, which cannot be read"
-                  + "; save pictures as JPEG" * bool(others), file=sys.stderr)
-        if found:
-            return found
-        within = list(islice(_folders_of_images(folder), NAMED + 1))
-    except OSError as error:
-        raise UserError(f"cannot read the folder {folder}: {error.strerror}") from error
-    if within:
-        raise UserError(f"{folder} holds no images itself; name one of its folders that do: "
-                        + ", ".join(map(str, within[:NAMED])) + " .." * (len(within) > NAMED))
-    if kinds:
-        raise UserError(f"{folder} holds no images that can be read, but {kinds}"
-                        + "; save pictures as JPEG" * bool(others))
-    raise UserError(f"{folder} holds no images ({', '.join(sorted(SUFFIXES))})")
-
-
-def _folders_of_images(folder: Path, depth: int = DEEPEST) -> Iterator[Path]:
-    """The folders within a folder that hold images, those nearest first in each branch."""
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith((".", "__MACOSX")) or not path.is_dir():
-            continue
-        with suppress(OSError):
-            if any(each.suffix.lower() in SUFFIXES and each.is_file()
-                   and not each.name.startswith(".") for each in path.iterdir()):
-                yield path
-            elif depth > 1:
-                yield from _folders_of_images(path, depth - 1)
-
-
-def _natural(path: Path) -> list[str | int]:
-    parts = re.split(r"(\d+)", path.name)
-    return [int(part) if i % 2 else part.lower() for i, part in enumerate(parts)]
+    except Exception:  # noqa: BLE001, of no profile and of broken ones
+        return rgb
 
 
 def picture_file(path: Path, height: int = 1, width: int = 1) -> Path:

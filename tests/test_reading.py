@@ -1,0 +1,345 @@
+"""Pictures of every kind are read right, or refused."""
+
+import io
+import struct
+import zlib
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image, ImageCms
+
+from conftest import ROOT
+from golden_networks import GOLDEN
+from utils.command import UserError
+from utils.pictures import read_picture
+
+BLOCKS = np.random.default_rng(0).integers(0, 256, (4, 6, 3), np.uint8)
+PHOTO = np.kron(BLOCKS, np.ones((16, 16, 1), np.uint8))  # (64, 96, 3) BGR, no two blocks alike
+OPACITY = np.where(np.arange(96) < 40, 51, 255).astype(np.uint8)
+OPACITY = np.broadcast_to(OPACITY, PHOTO.shape[:2])
+CLEAR = np.dstack((PHOTO, OPACITY))  # (64, 96, 4)
+ON_WHITE = 255 + (PHOTO.astype(float) - 255) * OPACITY[..., None] / 255
+GRAY = cv2.cvtColor(PHOTO, cv2.COLOR_BGR2GRAY)
+GRAY_ON_WHITE = 255 + (np.dstack(3 * (GRAY,)).astype(float) - 255) * OPACITY[..., None] / 255
+
+
+def pillow(picture: np.ndarray, mode: str, kind: str, **flags: object) -> bytes:
+    """Encode (H, W, 3 or 4) BGR with Pillow."""
+    rgb = picture[..., [2, 1, 0, 3][: picture.shape[2]]]
+    return encoded(Image.fromarray(np.ascontiguousarray(rgb)).convert(mode), kind, **flags)
+
+
+def encoded(image: Image.Image, kind: str, **flags: object) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **flags)
+    return file.getvalue()
+
+
+def opencv(picture: np.ndarray, suffix: str, *flags: int) -> bytes:
+    return cv2.imencode(suffix, picture, flags)[1].tobytes()
+
+
+def avif(picture: np.ndarray, bits: int) -> bytes:
+    """Encode (H, W) or (H, W, 3) uint8 BGR in so many bits."""
+    deep = np.rint(picture * ((2**bits - 1) / 255)).astype("u1" if bits == 8 else "u2")
+    return opencv(deep, ".avif", cv2.IMWRITE_AVIF_DEPTH, bits, cv2.IMWRITE_AVIF_QUALITY, 100)
+
+
+def tiff(picture: np.ndarray, meaning: int, extra: int | None = None, planes: int = 1,
+         more: dict[int, list[int]] | None = None) -> bytes:
+    """Return an uncompressed TIFF of (H, W, C), RGB; the rest are values of its tags."""
+    height, width, samples = picture.shape
+    pixels = (picture if planes == 1 else picture.transpose(2, 0, 1)).tobytes()
+    parts = samples if planes == 2 else 1
+    tags = {256: [width], 257: [height], 258: [8 * picture.itemsize] * samples, 259: [1],
+            262: [meaning], 273: [0] * parts, 277: [samples], 278: [height],
+            279: [len(pixels) // parts] * parts, 284: [planes]} | (
+            {} if extra is None else {338: [extra]}) | (more or {})
+    at = 8 + 2 + 12 * len(tags) + 4
+    first = at + sum(4 * len(values) for values in tags.values() if len(values) > 1)
+    tags[273] = [first + part * len(pixels) // parts for part in range(parts)]
+    entries, beside = b"", b""
+    for tag, values in sorted(tags.items()):
+        where = values[0] if len(values) == 1 else at + len(beside)
+        entries += struct.pack("<HHII", tag, 4, len(values), where)  # all of 32 bits
+        beside += struct.pack(f"<{len(values)}I", *values) if len(values) > 1 else b""
+    head = struct.pack("<2sHIH", b"II", 42, 8, len(tags))
+    return head + entries + bytes(4) + beside + pixels
+
+
+def chunk(name: bytes, content: bytes) -> bytes:
+    """Return a chunk of a PNG."""
+    return struct.pack(">I", len(content)) + name + content + struct.pack(
+        ">I", zlib.crc32(name + content))
+
+
+def with_chunk(data: bytes, name: bytes, content: bytes) -> bytes:
+    """Return a PNG with another chunk before its pixels."""
+    at = data.index(b"IDAT") - 4
+    return data[:at] + chunk(name, content) + data[at:]
+
+
+def few_bits(picture: np.ndarray, bits: int, key: int) -> bytes:
+    """Return a gray PNG of (H, W) levels of so many bits, of which one is transparent."""
+    rows = [b"\0" + np.packbits(np.unpackbits(row[:, None], 1)[:, 8 - bits :]).tobytes()
+            for row in picture]
+    head = struct.pack(">IIBBBBB", *picture.shape[::-1], bits, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"tRNS", struct.pack(">H", key)) + (
+        chunk(b"IDAT", zlib.compress(b"".join(rows))) + chunk(b"IEND", b""))
+
+
+def bmp(picture: np.ndarray, masks: tuple[int, ...] = (0xFF0000, 0xFF00, 0xFF)) -> bytes:
+    """A BMP of 32 bits with masks and a header of 40 bytes, whose fourth bytes are 0."""
+    height, width, _ = picture.shape
+    shifts = np.array([mask.bit_length() - 8 for mask in masks])
+    pixels = (picture[::-1, :, ::-1].astype(np.uint32) << shifts).sum(2, dtype=np.uint32).tobytes()
+    return struct.pack("<2sIIIIiiHHIIIIII3I", b"BM", 66 + len(pixels), 0, 66, 40, width, height, 1,
+                       32, 3, len(pixels), 0, 0, 0, 0, *masks) + pixels
+
+
+def levels(picture: np.ndarray, most: int) -> bytes:
+    """A PPM, or a PGM, of so many levels, of 8 or 16 bits each."""
+    kind = b"P6" if picture.ndim == 3 else b"P5"
+    pixels = np.rint(picture[..., ::-1] if picture.ndim == 3 else picture) * (most / 255)
+    head = b"%s # of a camera\n%d %d\n%d\n" % (kind, *picture.shape[1::-1], most)
+    return head + np.rint(pixels).astype(">u2" if most > 255 else "u1").tobytes()
+
+
+def with_profile(picture: np.ndarray, kind: str, profile: bytes) -> bytes:
+    """A BMP or JPEG 2000 file with a color profile, as Pillow writes none."""
+    if kind == "BMP":
+        pixels = picture[::-1].tobytes()
+        assert picture.shape[1] % 4 == 0
+        head = struct.pack("<IiiHHIIIIII", 124, picture.shape[1], picture.shape[0], 1, 24, 0,
+                           len(pixels), 0, 0, 0, 0)
+        head += bytes(16) + b"DEBM" + bytes(48) + struct.pack(
+            "<IIII", 4, 124 + len(pixels), len(profile), 0)
+        return struct.pack("<2sIII", b"BM", 14 + 124 + len(pixels) + len(profile), 0,
+                           14 + 124) + head + pixels + profile
+    data = pillow(picture, "RGB", "JPEG2000", irreversible=False)
+    at = data.index(b"colr") - 4
+    old = struct.unpack(">I", data[at : at + 4])[0]
+    new = struct.pack(">I4sBBB", 11 + len(profile), b"colr", 2, 0, 0) + profile
+    head = data.index(b"jp2h") - 4
+    size = struct.unpack(">I", data[head : head + 4])[0] + len(new) - old
+    return (data[:head] + struct.pack(">I", size) + data[head + 4 : at] + new + data[at + old :])
+
+
+def paletted(kind: str) -> tuple[bytes, np.ndarray]:
+    """Twenty-four colors, the first block's transparent, and what it looks like on white."""
+    image = Image.fromarray(np.ascontiguousarray(PHOTO[..., ::-1])).quantize(24)
+    data = encoded(image, kind, transparency=image.getpixel((0, 0)))
+    expected = PHOTO.copy()
+    expected[:16, :16] = 255
+    return data, expected
+
+
+@pytest.mark.parametrize(("data", "expected", "close"), [
+    pytest.param(opencv(PHOTO, ".png"), PHOTO, 0, id="plain"),
+    pytest.param(opencv(GRAY, ".png"), GRAY[..., None], 0, id="gray"),
+    pytest.param(opencv(CLEAR, ".png"), ON_WHITE, 0.51, id="alpha"),
+    *(pytest.param(pillow(np.dstack(3 * (gray,)), mode, "png", transparency=key),
+                   np.where(gray == key * scale, 255, gray)[..., None], 0, id=f"clear gray {mode}")
+      for gray, mode, key, scale in ((GRAY, "L", int(GRAY[0, 0]), 1),
+                                     (GRAY // 128 * 255, "1", 0, 255))),
+    *(pytest.param(few_bits(GRAY >> 8 - bits, bits, key), np.where(
+        GRAY >> 8 - bits == key, 255, (GRAY >> 8 - bits) * (255 // (2**bits - 1)))[..., None], 0,
+                   id=f"clear gray of {bits} bits") for bits, key in ((2, 1), (4, 7))),
+    pytest.param(pillow(CLEAR, "LA", "png"), GRAY_ON_WHITE, 1, id="gray and alpha"),
+    pytest.param(opencv(GRAY * np.uint16(257), ".png"), GRAY[..., None], 0, id="16-bit gray"),
+    pytest.param(opencv(PHOTO * np.uint16(256), ".png"), PHOTO, 1, id="16-bit"),
+    pytest.param(opencv(CLEAR * np.uint16(257), ".png"), ON_WHITE, 0.51, id="16-bit alpha"),
+    pytest.param(*paletted("png"), 0, id="palette"),
+    pytest.param(*paletted("gif"), 0, id="GIF"),
+    pytest.param(pillow(PHOTO, "RGB", "gif", save_all=True,
+                        append_images=[Image.new("RGB", (96, 64))]), PHOTO, 0, id="moving GIF"),
+    pytest.param(pillow(PHOTO, "CMYK", "jpeg", quality=98), PHOTO, 4, id="CMYK JPEG"),
+    pytest.param(pillow(PHOTO, "CMYK", "tiff"), PHOTO, 1, id="CMYK TIFF"),
+    pytest.param(pillow(PHOTO, "RGB", "webp", lossless=True), PHOTO, 0, id="WebP"),
+    pytest.param(pillow(CLEAR, "RGBA", "webp", lossless=True), ON_WHITE, 0.51, id="WebP alpha"),
+    pytest.param(pillow(CLEAR, "RGBA", "tiff"), ON_WHITE, 1.01, id="TIFF alpha"),
+    pytest.param(tiff((255 - GRAY[..., None]) * np.uint16(257), 0), GRAY[..., None], 0,
+                 id="TIFF of 16 bits where 0 is white"),
+    pytest.param(tiff(255 - GRAY[..., None], 0), GRAY[..., None], 0, id="TIFF where 0 is white"),
+    pytest.param(tiff(np.dstack((PHOTO[..., ::-1] * (OPACITY[..., None] / 255), OPACITY))
+                      .astype(np.uint8) * np.uint16(257), 2, extra=1), ON_WHITE, 1.51,
+                 id="TIFF of 16 bits multiplied by alpha"),
+    pytest.param(tiff(PHOTO[..., ::-1], 2, planes=2), PHOTO, 0, id="TIFF of planes"),
+    *(pytest.param(tiff(np.dstack((PHOTO[..., ::-1], OPACITY)) * scale, 2, extra=0), PHOTO, 0,
+                   id=f"TIFF with a plane of something else, {scale.dtype}")
+      for scale in (np.uint8(1), np.uint16(257))),
+    *(pytest.param(tiff(np.dstack((PHOTO[..., ::-1], OPACITY)) * scale, 2), ON_WHITE, 0.51,
+                   id=f"TIFF with a plane of nothing named, {scale.dtype}")
+      for scale in (np.uint8(1), np.uint16(257))),
+    *(pytest.param(levels(picture, most), np.atleast_3d(picture), 255 / most,
+                   id=f"{most} levels, {picture.ndim}")
+      for most in (15, 100, 255, 1023, 4095, 65535) for picture in (PHOTO, GRAY)),
+    pytest.param(bmp(PHOTO), PHOTO, 0, id="BMP with an idle byte"),
+    pytest.param(opencv(CLEAR, ".bmp"), ON_WHITE, 0.51, id="BMP alpha"),
+    pytest.param(opencv(np.float32(GRAY / 255), ".tiff"), GRAY[..., None], 0, id="TIFF float"),
+    pytest.param(tiff(np.packbits(GRAY < 128, 1)[..., None], 3, more={
+        256: [96], 258: [1], 320: [65535, 51400, 0, 25700, 0, 65535]}),
+        np.where(GRAY[..., None] < 128, (255, 100, 200), (0, 0, 255)), 0, id="TIFF of two colors"),
+    pytest.param(pillow(CLEAR, "LA", "tiff"), GRAY_ON_WHITE, 1, id="TIFF gray and alpha"),
+    pytest.param(with_chunk(opencv(GRAY * np.uint16(257), ".png"), b"tRNS",
+                            struct.pack(">H", int(GRAY[0, 0]) * 257)),
+                 np.where(GRAY == GRAY[0, 0], 255, GRAY)[..., None], 0, id="clear gray of 16 bits"),
+    pytest.param(pillow(PHOTO, "RGB", "png", transparency=tuple(PHOTO[0, 0, ::-1].tolist())),
+                 np.where((PHOTO == PHOTO[0, 0]).all(2)[..., None], 255, PHOTO), 0,
+                 id="clear color"),
+    *(pytest.param(avif(picture, bits), np.atleast_3d(picture), 12,
+                   id=f"AVIF of {bits} bits, {picture.ndim}")
+      for picture in (PHOTO, GRAY) for bits in (8, 10, 12)),
+    *(pytest.param(opencv(picture * scale, ".jp2"), np.atleast_3d(picture), 1,
+                   id=f"JPEG 2000, {scale.dtype}, {picture.ndim}")
+      for picture, scale in ((PHOTO, np.uint8(1)), (GRAY, np.uint8(1)), (GRAY, np.uint16(257)))),
+    pytest.param(pillow(CLEAR, "RGBA", "webp", lossless=True, save_all=True,
+                        append_images=[Image.new("RGBA", (96, 64))]), ON_WHITE, 0.51,
+                 id="moving WebP alpha"),
+])
+def test_any_kind_of_image_is_read(tmp_path, data, expected, close):
+    (tmp_path / "picture").write_bytes(data)
+    read = read_picture(tmp_path / "picture")
+    assert read.shape == PHOTO.shape
+    assert read.dtype == np.uint8
+    assert np.abs(read - np.asarray(expected, float)).max() <= close
+
+
+UPRIGHT = {
+    1: lambda stored: stored, 2: np.fliplr, 3: lambda stored: np.rot90(stored, 2), 4: np.flipud,
+    5: lambda stored: stored.swapaxes(0, 1), 6: lambda stored: np.rot90(stored, -1),
+    7: lambda stored: np.rot90(stored, 2).swapaxes(0, 1), 8: np.rot90,
+}
+
+
+@pytest.mark.parametrize("orientation", UPRIGHT)
+def test_photos_are_turned_upright(tmp_path, orientation):
+    exif = Image.Exif()
+    exif[0x112] = orientation
+    path = tmp_path / "picture"
+    for kind, picture, expected, close in (
+        ("jpeg", PHOTO, PHOTO, 4), ("png", PHOTO, PHOTO, 0), ("png", CLEAR, ON_WHITE, 0.51),
+        ("webp", CLEAR, ON_WHITE, 0.51), ("tiff", PHOTO, PHOTO, 0),
+    ):
+        flags = {"webp": {"lossless": True}, "jpeg": {"quality": 98, "subsampling": 0}}
+        mode = "RGBA" if picture is CLEAR else "RGB"
+        path.write_bytes(pillow(picture, mode, kind, exif=exif, **flags.get(kind, {})))
+        turned = UPRIGHT[orientation](expected)
+        read = read_picture(path)
+        assert read.shape == turned.shape, kind
+        assert np.abs(read - turned.astype(float)).max() <= close, kind
+
+
+def test_broken_exif_data_turn_nothing(tmp_path, capfd):
+    exif = Image.Exif()
+    exif[0x112] = 6
+    data = pillow(PHOTO, "RGB", "jpeg", quality=98, exif=exif)
+    for broken in (data.replace(b"MM\0*", b"MM\0#"), data.replace(b"\1\x12\0\3", b"\1\x12\0\xff")):
+        assert broken != data
+        (tmp_path / "picture.jpg").write_bytes(broken)
+        assert read_picture(tmp_path / "picture.jpg").shape == PHOTO.shape
+    assert capfd.readouterr() == ("", "")
+
+
+def fewer_bits(data: bytes, bits: int) -> bytes:
+    """Return a JPEG 2000 file that says to have components of so many bits."""
+    at = data.index(b"\xff\x4f\xff\x51") + 42
+    return data[:at] + bytes([bits - 1]) + data[at + 1:]
+
+
+BLACK_AND_WHITE = Image.fromarray(GRAY // 128)
+BLACK_AND_WHITE.putpalette([0, 0, 0, 255, 255, 255])
+
+
+@pytest.mark.parametrize("data", [
+    pytest.param(tiff(PHOTO * np.uint16(257), 2, planes=2), id="TIFF of planes of 16 bits"),
+    pytest.param(tiff(PHOTO, 8), id="TIFF of CIELab colors"),
+    pytest.param(tiff(PHOTO, 6), id="TIFF of subsampled YCbCr"),
+    pytest.param(tiff(np.int16(GRAY)[..., None], 1, more={339: [2]}), id="TIFF with a sign"),
+    pytest.param(tiff(np.uint32(GRAY)[..., None], 1), id="TIFF of 32 bits"),
+    pytest.param(tiff(GRAY[..., None], 3, more={320: [*range(256)] * 3}), id="palette of 8 bits"),
+    pytest.param(opencv(PHOTO * np.uint16(257), ".jp2"), id="JPEG 2000 of 16 bits"),
+    pytest.param(fewer_bits(opencv(GRAY, ".jp2"), 4), id="JPEG 2000 of 4 bits"),
+    pytest.param(with_chunk(opencv(PHOTO * np.uint16(257), ".png"), b"tRNS", bytes(6)),
+                 id="clear color of 16 bits"),
+    pytest.param(with_chunk(opencv(PHOTO, ".png"), b"cICP", b"\x09\x10\0\1"), id="HDR PNG"),
+    pytest.param(pillow(PHOTO, "RGB", "avif").replace(
+        b"colrnclx\0\1\0\x0d", b"colrnclx\0\x09\0\x10"), id="HDR AVIF"),
+    pytest.param(encoded(BLACK_AND_WHITE, "bmp"), id="BMP of 8 bits in black and white"),
+])
+def test_what_pillow_reads_wrong_is_refused(tmp_path, data):
+    (tmp_path / "picture").write_bytes(data)
+    with pytest.raises(UserError, match="picture is a .* that Pillow reads wrong; save"):
+        read_picture(tmp_path / "picture")
+
+
+@pytest.mark.parametrize("data", [
+    pytest.param(opencv(np.float32(PHOTO / 255), ".tiff"), id="TIFF of floats in color"),
+    pytest.param(tiff(np.dstack((GRAY, OPACITY)) * np.uint16(257), 1, extra=2),
+                 id="TIFF of gray and alpha of 16 bits"),
+    pytest.param(opencv(PHOTO, ".hdr"), id="HDR"),
+    pytest.param(bmp(PHOTO, (0xFF, 0xFF0000, 0xFF00)), id="BMP of rare masks"),
+    pytest.param(b"P7\nWIDTH 1\nHEIGHT 1\nDEPTH 3\nMAXVAL 255\nENDHDR\nabc", id="PAM"),
+    pytest.param(opencv(PHOTO, ".jpg")[:-500], id="half a JPEG"),
+])
+def test_what_pillow_cannot_read_is_refused(tmp_path, data):
+    (tmp_path / "picture").write_bytes(data)
+    with pytest.raises(UserError, match="picture is not an image of a kind that Pillow"):
+        read_picture(tmp_path / "picture")
+
+
+def test_jpeg_and_png_have_the_pixels_that_opencv_decodes(tmp_path):
+    smooth = cv2.resize(BLOCKS, (97, 65))
+    flags = ((), (cv2.IMWRITE_JPEG_PROGRESSIVE, 1), (cv2.IMWRITE_JPEG_SAMPLING_FACTOR, 0x111111))
+    files = [opencv(picture, ".jpg", *each) for picture in (smooth, smooth[..., 0])
+               for each in flags] + [opencv(smooth, ".png"), opencv(smooth[..., 0], ".png")]
+    files += [path.read_bytes() for path in (ROOT / "image").glob("*.*g")]
+    assert len(files) == 12
+    for data in files:
+        (tmp_path / "picture").write_bytes(data)
+        expected = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+        assert np.abs(read_picture(tmp_path / "picture") - expected.astype(int)).max() <= 2
+
+
+def test_what_is_no_image_is_refused(tmp_path):
+    (tmp_path / "text.png").write_text("no picture")
+    for name, says in (("text.png", "not an image"), ("nowhere.png", "No such"), ("", "cannot")):
+        with pytest.raises(UserError, match=says):
+            read_picture(tmp_path / name)
+
+
+def test_color_profiles_are_brought_to_srgb(tmp_path):
+    """Of any kind of file; a broken one, or one of other colors, is ignored."""
+    meant, wide = read_picture(GOLDEN / "srgb.png"), GOLDEN / "p3.png"
+    with Image.open(wide) as image:
+        profile = image.info["icc_profile"]
+        pixels = np.asarray(image.convert("RGB"))[..., ::-1]
+    assert np.abs(pixels - meant.astype(int)).max() > 20
+    for kind, flags in (("PNG", {}), ("WEBP", {"lossless": True}), ("TIFF", {}),
+                        ("JPEG", {"quality": 100, "subsampling": 0})):
+        (tmp_path / "p").write_bytes(pillow(pixels, "RGB", kind, icc_profile=profile, **flags))
+        assert np.abs(read_picture(tmp_path / "p") - meant.astype(int)).max() <= 3, kind
+    for kind in ("BMP", "JPEG2000"):
+        (tmp_path / "p").write_bytes(with_profile(pixels, kind, profile))
+        assert np.abs(read_picture(tmp_path / "p") - meant.astype(int)).max() <= 3, kind
+        (tmp_path / "p").write_bytes(with_profile(pixels, kind, profile[:150]))
+        assert np.array_equal(read_picture(tmp_path / "p"), pixels), kind
+    half = np.full(pixels.shape[:2], 102, np.uint8)  # lies on white after that
+    for kind, flags in (("PNG", {}), ("WEBP", {"lossless": True}), ("TIFF", {})):
+        (tmp_path / "p").write_bytes(pillow(np.dstack((pixels, half)), "RGBA", kind,
+                                            icc_profile=profile, **flags))
+        expected = 255 + (meant.astype(float) - 255) * 0.4
+        assert np.abs(read_picture(tmp_path / "p") - expected).max() <= 3, kind
+    lab = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
+    named = profile.replace(b"Wide RGB", b"sRGB, no")  # another one that says sRGB in its name
+    assert named != profile
+    (tmp_path / "p").write_bytes(pillow(pixels, "RGB", "PNG", icc_profile=named))
+    assert np.abs(read_picture(tmp_path / "p") - meant.astype(int)).max() <= 3
+    gray, inks = (profile[:16] + space + profile[20:] for space in (b"GRAY", b"CMYK"))
+    for broken in (b"x" * 200, profile[:150], bytes(128) + profile[128:], lab, gray, inks):
+        (tmp_path / "p").write_bytes(pillow(pixels, "RGB", "PNG", icc_profile=broken))
+        assert np.array_equal(read_picture(tmp_path / "p"), pixels)
+    for name, flags in (("p", {"icc_profile": profile}), ("q", {})):  # of colors, on inks
+        (tmp_path / name).write_bytes(pillow(PHOTO, "CMYK", "JPEG", **flags))
+    assert np.array_equal(read_picture(tmp_path / "p"), read_picture(tmp_path / "q"))
