@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from constants import BUNDLE, GRID, WIDTH
-from DRL.actor import Actor, Block
+from DRL.actor import Actor, Block, normalized_convolutions
 from grid.passes import CELLS, FIRST, QUADRANTS, SECOND, WORST, Pass
 from Renderer.canvas import STROKE_DIM
 from Renderer.layout import Layout, stacked, unstacked
@@ -96,9 +96,8 @@ def initialize(actor: Actor, target: torch.Tensor, family: str) -> None:
     device = actor.fc.weight.device
     canvas = torch.cat([lesson(target, which, family)[0] for which in LESSONS[:3]])
     progress = torch.tensor([which.progress for which in LESSONS[:3]])
-    norms = [module for module in actor.modules() if isinstance(module, nn.BatchNorm2d)]
-    for norm in norms:
-        norm.momentum = 1.0
+    for _, _, norm in normalized_convolutions(actor):
+        norm.momentum = 1.0  # the statistics become those of this batch
     actor.train()(canvas.to(device), target.repeat(3, 1, 1, 1).to(device),
                   progress.repeat_interleave(len(target)).to(device))
     actor.eval()
