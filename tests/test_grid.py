@@ -268,10 +268,11 @@ def test_shifted_layout_covers_the_canvas_and_is_mirrored():
     layout = Layout(256, 384, tops, np.hstack((tops[:, :2], tops[:, :2] + 128)))
     shifted = layout.shifted()
     assert len(shifted.tiles) == 12
-    cover = np.zeros((256, 384), int)
-    for top, left, bottom, right in shifted.clips:
-        cover[top:bottom, left:right] += 1
-    assert (cover == 1).all()
+    cover = np.zeros((512, 640), int)  # with 128 pixels more around the canvas
+    for top, left, side in shifted.tiles + (128, 128, 0):
+        cover[top : top + side, left : left + side] += 1
+    assert (cover[128:-128, 128:-128] == 1).all()
+    assert (shifted.clips == (0, 0, 256, 384)).all()
     canvas = np.random.default_rng(0).random((256, 384, 3), np.float32)
     corner = shifted.cut(canvas)[0]
     assert torch.equal(corner[:, 64:, 64:], torch.from_numpy(canvas[:64, :64]).permute(2, 0, 1))

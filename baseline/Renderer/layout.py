@@ -29,14 +29,20 @@ class Layout(NamedTuple):
                    np.stack((tops, left, tops + WIDTH, side), 1))
 
     def shifted(self) -> "Layout":
-        """Return the layout of a grid of equal tiles shifted by half a tile, one more each way."""
+        """Return the layout of a grid of equal tiles shifted by half a tile, one more each way.
+
+        Strokes may reach over the edges of their tile.
+        """
         half = int(self.tiles[0, 2]) // 2
         starts = [np.unique(self.tiles[:, axis]) for axis in (0, 1)]
         corners = np.stack([v.ravel() for v in np.meshgrid(
             *(np.append(each - half, each[-1] + half) for each in starts), indexing="ij")], 1)
-        tiles = np.insert(corners, 2, 2 * half, 1)
-        ends = np.minimum(corners + 2 * half, (self.height, self.width))
-        return self._replace(tiles=tiles, clips=np.hstack((np.maximum(corners, 0), ends)))
+        return self._replace(tiles=np.insert(corners, 2, 2 * half, 1)).unclipped()
+
+    def unclipped(self) -> "Layout":
+        """Return the same tiles, whose strokes may be painted on all of the canvas."""
+        return self._replace(
+            clips=np.tile((0, 0, self.height, self.width), (len(self.tiles), 1)))
 
     def cut(self, canvas: np.ndarray) -> torch.Tensor:
         """Cut the tiles out of a canvas (height, width, 3); beyond its borders it is mirrored.

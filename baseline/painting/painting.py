@@ -109,15 +109,15 @@ def paint_grid(
 ) -> Progress:
     """Paint by an actor with a grid read-out, all strokes on one canvas by the exact rasterizer.
 
-    Above a coarse painting each second pass is on tiles shifted by half a tile, so that seams do
-    not stay; tiles that overlap have none.
+    Strokes may reach over the edges of their tile, and above a coarse painting each second pass is
+    on tiles shifted by half a tile, so that there are no seams.
     """
     from Renderer.raster import paint_exact  # its compiler takes half a second to import
 
     canvas, whole = np.zeros((height, width, 3), np.float32), painting.target(height, width)
     for stage in stages:
         on_top = stage is not stages[0]
-        layout, step = Layout(height, width, stage.tiles, stage.clips), 0
+        layout, step = Layout(height, width, stage.tiles, stage.clips).unclipped(), 0
         layouts = layout, layout.shifted() if on_top and not stage.overlapping else layout
         for number, which in enumerate((plan_on_top if on_top else plan)(stage.steps)):
             tiles = layouts[number % 2]
