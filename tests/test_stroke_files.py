@@ -152,6 +152,7 @@ def test_what_other_programs_make_of_a_file_is_read(tmp_path, encoding):
     ({"tiles": [[0, 0, 128, 64]]}, "tile 1 is not a square"),
     ({"tiles": [[0, 0, 64.5, 64.5]]}, "tile 1 does not end at whole pixels"),
     ({"tiles": [[0, 0, 0, 0]]}, "tile 1 is empty"),
+    ({"tiles": [[-128, 0, 0, 128]]}, "tile 1 is beside the canvas"),
     ({"clips": [[0, 0, 128, 129]]}, "clip 1 leaves the canvas"),
     ({"clips": [[0, 0, 128]]}, "clip 1 is no list of 4"),
     ({"strokes": {}}, "strokes is no list"),

@@ -8,7 +8,8 @@ One object, each stroke on a line of its own:
 ``canvas_height``, ``canvas_width``  of the canvas that it was squashed to for painting, pixels
 ``settings``  an object, whatever is worth keeping of how the strokes came about
 ``tiles``, ``clips``  lists of [top, left, bottom, right] in pixels of the picture.  A tile is a
-    square of the canvas; nothing of a stroke is painted outside its clip rectangle
+    square, which may reach beyond the canvas; nothing of a stroke is painted outside its clip
+    rectangle
 ``strokes``  a list in painting order of objects with those of these keys that the family has:
     ``rows``, ``columns``  of P0, P1, P2 (of ``round``: of the centre), none relative to another
     ``radius_rows``, ``radius_columns``  the radius at P0 and at P2 (of ``round``: the radius)
@@ -158,8 +159,8 @@ def _read(content: Any) -> tuple[Strokes, tuple[int, int], dict[str, Any]]:
     tiles, clips = (_areas(content.get(key), key, scale) for key in ("tiles", "clips"))
     widths = tiles[:, 2:] - tiles[:, :2]
     _check(widths[:, 0] != widths[:, 1], "tile", "is not a square of the canvas")
-    _check((tiles[:, :2] < 0) | (tiles[:, 2:] > (canvas_height, canvas_width)), "tile",
-           "leaves the canvas")
+    _check((tiles[:, 2:] <= 0) | (tiles[:, :2] >= (canvas_height, canvas_width)), "tile",
+           "is beside the canvas")
     low, high = clips[:, :2], clips[:, 2:]
     _check((low < 0) | (high > (canvas_height, canvas_width)), "clip", "leaves the canvas")
     strokes = content.get("strokes")
