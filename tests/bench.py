@@ -27,9 +27,9 @@ from constants import WIDTH
 from DRL import ddpg, learner
 from DRL.actor import Actor
 from DRL.learner import Setup
-from DRL.rollout import Painter
 from DRL.rpm import Transitions
 from env import Environment
+from grid.painter import load_painter
 from measure import Work, machine, seconds_of
 from painting.frames import FrameWriter, every
 from painting.refine import random_shapes
@@ -192,7 +192,7 @@ def training_rates(pair: tuple[Precision, Precision], count: int, batch: int) ->
 
 def painting(precision: Precision, kind: str, size: int) -> Callable[[], object]:
     """Six bundles on 16 tiles, 30 frames of size x size, written."""
-    painter = Painter.load(ACTOR, RENDERER, precision)
+    painter = load_painter(ACTOR, RENDERER, precision)
     if kind == "plain":
         painter.actor = Actor().eval().to(precision.device)
         load_weights(painter.actor, ACTOR, "the actor", "")

@@ -9,9 +9,9 @@ import torch
 from DRL.actor import Actor, load_actor
 from DRL.critic import Critic
 from DRL.layers import Planes, WeightNormConv2d
-from DRL.rollout import Painter
 from DRL.wgan import Discriminator
 from golden_networks import ARRAYS, assert_golden, fill, image, key_list
+from grid.painter import load_painter
 from Renderer.model import Renderer, load_render
 from running.device import Precision
 from utils.command import UserError
@@ -67,7 +67,7 @@ def test_weights_that_paint_no_numbers_are_refused(tmp_path):
     save_atomically(half_state(actor), tmp_path / "actor.pkl")
     save_atomically(half_state(Renderer()), tmp_path / "renderer.pkl")
     with pytest.raises(UserError, match="no finite numbers"):
-        Painter.load(tmp_path / "actor.pkl", tmp_path / "renderer.pkl", FP32)
+        load_painter(tmp_path / "actor.pkl", tmp_path / "renderer.pkl", FP32)
 
 
 @pytest.mark.parametrize("name", NETWORKS)

@@ -82,7 +82,7 @@ def test_runs_from_top_to_bottom(notebook: nbformat.NotebookNode, tmp_path: Path
     unrefined, refined = (cv2.imread(str(output / f"{name}.png")) / 255
                           for name in ("unrefined", "refined"))
     assert np.square(refined - photo).mean() < np.square(unrefined - photo).mean()
-    assert len(re.findall("20 strokes", printed["refine"])) == 4  # painted and drawn anew, twice
+    assert len(re.findall("10 strokes", printed["refine"])) == 4  # painted and drawn anew, twice
 
     svg = ElementTree.fromstring(embedded(shown["svg"], "image/svg+xml"))
     assert (svg.tag, svg.get("width")) == ("{http://www.w3.org/2000/svg}svg", "296")

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from conftest import ROOT
-from DRL.rollout import Painter
+from grid.painter import load_painter
 from images import Images
 from painting.stroke_file import read_json
 from Renderer.canvas import as_float, composite
@@ -78,7 +78,7 @@ def test_help_and_mistakes_come_before_the_slow_imports(checkout):
 
 
 def test_more_steps_than_help_are_warned_of(checkout):
-    for steps, warned in ((51, True), (50, False)):
+    for steps, warned in ((57, True), (56, False)):
         painting = checkout.start("test.py", "--divide", 1, "--max_step", steps, "-o", "p.png")
         assert painting.wait() == 0
         assert ("hardly make its paintings better" in painting.errors) == warned
@@ -234,7 +234,7 @@ def test_evaluation_measures_both_canvases(checkout):
     assert result["images"] == 3
     assert result["strokes"] == [5, 15]
     data = Images(checkout.root / "data" / "img_align_celeba", checkout.root / "cache")
-    painter = Painter.load(checkout.root / "actor.pkl", checkout.root / "renderer.pkl",
+    painter = load_painter(checkout.root / "actor.pkl", checkout.root / "renderer.pkl",
                            Precision("fp32", torch.device("cpu")))
     target = as_float(data.images[data.test])
     exact = torch.zeros_like(target)

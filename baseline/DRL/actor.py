@@ -60,8 +60,11 @@ class Actor(nn.Module):
         canvas, target: (B, 3, 128, 128) in [0, 1]; progress: (B,), step / max_step.
         Returns (B, 13 N) in [0, 1]; with a grid read-out (B, 16, 13 N), cells in reading order.
         """
-        x = self.planes((canvas, target), progress)  # (B, 9, 128, 128)
-        x = F.relu(self.bn1(self.conv1(x)))  # (B, 64, 64, 64)
+        return self.choose(self.planes((canvas, target), progress))
+
+    def choose(self, planes: torch.Tensor) -> torch.Tensor:
+        """Choose actions by all nine planes (B, 9, 128, 128)."""
+        x = F.relu(self.bn1(self.conv1(planes)))  # (B, 64, 64, 64)
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
             x = stage(x)
         x = x.flatten(2).mT if self.readout == "grid" else x.mean((2, 3))  # (B, [16,] 512)

@@ -161,8 +161,8 @@ def load_built(
     metadata = getattr(found, "_metadata", None)
     own = dict.get(metadata, "") if isinstance(metadata, dict) else None
     written = dict(own) if isinstance(own, dict) else {}
-    if written.get("size", WIDTH) != WIDTH:
-        refuse(f"is for pictures of {shown(written['size'])} pixels a side, not {WIDTH}")
+    if type(size := written.get("size", WIDTH)) is not int or size != WIDTH:
+        refuse(f"is for pictures of {shown(size)} pixels a side, not {WIDTH}")
     known = {"family": "bezier"} | {name: written[name] for name in METADATA & written.keys()}
     return network, {name: value[:100] if isinstance(value, str) else shown(value)
                      for name, value in known.items()}
