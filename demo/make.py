@@ -57,6 +57,7 @@ def make(folder: Path, work: Path) -> None:
 
     alone = ("--divide", 1)
     paint(work / "agent.jpg", *alone)
+    paint(work / "default.jpg")
     refined = paint(work / "refined.jpg", *alone, "--refine", 1000)
     run("replay.py", refined, "--seconds", 8, "--output", folder / "refined.svg")
     paint(work / "refined-4x4.jpg", "--max_step", 100, "--refine", 100)
