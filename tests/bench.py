@@ -242,7 +242,7 @@ def exact_raster(precision: Precision, kind: str) -> Callable[[], object]:
         if kind != "plain":
             paint_exact(painting, canvas)
             return
-        for shape, colour in zip(painting.shapes, painting.colours, strict=True):
+        for shape, colour in zip(painting.shapes, painting.colors, strict=True):
             canvas += (1 - draw(shape))[..., None] * (colour - canvas)
 
     return work

@@ -41,7 +41,7 @@ def painted(strokes: Strokes, scale: float = 1) -> np.ndarray:
 def plainly_painted(strokes: Strokes, width: int) -> np.ndarray:
     """One tile, by the reference rasteriser."""
     canvas = np.zeros((width, width, 3), np.float32)
-    for shape, colour in zip(strokes.shapes, strokes.colours, strict=True):
+    for shape, colour in zip(strokes.shapes, strokes.colors, strict=True):
         canvas += (1 - draw(shape, width, strokes.family))[..., None] * (colour - canvas)
     return canvas
 
@@ -146,12 +146,12 @@ def test_the_gradient_tells_how_the_error_changes(family):
 
     def half_error(shapes: np.ndarray) -> float:
         moved = Strokes(family, 128, 128, shapes, *(getattr(strokes, name) for name in
-                                                    ("colours", "tiles", "clips")))
+                                                    ("colors", "tiles", "clips")))
         return float(np.square(painted(moved) - target, dtype=np.float64).sum() / 2)
 
     shapes = torch.from_numpy(strokes.shapes).requires_grad_()
     shapes_placed = place(strokes, shapes)
-    found = gradient(Boxes(strokes, shapes_placed, margin=1), strokes.colours, target)
+    found = gradient(Boxes(strokes, shapes_placed, margin=1), strokes.colors, target)
     assert np.abs(found.canvas - painted(strokes)).max() <= 1e-6
     backward_to_shapes(shapes_placed, found)
     told, measured = [], []
@@ -173,14 +173,14 @@ def test_worth_colour_and_curvature_are_exact():
         return float(np.square(painted(some) - target, dtype=np.float64).sum() / 2)
 
     found = gradient(Boxes(strokes, place(strokes, torch.from_numpy(strokes.shapes)), margin=1),
-                     strokes.colours, target)
+                     strokes.colors, target)
     error = half_error(strokes)
     for i in range(8):
         others = Strokes.join((strokes[:i], strokes[i + 1 :]))
         assert half_error(others) - error == pytest.approx(found.worth[i], rel=2e-3, abs=0.05)
         changed = Strokes.join((strokes[:i], strokes[i : i + 1], strokes[i + 1 :]))
-        changed.colours[i, 1] += 0.5
-        expected = 0.5 * found.colours[i, 1] + 0.125 * found.curvature[i]
+        changed.colors[i, 1] += 0.5
+        expected = 0.5 * found.colors[i, 1] + 0.125 * found.curvature[i]
         assert half_error(changed) - error == pytest.approx(expected, rel=2e-3, abs=0.05)
 
 

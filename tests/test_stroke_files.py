@@ -55,7 +55,7 @@ def test_parts_join_to_the_whole():
     again = Strokes.join([strokes[:10], strokes[10:]])
     assert len(strokes[:10]) == 10
     assert (again.family, again.height, again.width) == ("bezier", 256, 384)
-    for name in ("shapes", "colours", "tiles", "clips"):
+    for name in ("shapes", "colors", "tiles", "clips"):
         assert np.array_equal(getattr(again, name), getattr(strokes, name))
 
 
@@ -66,9 +66,9 @@ def test_reading_gives_back_the_same_painting(tmp_path, family, size):
     write_json(tmp_path / "s.json", strokes, size, {"img": "a.png", "divide": [2, 3]})
     again, *rest = read_json(tmp_path / "s.json")
     assert rest == [size, {"img": "a.png", "divide": [2, 3]}]
-    assert again.shapes.dtype == again.colours.dtype == np.float32
+    assert again.shapes.dtype == again.colors.dtype == np.float32
     assert again.tiles.dtype == again.clips.dtype == np.int64
-    for name in ("colours", "tiles", "clips"):
+    for name in ("colors", "tiles", "clips"):
         assert np.array_equal(getattr(again, name), getattr(strokes, name))
     for scale in (1, 2):
         assert np.array_equal(painted(again, scale), painted(strokes, scale))
@@ -235,7 +235,7 @@ def test_plotters_get_a_line_a_stroke(tmp_path, family):
     But those that nobody sees.
     """
     strokes = random_strokes(family, 12)
-    strokes.colours[:] = np.repeat(strokes.colours[:3], 4, 0)
+    strokes.colors[:] = np.repeat(strokes.colors[:3], 4, 0)
     write_plot(tmp_path / "p.svg", strokes, SIZE, 200)
     write_json(tmp_path / "s.json", strokes, SIZE, {})
     seen = strokes.shapes[:, 8 : 8 + FAMILIES[family].opacities].any(1)

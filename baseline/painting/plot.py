@@ -39,7 +39,7 @@ def _lines(
     opacities = (strokes.shapes[:, 8 : 8 + family.opacities].astype(float).mean(1)
                  if family.opacities else np.ones(len(strokes)))
     groups: dict[str, list[str]] = {}
-    colours = (strokes.colours[:, ::-1] * 255 + 0.5).astype(np.uint8)
+    colours = (strokes.colors[:, ::-1] * 255 + 0.5).astype(np.uint8)
     for number in np.flatnonzero(opacities > 0):
         faint = f' stroke-opacity="{opacities[number]:.3g}"' if opacities[number] < 0.9995 else ""
         groups.setdefault("#" + colours[number].tobytes().hex(), []).append(

@@ -69,7 +69,7 @@ def refine(
     for step in range(steps + 1):
         shapes = torch.from_numpy(strokes.shapes).requires_grad_()
         placed = place(strokes, shapes)
-        found = gradient(Boxes(strokes, placed, margin=1), strokes.colours, target)
+        found = gradient(Boxes(strokes, placed, margin=1), strokes.colors, target)
         difference = found.canvas - target
         error = float(np.square(difference).mean())
         if error < least:
@@ -80,10 +80,10 @@ def refine(
         progress = step / steps
         rate = (1 + math.cos(math.pi * progress)) / 2 * rates
         moved = shapes.detach() - rate * adam.step(shapes.grad)
-        colour_steps = found.colours / (found.curvature[:, None] + LEAST_CURVATURE)
-        recoloured = strokes.colours - COLOUR_STEP * colour_steps
+        colour_steps = found.colors / (found.curvature[:, None] + LEAST_CURVATURE)
+        recoloured = strokes.colors - COLOUR_STEP * colour_steps
         strokes = replace(strokes, shapes=moved.clamp_(0, 1).numpy(),
-                          colours=recoloured.clip(0, 1))
+                          colors=recoloured.clip(0, 1))
         if step % SEED_INTERVAL == SEED_INTERVAL - 1 and progress < SEED_UNTIL:
             idle = int((found.worth < IDLE * found.worth.mean()).sum())
             few, many = (math.ceil(v * len(strokes)) for v in (LEAST_SEEDED, MOST_SEEDED))
@@ -120,7 +120,7 @@ def reseed(
         distance = (y - row) ** 2 + (x - column) ** 2
         error[y, x] *= 1 - np.exp(-distance / 72)  # others go elsewhere
     shapes = shapes_around(strokes.family, np.array(middles), 0.08, 0.03, 0.6, rng)
-    return replace(strokes, shapes=shapes, colours=np.float32(colours))
+    return replace(strokes, shapes=shapes, colors=np.float32(colours))
 
 
 def random_shapes(

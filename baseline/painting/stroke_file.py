@@ -89,7 +89,7 @@ def _lines(
         "rows": points[..., 0], "columns": points[..., 1],
         "radius_rows": radii[..., 0], "radius_columns": radii[..., 1],
         "opacity": _shortest(strokes.shapes[:, 8 : 8 + family.opacities]),
-        "rgb": _shortest(strokes.colours[:, ::-1]),
+        "rgb": _shortest(strokes.colors[:, ::-1]),
         "tile": tile.reshape(-1), "clip": clip.reshape(-1),
     }
     lists = [values[key].tolist() for key in _keys(family)]

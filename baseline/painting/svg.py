@@ -102,7 +102,7 @@ def _elements(strokes: Strokes) -> Iterator[str]:
         radii += np.where(np.ptp(radii, 1, keepdims=True), 0, 0.25 if still else 0.5)
     radii *= strokes.tiles[:, 2:] / (2 * WIDTH)
     opacities = strokes.shapes[:, 8 : 8 + family.opacities].astype(float)
-    colours = (strokes.colours[:, ::-1] * 255 + 0.5).astype(np.uint8)
+    colours = (strokes.colors[:, ::-1] * 255 + 0.5).astype(np.uint8)
     for number, clip in enumerate(strokes.clips.tolist()):
         fill = "#" + colours[number].tobytes().hex()
         ends = opacities[number] if family.opacities else np.ones(1)

@@ -125,7 +125,7 @@ def paint_placed(render: Render, strokes: Strokes, device: torch.device) -> torc
     Each stroke is a picture of its tile, cut off at its clip and enlarged where the tile is.
     """
     canvas = torch.zeros(3, strokes.height, strokes.width, device=device)
-    colours = torch.from_numpy(strokes.colours).to(device)
+    colours = torch.from_numpy(strokes.colors).to(device)
     for first in range(0, len(strokes), 64):
         few = strokes[first : first + 64]
         alphas = 1 - render(torch.from_numpy(few.shapes).to(device))  # (64, 128, 128)
