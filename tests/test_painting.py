@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from conftest import ROOT
-from DRL.rollout import Painter
+from grid.painter import load_painter
 from images import Images
 from painting.stroke_file import read_json
 from Renderer.canvas import as_float, composite
@@ -234,7 +234,7 @@ def test_evaluation_measures_both_canvases(checkout):
     assert result["images"] == 3
     assert result["strokes"] == [5, 15]
     data = Images(checkout.root / "data" / "img_align_celeba", checkout.root / "cache")
-    painter = Painter.load(checkout.root / "actor.pkl", checkout.root / "renderer.pkl",
+    painter = load_painter(checkout.root / "actor.pkl", checkout.root / "renderer.pkl",
                            Precision("fp32", torch.device("cpu")))
     target = as_float(data.images[data.test])
     exact = torch.zeros_like(target)

@@ -228,9 +228,20 @@ def test_svg_is_well_formed(tmp_path, family, seconds):
     assert root.find(f".//{SVG}script") is None
 
 
+def test_two_svgs_on_a_page_share_no_names(tmp_path):
+    names = []
+    for seed in (0, 1):
+        write_svg(tmp_path / "s.svg", random_strokes("bezier", 24, seed), SIZE, 1)
+        text = (tmp_path / "s.svg").read_text()
+        names.append(set(re.findall(r'(?:id|class)="(.+?)"|@keyframes (\w+)', text)))
+        assert re.search(r"\{\.(\w+)>g\{animation:\1 ", text)  # for its own groups alone
+    assert min(map(len, names)) > 10
+    assert not names[0] & names[1]
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_plotters_get_a_line_a_stroke(tmp_path, family):
-    """By colour in painting order, where JSON has its points, on a page in millimetres.
+    """By color in painting order, where JSON has its points, on a page in millimetres.
 
     But those that nobody sees.
     """

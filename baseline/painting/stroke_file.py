@@ -26,7 +26,7 @@ tile, P1 outside the box of P0 and P2 in families where it is relative to that, 
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from reprlib import repr as shown
 from typing import Any
@@ -54,8 +54,12 @@ def write_json(
     path: Path, strokes: Strokes, picture_size: tuple[int, int], settings: dict[str, Any]
 ) -> None:
     """Write strokes that painted a picture of that height and width, whole or not at all."""
-    write_atomically(path, lambda file: file.writelines(
-        f"{line}\n".encode() for line in _lines(strokes, picture_size, settings)))
+    write_lines(path, _lines(strokes, picture_size, settings))
+
+
+def write_lines(path: Path, lines: Iterable[str]) -> None:
+    """Write lines of text, whole or not at all."""
+    write_atomically(path, lambda file: file.writelines(f"{line}\n".encode() for line in lines))
 
 
 def picture_scale(strokes: Strokes, picture_size: tuple[int, int]) -> np.ndarray:
