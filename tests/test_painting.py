@@ -78,7 +78,7 @@ def test_help_and_mistakes_come_before_the_slow_imports(checkout):
 
 
 def test_more_steps_than_help_are_warned_of(checkout):
-    for steps, warned in ((51, True), (50, False)):
+    for steps, warned in ((57, True), (56, False)):
         painting = checkout.start("test.py", "--divide", 1, "--max_step", steps, "-o", "p.png")
         assert painting.wait() == 0
         assert ("hardly make its paintings better" in painting.errors) == warned

@@ -61,11 +61,11 @@ def check_places(options: PaintOptions) -> None:
             raise UserError(f"{image} gives no name for its folder; paint it alone or rename it")
         own = options.named(name)
         written += (paths := [own.painting, *own.files()])
-        for path in paths:
-            if path.is_dir():
-                raise UserError(f"cannot write {path}: it is a folder")
-            if len(os.fsencode(path.name)) > LONGEST_NAME:
-                raise UserError(f"the name {path.name} is too long; paint {image} alone")
+        if folder := next(filter(Path.is_dir, paths), None):
+            raise UserError(f"cannot write {folder}: it is a folder")
+        longest = max((path.name for path in paths), key=lambda name: len(os.fsencode(name)))
+        if len(os.fsencode(longest)) > LONGEST_NAME:
+            raise UserError(f"the name {longest} is too long; paint {image} alone")
         folders.add(own.folder and real(own.folder))
     for path, what in keep_apart(written, read).items():
         if path.parent in folders and re.fullmatch(r"generated\d+\.png", path.name):
