@@ -18,7 +18,15 @@ from painting.frames import Frames, Writer
 from painting.options import PaintOptions
 from painting.outputs import check_places, own_names, write_files, writers_of
 from painting.refine import refine
-from painting.steps import Step, errors, paint_steps, random_steps, repaint_steps, target_of
+from painting.steps import (
+    Step,
+    errors,
+    paint_steps,
+    random_steps,
+    repaint_steps,
+    target_of,
+    write_steps,
+)
 from painting.tiles import Stage, fitting_grid, plan
 from Renderer.model import TrainedRender, load_render
 from Renderer.strokes import Strokes
@@ -134,22 +142,6 @@ def refined_steps(
     size = np.maximum(picture.shape[:2], (strokes.height, strokes.width)).tolist()
     wanted = [np.flatnonzero(writer.times) for writer in writers] or [np.array([sys.maxsize])]
     yield from repaint_steps(strokes, size, list(map(len, parts)), np.concatenate(wanted), error)
-
-
-def write_steps(
-    steps: Iterable[Step], writers: list[Writer], total: int
-) -> tuple[Strokes, np.ndarray, float]:
-    """Hand frames to their writers; return all strokes, the last frame and its error."""
-    parts, error = [], 0.0
-    for step in steps:
-        parts.append(step.strokes)
-        error = error if step.error is None else step.error
-        for writer in writers:
-            writer.write(step.frame_number, step.frame)
-    if step.frame_number < total - 1:  # stopped
-        for writer in writers:
-            writer.write(total - 1, step.frame)
-    return Strokes.join(parts), step.frame, error
 
 
 def paint_picture(

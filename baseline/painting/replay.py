@@ -11,7 +11,7 @@ from constants import LONGEST_SIDE, VIDEOS
 from painting.frames import fitted
 from painting.options import ReplayOptions
 from painting.plot import write_plot
-from painting.steps import Step, repaint_steps
+from painting.steps import Step, repaint_steps, write_steps
 from painting.stroke_file import read_json
 from painting.svg import write_svg
 from painting.video import open_video
@@ -42,9 +42,8 @@ def write_video(
     """Write a video in which a stroke is a frame, or as many of them as fit in the seconds."""
     times = fitted(len(strokes), fps, seconds)
     with open_video(path, height=size[0], width=size[1], fps=fps, times=times) as video:
-        for step in repainted(strokes, (video.height, video.width), np.flatnonzero(times)):
-            video.write(step.frame_number, step.frame)
-            video.check()
+        steps = repainted(strokes, (video.height, video.width), np.flatnonzero(times))
+        write_steps(steps, [video], len(strokes))
     video.check()
     return f"{video.width}x{video.height}, {times.sum() / fps:.1f} s at {fps:g} frames a second"
 

@@ -12,6 +12,7 @@ from constants import BUNDLE, WIDTH
 from DRL.rollout import Painter
 from grid.painter import GridPainter
 from grid.passes import plan, plan_on_top
+from painting.frames import Writer
 from painting.refine import random_shapes
 from painting.tiles import Stage, from_tiles, paint_placed, smooth_seams, to_tiles
 from Renderer.canvas import as_uint8
@@ -178,3 +179,19 @@ def errors(
     paint_exact(strokes, exact)
     neural = paint_placed(render, strokes, device).cpu().numpy()
     return squared_error(neural, target), squared_error(exact, target)
+
+
+def write_steps(
+    steps: Iterable[Step], writers: list[Writer], total: int
+) -> tuple[Strokes, np.ndarray, float]:
+    """Hand frames to their writers; return all strokes, the last frame and its error."""
+    parts, error = [], 0.0
+    for step in steps:
+        parts.append(step.strokes)
+        error = error if step.error is None else step.error
+        for writer in writers:
+            writer.write(step.frame_number, step.frame)
+    if step.frame_number < total - 1:  # stopped
+        for writer in writers:
+            writer.write(total - 1, step.frame)
+    return Strokes.join(parts), step.frame, error

@@ -117,10 +117,15 @@ def _elements(strokes: Strokes, prefix: str) -> Iterator[str]:
         else:
             box = *points[number].min(0), *points[number].max(0)
             pieces = [_polygon(points[number])]
-        if np.ptp(ends) < MASKED:
-            yield _path("".join(pieces), fill, ends.mean(), box, clip, prefix)
+        whole = *map(math.floor, box[:2]), *map(math.ceil, box[2:])  # pixels
+        visible = *map(max, whole[:2], clip[:2]), *map(min, whole[2:], clip[2:])
+        if visible[0] >= visible[2] or visible[1] >= visible[3]:
+            yield ""
+        elif np.ptp(ends) < MASKED:
+            cut = "" if visible == whole else f' clip-path="url(#{_clip_name(prefix, clip)})"'
+            yield _path("".join(pieces), fill, ends.mean(), cut)
         else:
-            yield _masked(pieces, sweep.opacities, fill, box, clip, f"{prefix}m{number}")
+            yield _masked(pieces, sweep.opacities, fill, visible, f"{prefix}m{number}")
 
 
 def _sweep(points: np.ndarray, radii: np.ndarray, opacities: np.ndarray) -> Sweep:
@@ -201,38 +206,21 @@ def _polygon(corners: np.ndarray) -> str:
     return f"M{start}l{' '.join(turns)}z"
 
 
-def _path(
-    data: str, fill: str, opacity: float, box: tuple[float, ...], clip: list[int], prefix: str
-) -> str:
-    """Return a path of one opacity that reaches as far as the box, cut at the clip rectangle."""
-    whole = _within(box, clip)
-    if not whole or opacity < 1 / 512:
+def _path(data: str, fill: str, opacity: float, cut: str) -> str:
+    """Return a path of one opacity; cut: its clip rectangle as an attribute."""
+    if opacity < 1 / 512:
         return ""
     faint = f' fill-opacity="{opacity:.4g}"' if opacity < 1 else ""
-    inside = all(a >= b for a, b in zip(box[:2], clip[:2], strict=True)) and all(
-        a <= b for a, b in zip(box[2:], clip[2:], strict=True))
-    cut = "" if inside else f' clip-path="url(#{_clip_name(prefix, clip)})"'
     return f'<path fill="{fill}"{faint}{cut} d="{data}"/>'
 
 
 def _masked(
-    pieces: list[str], opacities: np.ndarray, fill: str, box: tuple[float, ...],
-    clip: list[int], name: str,
+    pieces: list[str], opacities: np.ndarray, fill: str, visible: tuple[int, ...], name: str
 ) -> str:
-    """Return pieces of several opacities, later over earlier, cut at the clip rectangle."""
-    rectangle = _within(box, clip)
-    if not rectangle:
-        return ""
+    """Return pieces of several opacities, later over earlier, cut at the visible rectangle."""
     grays = (opacities * 255 + 0.5).astype(np.uint8).tolist()
     painted = "".join(f'<path fill="#{3 * f"{gray:02x}"}" d="{piece}"/>'
                       for gray, piece in zip(grays, pieces, strict=True) if piece)
-    area = _rectangle(*rectangle).removeprefix("<rect ")  # for viewers that know no default
+    area = _rectangle(*visible).removeprefix("<rect ")  # for viewers that know no default
     return (f'<mask id="{name}" maskUnits="userSpaceOnUse" {area}>{painted}</mask>'
-            f'{_rectangle(*rectangle)} fill="{fill}" mask="url(#{name})"/>')
-
-
-def _within(box: tuple[float, ...], clip: list[int]) -> tuple[int, ...]:
-    """Return the whole pixels of a box (top, left, bottom, right) in a clip rectangle, or ()."""
-    top, left = (max(math.floor(a), b) for a, b in zip(box[:2], clip[:2], strict=True))
-    bottom, right = (min(math.ceil(a), b) for a, b in zip(box[2:], clip[2:], strict=True))
-    return (top, left, bottom, right) if top < bottom and left < right else ()
+            f'{_rectangle(*visible)} fill="{fill}" mask="url(#{name})"/>')
