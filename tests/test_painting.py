@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from conftest import ROOT
+from DRL.actor import Actor
 from grid.painter import load_painter
 from images import Images
 from painting.stroke_file import read_json
@@ -24,6 +25,7 @@ from Renderer.raster import paint_exact
 from Renderer.stroke_batch import draw_batch
 from running.device import Precision
 from utils.pictures import psnr
+from utils.weights import half_state
 
 MODULES = sorted(
     str(path.relative_to(ROOT / "baseline").with_suffix("")).replace(os.sep, ".")
@@ -298,6 +300,17 @@ def test_strokes_of_any_painting_paint_it_again(checkout, compiled, flags):
         target = cv2.resize(cv2.imread(str(checkout.root / "image" / "test.png")),
                             (strokes.width, strokes.height)) / 255
         assert np.square(canvas - target).mean() == pytest.approx(after, abs=1e-5)
+
+
+def test_shifted_tiles_of_a_grid_actor_are_painted_again(checkout, compiled):
+    torch.save(half_state(Actor(readout="grid"), readout="grid"), checkout.root / "grid.pkl")
+    checkout.run("test.py", "--actor", "grid.pkl", "--divide", 2, "--max_step", 36, "--refine", 1,
+                 "--strokes", "s.json", "-o", "p.png")
+    strokes, _, _ = read_json(checkout.root / "s.json")
+    assert strokes.tiles.min() == -64
+    checkout.run("replay.py", "s.json", "-o", "r.png")
+    painting, again = (cv2.imread(str(checkout.root / f"{name}.png")).astype(int) for name in "pr")
+    assert np.abs(painting - again).mean() < 1
 
 
 def test_overlapping_tiles_leave_no_seam(checkout, compiled):

@@ -39,6 +39,8 @@ def random_strokes(family: str, n: int = 64, seed: int = 0) -> Strokes:
     shapes[: n // 4 : 2, 4:6] = shapes[: n // 4 : 2, :2]  # P2 at P0
     tiles = np.column_stack((128 * rng.integers(0, (2, 3), (n, 2)), np.full(n, 128)))
     clips = np.column_stack((tiles[:, :2], tiles[:, :2] + 128))
+    tiles[-n // 4 : -n // 8, :2] -= 64  # beyond the edges, as the second passes of grid actors
+    clips[-n // 4 : -n // 8] = (0, 0, 256, 384)
     tiles[-n // 8 :] = (0, 0, 256)
     clips[-n // 8 :] = (0, 0, 256, 384)
     return Strokes(family, 256, 384, shapes, rng.random((n, 3)).astype(np.float32), tiles, clips)
@@ -153,6 +155,8 @@ def test_what_other_programs_make_of_a_file_is_read(tmp_path, encoding):
     ({"tiles": [[0, 0, 64.5, 64.5]]}, "tile 1 does not end at whole pixels"),
     ({"tiles": [[0, 0, 0, 0]]}, "tile 1 is empty"),
     ({"clips": [[0, 0, 128, 129]]}, "clip 1 leaves the canvas"),
+    ({"tiles": [[-128, 0, 0, 128]]}, "tile 1 lies outside the canvas"),
+    ({"tiles": [[0, 0, 9000, 9000]]}, "tile 1 is larger than any canvas"),
     ({"clips": [[0, 0, 128]]}, "clip 1 is no list of 4"),
     ({"strokes": {}}, "strokes is no list"),
     ({"strokes": [None]}, "stroke 1 is no object"),

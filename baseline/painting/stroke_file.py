@@ -8,7 +8,7 @@ One object, each stroke on a line of its own:
 ``canvas_height``, ``canvas_width``  of the canvas that it was squashed to for painting, pixels
 ``settings``  an object, whatever is worth keeping of how the strokes came about
 ``tiles``, ``clips``  lists of [top, left, bottom, right] in pixels of the picture.  A tile is a
-    square of the canvas; nothing of a stroke is painted outside its clip rectangle
+    square of the canvas and may reach beyond it; a clip rectangle is what a stroke is cut off at
 ``strokes``  a list in painting order of objects with those of these keys that the family has:
     ``rows``, ``columns``  of P0, P1, P2 (of ``round``: of the center), none relative to another
     ``radius_rows``, ``radius_columns``  the radius at P0 and at P2 (of ``round``: the radius)
@@ -145,9 +145,12 @@ def _strokes(content: Any) -> tuple[Strokes, tuple[int, int], dict[str, Any]]:
     _require(isinstance(content.get("settings"), dict), "settings is no object")
     height, width, *canvas = (int(content[key]) for key in LARGEST)
     scale = np.array([height, width]) / canvas
-    tiles, clips = (_areas(content.get(key), key, scale, canvas) for key in ("tiles", "clips"))
+    tiles, clips = (_areas(content.get(key), key, scale) for key in ("tiles", "clips"))
     sides = tiles[:, 2:] - tiles[:, :2]
     _check(sides[:, 0] != sides[:, 1], "tile", "is not a square of the canvas")
+    _check(sides > LARGEST["canvas_width"], "tile", "is larger than any canvas")
+    _check((tiles[:, :2] >= canvas) | (tiles[:, 2:] <= 0), "tile", "lies outside the canvas")
+    _check((clips[:, :2] < 0) | (clips[:, 2:] > canvas), "clip", "leaves the canvas")
     records = content.get("strokes")
     _require(isinstance(records, list), "strokes is no list")
     keys = _keys(FAMILIES[name])  # others are another program's, but for those of other families
@@ -217,7 +220,7 @@ def _numbers(records: list[dict], key: str, length: int, what: str = "stroke") -
     return np.array(rows, float).reshape(-1, length)
 
 
-def _areas(areas: Any, key: str, scale: np.ndarray, canvas: list[int]) -> np.ndarray:
+def _areas(areas: Any, key: str, scale: np.ndarray) -> np.ndarray:
     """Return rectangles of the picture as (n, 4) int64 of the canvas."""
     _require(isinstance(areas, list), f"{key} is no list")
     what = key[:-1]
@@ -225,7 +228,6 @@ def _areas(areas: Any, key: str, scale: np.ndarray, canvas: list[int]) -> np.nda
     whole = exact.round()
     _check(abs(exact - whole) > 0.01, what, "does not end at whole pixels of the canvas")
     _check(whole[:, :2] >= whole[:, 2:], what, "is empty")
-    _check((whole[:, :2] < 0) | (whole[:, 2:] > canvas), what, "leaves the canvas")
     return whole.astype(np.int64)
 
 
