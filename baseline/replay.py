@@ -34,7 +34,7 @@ def parse_args() -> ReplayOptions:
     add("--seconds", type=seconds_type, metavar="S",
         help="length of a video, or of an SVG that paints itself")
     add("--lines", action="store_true",
-        help="write the strokes' centre lines as SVG, for plotters: one path each, by color")
+        help="write the strokes' center lines as SVG, for plotters: one path each, by color")
     add("--millimetres", type=positive_float, metavar="W", help="width of the page of --lines")
     options = ReplayOptions(**vars(parser.parse_args()))
     kind = options.output.suffix.lower()
