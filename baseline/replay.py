@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """Paint a stroke file again, at any size, as a picture, a video or SVG."""
 
-import argparse
 from pathlib import Path
 
 from constants import LONGEST_SIDE, VIDEOS
+from painting.options import ReplayOptions
 from utils.command import (
     Parser,
     UserError,
@@ -19,8 +19,8 @@ from utils.command import (
 from utils.files import keep_apart
 
 
-def parse_args() -> argparse.Namespace:
-    """Read the command line."""
+def parse_args() -> ReplayOptions:
+    """Return the options of the command line; raise UserError where they do not go together."""
     parser = Parser(__doc__, "python3 baseline/replay.py strokes.json --size 2048")
     add = parser.add_argument
     add("file", type=path_type, help="the JSON that test.py --strokes wrote")
@@ -34,9 +34,9 @@ def parse_args() -> argparse.Namespace:
     add("--seconds", type=seconds_type, metavar="S",
         help="length of a video, or of an SVG that paints itself")
     add("--lines", action="store_true",
-        help="write the strokes' centre lines as SVG, for plotters: one path each, by colour")
+        help="write the strokes' center lines as SVG, for plotters: one path each, by color")
     add("--millimetres", type=positive_float, metavar="W", help="width of the page of --lines")
-    options = parser.parse_args()
+    options = ReplayOptions(**vars(parser.parse_args()))
     kind = options.output.suffix.lower()
     keep_apart([options.output], {options.file: "the strokes"})
     if options.lines and kind != ".svg":
@@ -52,7 +52,7 @@ def parse_args() -> argparse.Namespace:
     return options
 
 
-def main(options: argparse.Namespace) -> None:
+def main(options: ReplayOptions) -> None:
     """Paint as the options say."""
     from painting.replay import paint_again  # its imports take seconds, mistakes none
 

@@ -5,7 +5,8 @@ import argparse
 import re
 from pathlib import Path
 
-from constants import STEPS
+from constants import STEPS, VIDEOS
+from painting.options import PaintOptions
 from utils.command import (
     ACTOR,
     RENDERER,
@@ -24,12 +25,13 @@ from utils.command import (
     seed_type,
     whole_number,
 )
+from utils.listing import FOREIGN, SUFFIXES
 
 LARGEST_OVERLAP = 96
 
 
 def divide(text: str) -> tuple[int, int] | None:
-    """An argparse type: D or RxC tiles; auto is None."""
+    """Return D or RxC as rows and columns of tiles, auto as None: an argparse type."""
     if text == "auto":
         return None
     if not (numbers := re.fullmatch(r"([1-9]\d{0,4})(?:x([1-9]\d{0,4}))?", text, re.ASCII)):
@@ -37,8 +39,8 @@ def divide(text: str) -> tuple[int, int] | None:
     return int(numbers[1]), int(numbers[2] or numbers[1])
 
 
-def parse_args() -> argparse.Namespace:
-    """Read the command line."""
+def parse_args() -> PaintOptions:
+    """Return the options of the command line; raise UserError where they do not go together."""
     parser = Parser(__doc__, "python3 baseline/test.py photo.jpg -o painting.png")
     parser.add_argument("images", type=path_type, nargs="*", metavar="PATH",
                         help="images to paint, or folders of them (image/test.png), before all "
@@ -52,7 +54,7 @@ def parse_args() -> argparse.Namespace:
         "half; auto: tiles that hardly stretch the image")
     add("--overlap", default=0, metavar="PX",
         type=number(int, 0, LARGEST_OVERLAP + 1, f"a whole number from 0 to {LARGEST_OVERLAP}"),
-        help="let neighbouring tiles, of 128 pixels, share PX of them and paint all on one "
+        help="let neighboring tiles, of 128 pixels, share PX of them and paint all on one "
         "canvas, without seams")
     add("--refine", type=whole_number, default=0, metavar="N",
         help="improve all strokes together by N steps after the actor")
@@ -82,17 +84,20 @@ def parse_args() -> argparse.Namespace:
     running.add_argument("--img", type=path_type, nargs="+", action="extend", metavar="PATH",
                          help="images, as without a flag")
     add_device_flags(running)
-    options = parser.parse_args()
-    options.frames = options.frames and frame_step(" ".join(options.frames))
+    flags = vars(parser.parse_args())
+    images, img, output = flags.pop("images"), flags.pop("img"), flags["output"]
+    if images and img:
+        raise UserError("name the images alone or by --img, not both")
+    flags["frames"] = flags["frames"] and frame_step(" ".join(flags["frames"]))
+    options = PaintOptions(
+        images=images or img or [ROOT / "image" / "test.png"],
+        alone=output.suffix.lower() in SUFFIXES | FOREIGN and not output.is_dir(), **flags)
     check(options)
-    options.img = options.images or options.img or [ROOT / "image" / "test.png"]
     return options
 
 
-def check(options: argparse.Namespace) -> None:
+def check(options: PaintOptions) -> None:
     """Raise UserError where options do not go together."""
-    if options.images and options.img:
-        raise UserError("name the images alone or by --img, not both")
     if options.overlap and options.divide == (1, 1):
         raise UserError("--overlap needs tiles: --divide 2 or more")
     if options.actor == Path("none") and not options.refine:
@@ -100,9 +105,12 @@ def check(options: argparse.Namespace) -> None:
     if options.seconds and not (options.video or any(
             path.suffix.lower() == ".svg" for path in options.strokes)):
         raise UserError("--seconds needs --video or --strokes FILE.svg")
+    if options.output.suffix.lower() in (".json", ".svg", *VIDEOS) and not options.output.is_dir():
+        raise UserError(f"--output {options.output} is no picture; --strokes writes strokes and "
+                        "--video videos")
 
 
-def main(options: argparse.Namespace) -> None:
+def main(options: PaintOptions) -> None:
     """Paint as the options say."""
     from painting.paint import paint_pictures  # its imports take seconds, mistakes none
 

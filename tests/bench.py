@@ -31,7 +31,7 @@ from DRL.rpm import Transitions
 from env import Environment
 from grid.painter import load_painter
 from measure import Work, machine, seconds_of
-from painting.frames import FrameWriter, every
+from painting.frames import Frames, every
 from painting.refine import random_shapes
 from Renderer.canvas import as_float, as_uint8
 from Renderer.model import Renderer
@@ -199,19 +199,19 @@ def painting(precision: Precision, kind: str, size: int) -> Callable[[], object]
     target = torch.rand(16, 3, 128, 128, device=precision.device)
 
     def paint() -> None:
-        with tempfile.TemporaryDirectory() as folder, FrameWriter(
+        with tempfile.TemporaryDirectory() as folder, Frames(
             Path(folder), 0, size, size, every(1, 30)
         ) as writer:
-            for _, canvases in painter.paint(torch.zeros_like(target), target, 6):
-                for canvas in canvases:
-                    grid = as_uint8(canvas).view(4, 4, 3, 128, 128).permute(0, 3, 1, 4, 2)
-                    frame = grid.reshape(512, 512, 3).cpu().numpy()
-                    if kind == "plain":
-                        picture = cv2.resize(frame, (size, size))
-                        cv2.imwrite(f"{folder}/plain{len(list(Path(folder).iterdir()))}.png",
-                                    picture)
-                    else:
-                        writer.write(frame)
+            steps = painter.paint(torch.zeros_like(target), target, 6)
+            for number, canvas in enumerate(canvas for _, canvases in steps for canvas in canvases):
+                grid = as_uint8(canvas).view(4, 4, 3, 128, 128).permute(0, 3, 1, 4, 2)
+                frame = grid.reshape(512, 512, 3).cpu().numpy()
+                if kind == "plain":
+                    picture = cv2.resize(frame, (size, size))
+                    cv2.imwrite(f"{folder}/plain{len(list(Path(folder).iterdir()))}.png",
+                                picture)
+                else:
+                    writer.write(number, frame)
 
     return paint
 
@@ -221,11 +221,11 @@ def encoding(size: int) -> Callable[[], object]:
     frame = cv2.resize(np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8), (512, 512))
 
     def write() -> None:
-        with tempfile.TemporaryDirectory() as folder, FrameWriter(
+        with tempfile.TemporaryDirectory() as folder, Frames(
             Path(folder), 0, size, size, every(1, 30)
         ) as writer:
-            for _ in range(30):
-                writer.write(frame)
+            for number in range(30):
+                writer.write(number, frame.copy())
 
     return write
 
@@ -242,7 +242,7 @@ def exact_raster(precision: Precision, kind: str) -> Callable[[], object]:
         if kind != "plain":
             paint_exact(painting, canvas)
             return
-        for shape, colour in zip(painting.shapes, painting.colours, strict=True):
+        for shape, colour in zip(painting.shapes, painting.colors, strict=True):
             canvas += (1 - draw(shape))[..., None] * (colour - canvas)
 
     return work

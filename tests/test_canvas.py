@@ -17,6 +17,7 @@ from Renderer.canvas import (
 )
 from Renderer.model import Renderer
 from Renderer.strokes import Strokes
+from utils.command import UserError
 
 
 @torch.no_grad()
@@ -69,13 +70,14 @@ def test_seams_are_means_and_nothing_else_changes():
     (1, 1, [(1, 1)]), (4, 4, [(1, 1), (4, 4)]), (4, 6, [(2, 3), (4, 6)]), (2, 3, [(2, 3)]),
 ])
 def test_the_stages_of_a_painting(rows, columns, grids):
-    height, width, stages = plan(rows, columns, 0, 10)
+    stages = plan(rows, columns, 0, 10)
+    height, width, *_ = stages[0].layout
     assert (height, width) == (128 * rows, 128 * columns)
     assert [(stage.rows, stage.columns) for stage in stages] == grids
     assert sum(stage.steps for stage in stages) == 10
     for stage in stages:
         covered = np.zeros((height, width), int)
-        for (top, left, side), clip in zip(stage.tiles, stage.clips, strict=True):
+        for (top, left, side), clip in zip(*stage.layout[2:], strict=True):
             covered[top : top + side, left : left + side] += 1
             assert clip.tolist() == [top, left, top + side, left + side]
         assert (covered == 1).all()
@@ -83,15 +85,16 @@ def test_the_stages_of_a_painting(rows, columns, grids):
 
 @pytest.mark.parametrize(("rows", "columns", "overlap"), [(4, 4, 32), (4, 6, 20), (2, 4, 96)])
 def test_overlapping_tiles_cover_the_canvas(rows, columns, overlap):
-    height, width, stages = plan(rows, columns, overlap, 10)
+    stages = plan(rows, columns, overlap, 10)
+    height, width, *_ = stages[0].layout
     assert (height, width) == tuple(128 + (n - 1) * (128 - overlap) for n in (rows, columns))
     for stage in stages:
         covered = np.zeros((height, width), bool)
-        for top, left, side in stage.tiles:
+        for top, left, side in stage.layout.tiles:
             assert top >= 0 and left >= 0 and top + side <= height and left + side <= width
             covered[top : top + side, left : left + side] = True
         assert covered.all()
-        assert np.unique(stage.clips, axis=0).tolist() == [[0, 0, height, width]]
+        assert np.unique(stage.layout.clips, axis=0).tolist() == [[0, 0, height, width]]
 
 
 @pytest.mark.parametrize(("height", "width", "grid"), [
@@ -133,5 +136,7 @@ def test_steps_of_the_whole_and_of_the_tiles():
     """An odd step is not lost, and without a number each part has as many as were learnt."""
     for (rows, columns), asked, steps in (
             ((4, 4), 100, [50, 50]), ((4, 4), 41, [21, 20]), ((4, 4), None, [STEPS, STEPS]),
-            ((1, 1), 41, [41]), ((1, 1), None, [STEPS]), ((2, 3), 7, [7]), ((4, 4), 1, [1, 0])):
-        assert [stage.steps for stage in plan(rows, columns, 0, asked)[2]] == steps
+            ((1, 1), 41, [41]), ((1, 1), None, [STEPS]), ((2, 3), 7, [7])):
+        assert [stage.steps for stage in plan(rows, columns, 0, asked)] == steps
+    with pytest.raises(UserError, match="--max_step 1 leaves no step for the tiles"):
+        plan(4, 4, 0, 1)

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from painting.frames import FrameWriter, every
+from painting.frames import Frames, every
 from utils.command import UserError, frame_step
 from utils.listing import list_pictures
 from utils.pictures import FULL_SCALE, compare, picture_file, read_picture, write_picture
@@ -68,6 +68,8 @@ def test_pictures_are_written_whole_or_not_at_all(tmp_path):
     write_picture(tmp_path / "new" / "picture.png", PHOTO)
     assert (read_picture(tmp_path / "new" / "picture.png") == PHOTO).all()
     assert [p.name for p in (tmp_path / "new").iterdir()] == ["picture.png"]
+    write_picture(tmp_path / "picture.gif", PHOTO)  # of 24 colors
+    assert (read_picture(tmp_path / "picture.gif") == PHOTO).all()
     for path in (tmp_path / "picture.txt", tmp_path / "picture", tmp_path / "new",
                  tmp_path / "new" / "picture.png" / "picture.png"):
         with pytest.raises(UserError):
@@ -76,6 +78,10 @@ def test_pictures_are_written_whole_or_not_at_all(tmp_path):
                                 ("a.jpg", 20, 70_000)):
         with pytest.raises(UserError, match=f"{width}x{height} pixels are too many"):
             picture_file(tmp_path / name, height, width)
+    for name, says in (("new", "is a folder"), ("a.heic", "no kind of color image"),
+                       ("a.jp2", "1x1 pixels are too few")):
+        with pytest.raises(UserError, match=says):
+            picture_file(tmp_path / name, 1, 1)
 
 
 def test_which_frames_are_written():
@@ -91,9 +97,9 @@ def test_which_frames_are_written():
 
 def test_frames_have_numbers_without_a_gap(tmp_path):
     (tmp_path / ".generated8.png.part").write_bytes(b"of a painting that was killed")
-    with FrameWriter(tmp_path, 7, 12, 8, every(4, 10)) as writer:
+    with Frames(tmp_path, 7, 12, 8, every(4, 10)) as writer:
         for shade in range(10):
-            writer.write(np.full((4, 6, 3), shade, np.uint8))
+            writer.write(shade, np.full((4, 6, 3), shade, np.uint8))
     shades = [read_picture(tmp_path / f"generated{n}.png")[0, 0, 0] for n in (7, 8, 9)]
     assert shades == [3, 7, 9]
     assert len(list(tmp_path.iterdir())) == 3
@@ -106,8 +112,8 @@ def test_frames_take_no_others_place(tmp_path):
         (tmp_path / name).write_bytes(b"a photo")
         (tmp_path / f"of {name}").mkdir()
         link(tmp_path / f"of {name}" / "generated0.png", tmp_path / name)
-        with FrameWriter(tmp_path / f"of {name}", 0, 12, 8, [1]) as writer:
-            writer.write(PHOTO[:4, :6])
+        with Frames(tmp_path / f"of {name}", 0, 12, 8, np.ones(1, int)) as writer:
+            writer.write(0, PHOTO[:4, :6])
         assert (tmp_path / name).read_bytes() == b"a photo"
         (frame,) = (tmp_path / f"of {name}").iterdir()
         assert read_picture(frame).shape == (8, 12, 3)

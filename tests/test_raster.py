@@ -1,4 +1,4 @@
-"""The exact raster of whole paintings, its gradient, and refining by it."""
+"""The exact rasterizer of whole paintings, its gradient, and refining by it."""
 
 import os
 import subprocess
@@ -39,10 +39,10 @@ def painted(strokes: Strokes, scale: float = 1) -> np.ndarray:
 
 
 def plainly_painted(strokes: Strokes, width: int) -> np.ndarray:
-    """One tile, by the reference rasteriser."""
+    """One tile, by the reference rasterizer."""
     canvas = np.zeros((width, width, 3), np.float32)
-    for shape, colour in zip(strokes.shapes, strokes.colours, strict=True):
-        canvas += (1 - draw(shape, width, strokes.family))[..., None] * (colour - canvas)
+    for shape, color in zip(strokes.shapes, strokes.colors, strict=True):
+        canvas += (1 - draw(shape, width, strokes.family))[..., None] * (color - canvas)
     return canvas
 
 
@@ -102,7 +102,7 @@ def test_painting_in_parts_or_with_little_memory_changes_nothing(monkeypatch):
 
 def test_strokes_without_a_clip_cross_the_edges_of_their_tile():
     strokes = random_strokes("round", 1, 5, (64, 64, 64), 192)
-    strokes.shapes[:] = 0.5, 1, 0, 0, 0, 0, 0.4, 0, 1, 0  # at the middle of the right side
+    strokes.shapes[:] = 0.5, 1, 0, 0, 0, 0, 0.4, 0, 1, 0  # at the center of the right side
     strokes.clips[:] = 0, 0, 192, 192
     covered = np.argwhere(painted(strokes).any(2))
     assert covered.min(0).tolist() == [90, 122]
@@ -130,8 +130,8 @@ def test_strokes_that_overlap_tiles_are_seeded_on_their_tile():
     error[300:340, 300:340] = 100  # without
     target = np.random.default_rng(0).random((384, 384, 3), np.float32)
     seeded = reseed(strokes, error, target, np.random.default_rng(0))
-    middle = (seeded.shapes[:, :2] + seeded.shapes[:, 4:6]) / 2 * 128
-    assert np.abs(middle.mean(0) - (105, 95)).max() < 8
+    center = (seeded.shapes[:, :2] + seeded.shapes[:, 4:6]) / 2 * 128
+    assert np.abs(center.mean(0) - (105, 95)).max() < 8
     assert np.array_equal(seeded.tiles, strokes.tiles)
 
 
@@ -146,12 +146,12 @@ def test_the_gradient_tells_how_the_error_changes(family):
 
     def half_error(shapes: np.ndarray) -> float:
         moved = Strokes(family, 128, 128, shapes, *(getattr(strokes, name) for name in
-                                                    ("colours", "tiles", "clips")))
+                                                    ("colors", "tiles", "clips")))
         return float(np.square(painted(moved) - target, dtype=np.float64).sum() / 2)
 
     shapes = torch.from_numpy(strokes.shapes).requires_grad_()
     shapes_placed = place(strokes, shapes)
-    found = gradient(Boxes(strokes, shapes_placed, margin=1), strokes.colours, target)
+    found = gradient(Boxes(strokes, shapes_placed, margin=1), strokes.colors, target)
     assert np.abs(found.canvas - painted(strokes)).max() <= 1e-6
     backward_to_shapes(shapes_placed, found)
     told, measured = [], []
@@ -165,7 +165,7 @@ def test_the_gradient_tells_how_the_error_changes(family):
     assert 0.85 < np.dot(told, measured) / np.dot(measured, measured) < 1.15
 
 
-def test_worth_colour_and_curvature_are_exact():
+def test_worth_color_and_curvature_are_exact():
     strokes = random_strokes("bezier", 8, 4)
     target = np.random.default_rng(5).random((128, 128, 3), np.float32)
 
@@ -173,27 +173,27 @@ def test_worth_colour_and_curvature_are_exact():
         return float(np.square(painted(some) - target, dtype=np.float64).sum() / 2)
 
     found = gradient(Boxes(strokes, place(strokes, torch.from_numpy(strokes.shapes)), margin=1),
-                     strokes.colours, target)
+                     strokes.colors, target)
     error = half_error(strokes)
     for i in range(8):
         others = Strokes.join((strokes[:i], strokes[i + 1 :]))
         assert half_error(others) - error == pytest.approx(found.worth[i], rel=2e-3, abs=0.05)
         changed = Strokes.join((strokes[:i], strokes[i : i + 1], strokes[i + 1 :]))
-        changed.colours[i, 1] += 0.5
-        expected = 0.5 * found.colours[i, 1] + 0.125 * found.curvature[i]
+        changed.colors[i, 1] += 0.5
+        expected = 0.5 * found.colors[i, 1] + 0.125 * found.curvature[i]
         assert half_error(changed) - error == pytest.approx(expected, rel=2e-3, abs=0.05)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_refining_lowers_the_exact_error(family):
     rng = np.random.default_rng(2)
-    _, _, (stage,) = plan(1, 1, 0, 8)
-    shapes, middle = random_shapes(family, np.linspace(1, 0, 40), rng)
+    ((_, _, tiles, clips),) = (stage.layout for stage in plan(1, 1, 0, 8))
+    shapes, center = random_shapes(family, np.linspace(1, 0, 40), rng)
     target = np.zeros((128, 128, 3), np.float32)
     target[30:90, 20:70], target[60:120, 60:110] = (0.2, 0.4, 0.9), (0.8, 0.7, 0.1)
-    row, column = (middle * 127).astype(int).T
+    row, column = (center * 127).astype(int).T
     strokes = Strokes(family, 128, 128, shapes, target[row, column],
-                      np.tile(stage.tiles, (40, 1)), np.tile(stage.clips, (40, 1)))
+                      np.tile(tiles, (40, 1)), np.tile(clips, (40, 1)))
     before = shapes.copy()
     told = []
     better = refine(strokes, target, 60, report=told.append)
@@ -213,9 +213,9 @@ def test_refining_lowers_the_exact_error(family):
 
 
 def test_refining_keeps_strokes_on_their_tiles():
-    height, width, (_, stage) = plan(2, 2, 0, 4)
+    height, width, tiles, _ = plan(2, 2, 0, 4)[1].layout
     strokes = Strokes.join(
-        random_strokes("bezier", 10, k, tuple(tile), 256) for k, tile in enumerate(stage.tiles))
+        random_strokes("bezier", 10, k, tuple(tile), 256) for k, tile in enumerate(tiles))
     target = np.random.default_rng(0).random((height, width, 3), np.float32)
     better = refine(strokes, target, 45)
     count = lambda some: np.unique(some.tiles, axis=0, return_counts=True)[1].tolist()

@@ -39,6 +39,8 @@ def random_strokes(family: str, n: int = 64, seed: int = 0) -> Strokes:
     shapes[: n // 4 : 2, 4:6] = shapes[: n // 4 : 2, :2]  # P2 at P0
     tiles = np.column_stack((128 * rng.integers(0, (2, 3), (n, 2)), np.full(n, 128)))
     clips = np.column_stack((tiles[:, :2], tiles[:, :2] + 128))
+    tiles[-n // 4 : -n // 8, :2] -= 64  # beyond the edges, as the second passes of grid actors
+    clips[-n // 4 : -n // 8] = (0, 0, 256, 384)
     tiles[-n // 8 :] = (0, 0, 256)
     clips[-n // 8 :] = (0, 0, 256, 384)
     return Strokes(family, 256, 384, shapes, rng.random((n, 3)).astype(np.float32), tiles, clips)
@@ -55,7 +57,7 @@ def test_parts_join_to_the_whole():
     again = Strokes.join([strokes[:10], strokes[10:]])
     assert len(strokes[:10]) == 10
     assert (again.family, again.height, again.width) == ("bezier", 256, 384)
-    for name in ("shapes", "colours", "tiles", "clips"):
+    for name in ("shapes", "colors", "tiles", "clips"):
         assert np.array_equal(getattr(again, name), getattr(strokes, name))
 
 
@@ -66,9 +68,9 @@ def test_reading_gives_back_the_same_painting(tmp_path, family, size):
     write_json(tmp_path / "s.json", strokes, size, {"img": "a.png", "divide": [2, 3]})
     again, *rest = read_json(tmp_path / "s.json")
     assert rest == [size, {"img": "a.png", "divide": [2, 3]}]
-    assert again.shapes.dtype == again.colours.dtype == np.float32
+    assert again.shapes.dtype == again.colors.dtype == np.float32
     assert again.tiles.dtype == again.clips.dtype == np.int64
-    for name in ("colours", "tiles", "clips"):
+    for name in ("colors", "tiles", "clips"):
         assert np.array_equal(getattr(again, name), getattr(strokes, name))
     for scale in (1, 2):
         assert np.array_equal(painted(again, scale), painted(strokes, scale))
@@ -152,8 +154,9 @@ def test_what_other_programs_make_of_a_file_is_read(tmp_path, encoding):
     ({"tiles": [[0, 0, 128, 64]]}, "tile 1 is not a square"),
     ({"tiles": [[0, 0, 64.5, 64.5]]}, "tile 1 does not end at whole pixels"),
     ({"tiles": [[0, 0, 0, 0]]}, "tile 1 is empty"),
-    ({"tiles": [[-128, 0, 0, 128]]}, "tile 1 is beside the canvas"),
     ({"clips": [[0, 0, 128, 129]]}, "clip 1 leaves the canvas"),
+    ({"tiles": [[-128, 0, 0, 128]]}, "tile 1 lies outside the canvas"),
+    ({"tiles": [[0, 0, 9000, 9000]]}, "tile 1 is larger than any canvas"),
     ({"clips": [[0, 0, 128]]}, "clip 1 is no list of 4"),
     ({"strokes": {}}, "strokes is no list"),
     ({"strokes": [None]}, "stroke 1 is no object"),
@@ -229,14 +232,25 @@ def test_svg_is_well_formed(tmp_path, family, seconds):
     assert root.find(f".//{SVG}script") is None
 
 
+def test_two_svgs_on_a_page_share_no_names(tmp_path):
+    names = []
+    for seed in (0, 1):
+        write_svg(tmp_path / "s.svg", random_strokes("bezier", 24, seed), SIZE, 1)
+        text = (tmp_path / "s.svg").read_text()
+        names.append(set(re.findall(r'(?:id|class)="(.+?)"|@keyframes (\w+)', text)))
+        assert re.search(r"\{\.(\w+)>g\{animation:\1 ", text)  # for its own groups alone
+    assert min(map(len, names)) > 10
+    assert not names[0] & names[1]
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_plotters_get_a_line_a_stroke(tmp_path, family):
-    """By colour in painting order, where JSON has its points, on a page in millimetres.
+    """By color in painting order, where JSON has its points, on a page in millimetres.
 
     But those that nobody sees.
     """
     strokes = random_strokes(family, 12)
-    strokes.colours[:] = np.repeat(strokes.colours[:3], 4, 0)
+    strokes.colors[:] = np.repeat(strokes.colors[:3], 4, 0)
     write_plot(tmp_path / "p.svg", strokes, SIZE, 200)
     write_json(tmp_path / "s.json", strokes, SIZE, {})
     seen = strokes.shapes[:, 8 : 8 + FAMILIES[family].opacities].any(1)

@@ -8,9 +8,11 @@ import cv2
 import numpy as np
 import pytest
 
-from painting.frames import HOLD, fitted
-from painting.video import Gif, Mp4, Video
+from painting.frames import HOLD, Writer, fitted
+from painting.video import Gif, Mp4, open_video
 from utils.command import UserError
+
+ONCE = np.ones(1, int)  # how often each of the frames of a video is shown
 
 
 def strokes(count: int, height: int = 64, width: int = 96) -> list[np.ndarray]:
@@ -25,12 +27,12 @@ def strokes(count: int, height: int = 64, width: int = 96) -> list[np.ndarray]:
     return pictures
 
 
-def film(path: Path, frames: list[np.ndarray], fps: float, seconds: float | None = None) -> Video:
+def film(path: Path, frames: list[np.ndarray], fps: float, seconds: float | None = None) -> Writer:
     height, width = frames[0].shape[:2]
-    with Video(path, height=height, width=width, fps=fps,
-               times=fitted(len(frames), fps, seconds)) as video:
-        for frame in frames:
-            video.write(frame)
+    with open_video(path, height=height, width=width, fps=fps,
+                    times=fitted(len(frames), fps, seconds)) as video:
+        for number, frame in enumerate(frames):
+            video.write(number, frame)
     video.check()
     return video
 
@@ -102,7 +104,7 @@ def test_mp4_is_h264_that_browsers_play(tmp_path):
         assert error(shown[i], frames[min(i, 19)]) < 6
 
 
-def test_colours_keep_in_mp4(tmp_path):
+def test_mp4_keeps_colors(tmp_path):
     for name, colour in (("red", (0, 0, 220)), ("green", (0, 180, 0)), ("grey", (128, 128, 128))):
         film(tmp_path / f"{name}.mp4", [np.full((32, 32, 3), colour, np.uint8)], 30)
         assert np.abs(decoded(tmp_path / f"{name}.mp4")[0][0] - np.array(colour)).max() <= 3, name
@@ -146,15 +148,16 @@ def test_sizes_are_what_players_show(tmp_path, capsys):
             video = film(tmp_path / f"film{suffix}", strokes(3, *size), 10)
             assert decoded(video.path)[0][-1].shape == (video.height, video.width, 3)
     assert capsys.readouterr().err == ""
-    Video(tmp_path / "film.gif", height=2048, width=4096, fps=10, times=[1])
+    open_video(tmp_path / "film.gif", height=2048, width=4096, fps=10, times=ONCE)
     assert "1024x512" in capsys.readouterr().err
 
 
 def test_frames_of_another_size_are_stretched(tmp_path):
     small = strokes(2, 32, 48)
-    with Video(tmp_path / "film.mp4", height=64, width=96, fps=10, times=[1, 1]) as video:
-        for frame in small:
-            video.write(frame)
+    with open_video(tmp_path / "film.mp4", height=64, width=96, fps=10,
+                    times=np.ones(2, int)) as video:
+        for number, frame in enumerate(small):
+            video.write(number, frame)
     assert error(decoded(video.path)[0][-1], cv2.resize(small[-1], (96, 64))) < 6
 
 
@@ -163,10 +166,10 @@ def test_a_broken_off_video_leaves_nothing(tmp_path, name):
     path = tmp_path / name
     path.write_bytes(b"the one before")
     for exception in (KeyboardInterrupt, UserError):
-        with pytest.raises(exception), Video(
+        with pytest.raises(exception), open_video(
             path, height=64, width=96, fps=10, times=fitted(9, 10)
         ) as video:
-            video.write(strokes(1)[0])
+            video.write(0, strokes(1)[0])
             raise exception
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
@@ -188,9 +191,9 @@ def test_what_cannot_be_written_is_refused_at_once(tmp_path):
         ("film.gif", 60, "1 to 50"), ("film.mp4", 0.5, "1 to 120"), ("film.mp4", 1e9, "1 to 120"),
     ):
         with pytest.raises(UserError, match=says):
-            Video(tmp_path / name, height=8, width=8, fps=fps, times=[1])
+            open_video(tmp_path / name, height=8, width=8, fps=fps, times=ONCE)
     with pytest.raises(UserError, match="/proc"):
-        Video(Path("/proc/nowhere/film.mp4"), height=8, width=8, fps=30, times=[1])
+        open_video(Path("/proc/nowhere/film.mp4"), height=8, width=8, fps=30, times=ONCE)
     assert {p.name for p in tmp_path.iterdir()} == {"folder.mp4", "file"}
 
 
@@ -203,11 +206,12 @@ def test_memory_does_not_grow_with_the_frames(tmp_path, name):
 
     canvas = np.zeros((128, 128, 3), np.uint8)
     rng = np.random.default_rng(0)
-    with Video(tmp_path / name, height=128, width=128, fps=30, times=fitted(2000, 30)) as video:
+    with open_video(tmp_path / name, height=128, width=128, fps=30,
+                    times=fitted(2000, 30)) as video:
         for count in range(2000):  # 49 kB each, 98 MB together
             row, column = rng.integers(0, 112, 2)
             canvas[row : row + 16, column : column + 16] = rng.integers(0, 256, 3)
-            video.write(canvas.copy())
+            video.write(count, canvas.copy())
             if count == 300:
                 early = resident()
         assert resident() - early < 20

@@ -1,51 +1,61 @@
-"""The door to numba: kernels are compiled at their first call, kept, and it is said."""
+"""Start numba, which compiles the kernels of the exact rasterizer."""
 
 import os
 import warnings
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
+from types import ModuleType
 
 from utils.command import UserError
 
-os.environ.pop("NUMBA_THREADING_LAYER", None)  # another program's, which may not be there
-if os.environ.get("OMP_NUM_THREADS", "").isdecimal():  # or numba would give PyTorch its own
-    os.environ.setdefault("NUMBA_NUM_THREADS", os.environ["OMP_NUM_THREADS"])
-warnings.filterwarnings("ignore", "Environment variable 'NUMBA_")
-try:
-    from numba import njit, parallel_chunksize, prange
-    from numba.core import event
-except (ValueError, RuntimeError) as error:  # of nonsense in other variables
-    raise UserError(f"numba does not start: {error}; see its variables NUMBA_..") from error
 
-__all__ = ["compiled", "parallel_chunksize", "prange"]
-# Without a home numba would make a folder called ~ where it is.
-KEPT = os.access(Path(__file__).parent, os.W_OK) or os.path.expanduser("~") != "~"
+@cache
+def load_kernels() -> ModuleType:
+    """Import the kernels: numba compiles each at its first call, keeps it, and says so.
 
+    Set the variables that numba reads when it is imported.  Raises UserError where others of them
+    keep it from starting.
+    """
+    os.environ.pop("NUMBA_THREADING_LAYER", None)  # another program's, which may not be there
+    if os.environ.get("OMP_NUM_THREADS", "").isdecimal():  # or numba would give PyTorch its own
+        os.environ.setdefault("NUMBA_NUM_THREADS", os.environ["OMP_NUM_THREADS"])
+    warnings.filterwarnings("ignore", "Environment variable 'NUMBA_")
+    try:
+        from numba.core import event
 
-class Compiling(event.Listener):
-    """Says, once, that kernels are compiled, which takes its time."""
+        from Renderer import kernels
+    except (ValueError, RuntimeError) as error:  # of nonsense in other variables
+        raise UserError(f"numba does not start: {error}; see its variables NUMBA_..") from error
 
-    said = False
+    class Compiling(event.Listener):
+        """Says once that kernels are compiled, which takes seconds."""
 
-    def on_start(self, _: event.Event) -> None:
-        """A kernel was not found where compiled ones are kept."""
-        if not self.said:
-            print("compiling the rasteriser, once", flush=True)
-        self.said = True
+        said = False
 
-    def on_end(self, _: event.Event) -> None:
-        """It is done."""
+        def on_start(self, _: event.Event) -> None:
+            """Say that a kernel is not among the kept ones."""
+            if not self.said:
+                print("compiling the rasterizer, once", flush=True)
+            self.said = True
 
+        def on_end(self, _: event.Event) -> None:
+            """Say nothing."""
 
-event.register("numba:compile", Compiling())
+    event.register("numba:compile", Compiling())
+    return kernels
 
 
 def compiled(**options: bool) -> Callable[[Callable], Callable]:
-    """Compile a kernel, and keep it for later runs where there is a place for it."""
+    """Compile a kernel at its first call, and keep it on disk where there is a place for it."""
+    from numba import njit
+
+    # Without a home numba would make a folder called ~ in the working directory.
+    keep = os.access(Path(__file__).parent, os.W_OK) or os.path.expanduser("~") != "~"
 
     def decorate(kernel: Callable) -> Callable:
         try:
-            return njit(cache=KEPT, **options)(kernel)
+            return njit(cache=keep, **options)(kernel)
         except RuntimeError:  # neither the program's folder nor the user's can be written
             return njit(**options)(kernel)
 

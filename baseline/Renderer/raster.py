@@ -1,4 +1,4 @@
-"""The exact raster of a whole painting: strokes of any tile, on a canvas of any size.
+"""The exact rasterizer of whole paintings: strokes on any tile, on a canvas of any size.
 
 Each stroke is drawn in the box that it covers, as ``stroke_gen.draw`` draws it, and blended onto
 the canvas.  Inside a tile of 128 pixels the painting equals that of ``draw`` and ``composite``.
@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import torch
 
-from Renderer.jit import compiled, parallel_chunksize, prange
+from Renderer.jit import load_kernels
 from Renderer.stroke_batch import half_widths
 from Renderer.stroke_gen import FAMILIES, Discs, Triangles
 from Renderer.strokes import Strokes
@@ -25,7 +25,7 @@ REPORT_INTERVAL = 64  # strokes
 
 
 def place(strokes: Strokes, shapes: torch.Tensor, scale: float = 1.0) -> Discs | Triangles:
-    """Where strokes lie, each on the double grid of its tile.
+    """Return where strokes lie, each on the double grid of its tile.
 
     shapes: (n, 10), the strokes' shape numbers, through which gradients flow.  Strokes on small
     tiles repeat their last disc until they have as many as the others.
@@ -54,7 +54,7 @@ class Boxes:
     def __init__(
         self, strokes: Strokes, shapes: Discs | Triangles, scale: float = 1.0, margin: int = 0
     ) -> None:
-        """shapes: from ``place``; margin: pixels to leave around each stroke, inside its clip."""
+        """Take ``shapes`` from ``place``; leave ``margin`` pixels around each in its clip."""
         corner = np.rint(2 * scale * strokes.tiles[:, :2]).astype(np.int32)
         *places, opacity = (field.detach().numpy() for field in shapes)
         self.rows = places[0].astype(np.int32) + corner[:, :1]  # (n, k), on the double grid
@@ -84,9 +84,10 @@ class Boxes:
         cover = np.zeros(4 * pixels, np.int16)
         opacity = np.empty(pixels, np.float32)
         table = half_widths(1 << int(self.radii.max(initial=0)).bit_length())
-        with parallel_chunksize(STROKES_A_CHUNK):
-            _draw(self.rows, self.columns, self.radii, self.opacity, table, self.box, start, cover,
-                  opacity)
+        kernels = load_kernels()
+        with kernels.parallel_chunksize(STROKES_A_CHUNK):
+            kernels.draw(self.rows, self.columns, self.radii, self.opacity, table, self.box, start,
+                         cover, opacity)
         return start, opacity, cover
 
 
@@ -103,7 +104,7 @@ def paint_exact(strokes: Strokes, canvas: np.ndarray, scale: float = 1.0) -> Non
         if fits < len(few):
             continue  # with fewer
         start, opacity, _ = boxes.draw()
-        _blend(canvas, boxes.box, start, opacity, few.colours)
+        load_kernels().blend(canvas, boxes.box, start, opacity, few.colors)
         first, fits = first + len(few), min(2 * fits, STROKES_AT_ONCE)
 
 
@@ -133,76 +134,3 @@ def paint_frames(
         if (rows, columns) != (height, width):
             picture = cv2.resize(canvas, (width, height), interpolation=cv2.INTER_AREA)
         yield cv2.convertScaleAbs(picture, alpha=255)
-
-
-@compiled(parallel=True)
-def _draw(rows, columns, radii, opacities, table, box, start, cover, opacity):
-    """See ``Boxes.draw``."""
-    for i in prange(len(rows)):
-        top, left = 2 * box[i, 0], 2 * box[i, 1]
-        height, width = 2 * box[i, 2] - top, 2 * box[i, 3] - left
-        own = cover[4 * start[i] : 4 * start[i] + height * width]
-        if radii.shape[1]:
-            _fill_discs(rows[i], columns[i], radii[i], table, top, left, height, width, own)
-        else:
-            _fill_triangle(rows[i], columns[i], top, left, height, width, own)
-        for y in range(height // 2):
-            for x in range(width // 2):
-                at = 2 * y * width + 2 * x
-                total = opacities[i, own[at]] + opacities[i, own[at + 1]]
-                at += width
-                total += opacities[i, own[at]] + opacities[i, own[at + 1]]
-                opacity[start[i] + y * (width // 2) + x] = total / 4
-
-
-@compiled()
-def _fill_discs(rows, columns, radii, table, top, left, height, width, cover):
-    """Of each disc fill what the next one does not cover: that one fills its part of the rest."""
-    last = len(rows) - 1
-    for k in range(last + 1):
-        row, column, radius = rows[k] - top, columns[k] - left, radii[k]
-        if (k < last and radius == radii[k + 1] and row == rows[k + 1] - top
-                and column == columns[k + 1] - left):
-            continue
-        for y in range(max(0, row - radius), min(height, row + radius + 1)):
-            reach = table[radius, abs(y - row)]
-            first, end = max(0, column - reach), min(width, column + reach + 1)
-            covered_from = covered_to = end
-            if k < last:
-                away = abs(y + top - rows[k + 1])
-                if away <= radii[k + 1]:
-                    reach = table[radii[k + 1], away]
-                    covered_from = min(end, columns[k + 1] - left - reach)
-                    covered_to = columns[k + 1] - left + reach + 1
-            for x in range(first, covered_from):
-                cover[y * width + x] = k + 1
-            for x in range(max(first, covered_to), end):
-                cover[y * width + x] = k + 1
-
-
-@compiled()
-def _fill_triangle(rows, columns, top, left, height, width, cover):
-    for y in range(max(0, min(rows) - top), min(height, max(rows) - top + 1)):
-        for x in range(max(0, min(columns) - left), min(width, max(columns) - left + 1)):
-            low, high = 0, 0
-            for k in range(3):
-                row, column = rows[k], columns[k]
-                cross = ((columns[k - 1] - column) * (y + top - row)
-                         - (rows[k - 1] - row) * (x + left - column))
-                low, high = min(low, cross), max(high, cross)
-            if low == 0 or high == 0:
-                cover[y * width + x] = 1
-
-
-@compiled(parallel=True)
-def _blend(canvas, box, start, opacity, colours):
-    """canvas <- (1 - a) canvas + a colour, one stroke after the other; rows side by side."""
-    for y in prange(len(canvas)):
-        for i in range(len(box)):
-            if box[i, 0] <= y < box[i, 2]:
-                first, end = box[i, 1], box[i, 3]
-                at = start[i] + (y - box[i, 0]) * (end - first)
-                for x in range(first, end):
-                    a = opacity[at + x - first]
-                    for c in range(3):
-                        canvas[y, x, c] += a * (colours[i, c] - canvas[y, x, c])

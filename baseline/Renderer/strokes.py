@@ -1,4 +1,4 @@
-"""The strokes of a painting: what painters hand to rasterisers, stroke files and SVG."""
+"""The strokes of a painting: what painters hand to rasterizers, stroke files and SVG."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
@@ -14,7 +14,7 @@ class Strokes:
     height: int  # of the canvas, pixels
     width: int
     shapes: np.ndarray  # (n, 10) float32 in [0, 1], relative to the stroke's tile
-    colours: np.ndarray  # (n, 3) float32 BGR in [0, 1]
+    colors: np.ndarray  # (n, 3) float32 BGR in [0, 1]
     tiles: np.ndarray  # (n, 3) int64: top, left and width of the square tile, canvas pixels
     clips: np.ndarray  # (n, 4) int64: top, left, bottom, right: nothing is painted outside
 
@@ -27,7 +27,7 @@ class Strokes:
 
     @classmethod
     def join(cls, parts: Iterable["Strokes"]) -> "Strokes":
-        """One painting of at least one, on the same canvas and of one family."""
+        """Join at least one part of a painting, all on the same canvas and of one family."""
         parts = list(parts)
         arrays = (field.name for field in fields(cls)[3:])
         return replace(parts[0], **{

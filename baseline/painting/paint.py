@@ -1,11 +1,11 @@
-"""Pictures to strokes to files, in one call."""
+"""Paint pictures one after the other: picture to stages to steps to files."""
 
-import argparse
 import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
-from itertools import chain, groupby
+from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -14,219 +14,225 @@ from tqdm import tqdm
 from constants import BUNDLE, STEPS
 from DRL.rollout import Painter
 from grid.painter import load_painter
-from painting.outputs import Files, check_places, own_names
-from painting.painting import (
-    Painting,
-    Progress,
+from painting.frames import Frames, Writer
+from painting.options import PaintOptions
+from painting.outputs import check_places, own_names, write_files, writers_of
+from painting.refine import refine
+from painting.steps import (
+    Step,
     errors,
-    paint_grid,
-    paint_overlapping,
-    paint_tiles,
-    scatter,
-    show_exact,
+    paint_steps,
+    random_steps,
+    repaint_steps,
+    target_of,
+    write_steps,
 )
-from painting.tiles import canvas_side, fitting_grid, plan
+from painting.tiles import Stage, fitting_grid, plan
 from Renderer.model import TrainedRender, load_render
+from Renderer.strokes import Strokes
 from running.device import Precision, pick_device
 from running.run import StopSignals
 from utils.command import ACTOR, UserError, enough_memory, one_line
+from utils.files import in_turn
 from utils.listing import list_pictures
 from utils.pictures import psnr, read_picture
 
-TILES_AT_ONCE = 64  # that the actor sees in one batch
-LARGEST_CANVAS = 8192  # pixels
-MOST_STEPS = 56  # in a stage, that help the actor that comes with this
+MAX_STEPS = 56  # of a stage, that help the actor that comes with this
 
 
-def readable(paths: list[Path], left_out: list[Path]) -> Iterator[Painting]:
-    """A painting of each picture; of several those that cannot be read are left out, and named."""
-    for path, name in zip(paths, own_names(paths), strict=True):
+def readable(
+    options: PaintOptions, unread: list[Path]
+) -> Iterator[tuple[PaintOptions, Path, np.ndarray]]:
+    """Yield each picture, with its path and the options with its own files.
+
+    Those of several that cannot be read are skipped, named and added to ``unread``.
+    """
+    for path, name in zip(options.images, own_names(options.images), strict=True):
         try:
             picture = read_picture(path)
         except UserError as error:
             if name is None:
                 raise
-            left_out.append(path)
+            unread.append(path)
             print(f"warning: {one_line(str(error))}; it is left out", file=sys.stderr)
         else:
-            yield Painting(path, picture, name)
+            yield options.named(name), path, picture
 
 
-def batches(paintings: Iterable[Painting], grid: tuple[int, int] | None) -> Iterator[
-        tuple[tuple[int, int], list[Painting]]]:
-    """Paintings in a row with the same grid of tiles come together, as many as fit."""
-    def grid_of(painting: Painting) -> tuple[int, int]:
-        return grid or fitting_grid(*painting.picture.shape[:2])
-
-    for shape, alike in groupby(paintings, grid_of):
-        most = max(1, TILES_AT_ONCE // (shape[0] * shape[1]))
-        few = []
-        for painting in alike:
-            few.append(painting)
-            if len(few) == most:
-                yield shape, few
-                few = []
-        if few:
-            yield shape, few
+def stages_of(options: PaintOptions, picture: np.ndarray) -> list[Stage]:
+    """Return the stages of the painting of a picture."""
+    return plan(*(options.divide or fitting_grid(*picture.shape[:2])), options.overlap,
+                options.max_step)
 
 
-def show_progress(steps: Progress, total: int, signals: StopSignals) -> None:
-    """Paint until all is done or a signal comes; show a bar on a terminal, lines elsewhere."""
+def warn(options: PaintOptions, stages: list[Stage]) -> None:
+    """Warn of options that hardly help."""
+    if options.overlap and not options.refine:
+        print("warning: without --refine N paintings on overlapping tiles come out worse than on "
+              "tiles side by side", file=sys.stderr)
+    if stages[0].steps > MAX_STEPS and options.actor == ACTOR and not options.refine:
+        print(f"warning: this actor learnt to paint in {STEPS} steps; more than some {MAX_STEPS}, "
+              f"or {2 * MAX_STEPS} with tiles, hardly make its paintings better", file=sys.stderr)
+
+
+def watched(steps: Iterable[Step], total: int, signals: StopSignals) -> Iterator[Step]:
+    """Pass steps on until a signal comes; show a bar on a terminal, lines elsewhere.
+
+    total: bundles of the painting.
+    """
     done = 0
     with tqdm(total=total, unit="step", disable=None) as bar:
-        for stage, step, error in steps:
-            bar.set_postfix_str(f"{stage.name}, squared error {error:.5f}")
-            bar.update()
+        for step in steps:
+            yield step
+            if step.error is None:
+                continue
             done += 1
+            bar.set_postfix_str(f"{step.bundle}, squared error {step.error:.5f}")
+            bar.update()
             if bar.disable:
-                print(f"{stage.name} step {step}: squared error {error:.5f}", flush=True)
+                print(f"{step.bundle}: squared error {step.error:.5f}", flush=True)
             if signals.stopped:
                 break
     if done < total:
         print(f"stopped after {done} of {total} steps", flush=True)
 
 
-def refine_painting(
-    painting: Painting, render: TrainedRender, steps: int, seed: int, signals: StopSignals
-) -> None:
-    """Refine the strokes of a painting and say what it gave; a signal ends it with the best."""
-    from painting.refine import refine
+def refined(
+    strokes: Strokes, picture: np.ndarray, name: str, render: TrainedRender,
+    options: PaintOptions, signals: StopSignals,
+) -> tuple[Strokes, float]:
+    """Refine strokes, say what it gave, and return them and their error.
 
-    def say(when: str) -> None:
-        neural, painting.error = errors(painting, render, render.precision.device)
-        print(f"{painting.path.name} {when}: squared error {painting.error:.5f} on the exact "
-              f"raster, {neural:.5f} on the neural canvas", flush=True)
+    A signal ends it with the best by then.
+    """
+    def say(strokes: Strokes, when: str) -> float:
+        neural, exact = errors(strokes, picture, render, render.precision.device)
+        print(f"{name} {when}: squared error {exact:.5f} on the exact raster, {neural:.5f} on the "
+              "neural canvas", flush=True)
+        return exact
 
-    say("before refining")
+    def report(error: float) -> None:
+        bar.set_postfix_str(f"refining, squared error {error:.5f}")
+        bar.update()
+        done.append(error)
+        if bar.disable and len(done) % max(1, options.refine // 10) == 0:
+            print(f"refining step {len(done)}: squared error {error:.5f}", flush=True)
+
+    done: list[float] = []
+    say(strokes, "before refining")
     start = time.monotonic()
-    strokes = painting.strokes()
-    with tqdm(total=steps, unit="step", disable=None) as bar:
-        def report(error: float) -> None:
-            bar.set_postfix_str(f"refining, squared error {error:.5f}")
-            bar.update()
-            nonlocal done
-            done += 1
-            if bar.disable and done % max(1, steps // 10) == 0:
-                print(f"refining step {done}: squared error {error:.5f}", flush=True)
-
-        done = 0
-        target = painting.target(strokes.height, strokes.width)
-        painting.parts = [refine(strokes, target, steps, seed, report,
-                                 lambda: signals.stopped)]
-    say(f"stopped after {done} of {steps} steps" if signals.stopped else
-        f"after {steps} steps of refining in {time.monotonic() - start:.1f} s")
+    target = target_of(picture, strokes.height, strokes.width)
+    with tqdm(total=options.refine, unit="step", disable=None) as bar:
+        strokes = refine(strokes, target, options.refine, options.seed, report,
+                         lambda: signals.stopped)
+    return strokes, say(strokes, (
+        f"stopped after {len(done)} of {options.refine} steps" if signals.stopped else
+        f"after {options.refine} steps of refining in {time.monotonic() - start:.1f} s"))
 
 
-def paint_batch(
-    options: argparse.Namespace, painter: Painter | None, render: TrainedRender,
-    shape: tuple[int, int], paintings: list[Painting], signals: StopSignals,
-) -> list[float]:
-    """Paint pictures on a grid of tiles, side by side where tiles do not overlap.
+def refined_steps(
+    parts: list[Strokes], picture: np.ndarray, writers: list[Writer], *arguments: object
+) -> Iterator[Step]:
+    """Refine the strokes of steps and paint them again, the frames that the writers want.
 
-    A signal ends it with what is painted by then.  Returns the squared errors of what is.
+    Frames have the size of the picture, or of the canvas where that is larger.  arguments: see
+    ``refined``.
+    """
+    strokes, error = refined(Strokes.join(parts), picture, *arguments)
+    size = np.maximum(picture.shape[:2], (strokes.height, strokes.width)).tolist()
+    wanted = [np.flatnonzero(writer.times) for writer in writers] or [np.array([sys.maxsize])]
+    yield from repaint_steps(strokes, size, list(map(len, parts)), np.concatenate(wanted), error)
+
+
+def paint_picture(
+    options: PaintOptions, path: Path, picture: np.ndarray, painter: Painter | None,
+    render: TrainedRender, signals: StopSignals,
+) -> float:
+    """Paint a picture, write its files and return its error; a signal ends it early.
+
+    options: with the painting's own files; painter: None for random strokes.
     """
     start = time.monotonic()
-    height, width = (canvas_side(tiles, options.overlap) for tiles in shape)
-    if max(height, width) > LARGEST_CANVAS:
-        raise UserError(f"{shape[0]}x{shape[1]} tiles make a canvas of {width}x{height} pixels; "
-                        f"{LARGEST_CANVAS} a side are the most")
-    height, width, stages = plan(*shape, options.overlap, options.max_step)
-    if not all(stage.steps for stage in stages):
-        raise UserError(f"--max_step {options.max_step} leaves no step for the tiles; "
-                        "use --max_step 2 or more, or --divide 1")
-    steps = sum(stage.steps for stage in stages)
-    if max(stage.steps for stage in stages) > MOST_STEPS and options.actor == ACTOR and not (
-            options.refine):
-        print(f"warning: this actor learnt to paint in {STEPS} steps; more than some {MOST_STEPS}, "
-              f"or {2 * MOST_STEPS} with tiles, hardly make its paintings better", file=sys.stderr)
-    bundle = painter.bundle if painter else BUNDLE
-    files = [Files(options, painting, bundle * steps) for painting in paintings]
+    stages = stages_of(options, picture)
+    total = sum(stage.steps for stage in stages)
+    frames = total * (painter.bundle if painter else BUNDLE)
+    writers = writers_of(options, path.name, picture.shape[:2], frames)
     with ExitStack() as stack:
-        if not options.refine:
-            for each in files:
-                each.open(stack)
-        if painter is None:
-            for painting in paintings:
-                scatter(painting, render.family, height, width, stages, options.seed)
-        elif options.overlap or painter.canvas == "exact":
-            paint = paint_grid if painter.canvas == "exact" else paint_overlapping
-            for painting in paintings:
-                if not signals.stopped:
-                    show_progress(paint(painter, painting, height, width, stages), steps, signals)
-        else:
-            show_progress(paint_tiles(painter, paintings, height, width, stages), steps, signals)
-        for painting, each in zip(paintings, files, strict=True):
-            if not painting.parts:  # stopped before
-                continue
-            if not options.refine:
-                painting.end()
-                continue
-            if signals.stopped:
-                _, painting.error = errors(painting, render, render.precision.device)
-            else:
-                refine_painting(painting, render, options.refine, options.seed, signals)
-            each.open(stack)
-            show_exact(painting, stages, bundle, each.wanted)
-    begun = [pair for pair in zip(paintings, files, strict=True) if pair[0].parts]
+        for writer in writers:
+            stack.enter_context(writer)
+        steps = painter and watched(paint_steps(painter, picture, stages), total, signals)
+        if options.refine:
+            parts = ([step.strokes for step in steps] if painter else
+                     list(random_steps(render.family, picture, stages, options.seed)))
+            steps = refined_steps(parts, picture, writers, path.name, render, options, signals)
+        strokes, frame, error = write_steps(steps, writers, frames)
     spent = time.monotonic() - start
-    settings = {name: vars(options)[name] for name in ("overlap", "refine", "seed")} | {
-        "max_step": steps, "divide": f"{shape[0]}x{shape[1]}",
-        "actor": options.actor.name, "renderer": options.renderer.name}
+    source = {"image": path.name, "overlap": options.overlap, "refine": options.refine,
+              "seed": options.seed, "max_step": total,
+              "divide": f"{stages[-1].rows}x{stages[-1].columns}",
+              "actor": options.actor.name, "renderer": options.renderer.name}
+    in_turn((lambda: write_files(options, picture, frame, strokes, source),
+             *(writer.check for writer in writers)))
     exact = options.refine or options.overlap or painter.canvas == "exact"
-    canvas = "exact raster" if exact else "neural canvas"
-    failures = []
-    for painting, each in begun:
-        try:
-            written = each.finish(settings)
-        except UserError as error:  # which takes nothing from the others
-            failures.append(error)
-            continue
-        print(f"{painting.path.name}: {len(painting.strokes())} strokes, {spent:.1f} s"
-              + f" for {len(begun)} images together" * (len(begun) > 1)
-              + f", squared error {painting.error:.5f} ({canvas}), PSNR "
-              f"{psnr(painting.error):.2f} dB" + f"; {written}" * bool(written), flush=True)
-        if later := each.later_frames():
-            print(f"warning: {later[0]} and {len(later) - 1} more frames of an earlier painting "
-                  "follow them; delete those before making a video", file=sys.stderr)
-        print(f"the painting: {each.paths.painting}", flush=True)
-    if failures:
-        raise failures[0]
-    return [painting.error for painting, _ in begun]
+    say(options, path, writers, f"{len(strokes)} strokes, {spent:.1f} s, squared error {error:.5f} "
+        f"({'exact raster' if exact else 'neural canvas'}), PSNR {psnr(error):.2f} dB")
+    return error
 
 
-@enough_memory("--divide, or fewer images at once")
-def paint_pictures(options: argparse.Namespace) -> None:
-    """Paint as the options of ``test.py`` say; exit status 1 where images are left out."""
+def say(options: PaintOptions, path: Path, writers: list[Writer], result: str) -> None:
+    """Print the result of a painting and its files."""
+    frames = [writer for writer in writers if isinstance(writer, Frames)]
+    written = [text for each in frames for text in each.written()]
+    print("; ".join((f"{path.name}: {result}", *written, *map(str, options.files()))), flush=True)
+    if later := [path for each in frames for path in each.later_frames()]:
+        print(f"warning: {later[0]} and {len(later) - 1} more frames of an earlier painting "
+              "follow them; delete those before making a video", file=sys.stderr)
+    print(f"the painting: {options.painting}", flush=True)
+
+
+@enough_memory("--divide")
+def paint_pictures(options: PaintOptions) -> None:
+    """Paint as the options say; exit status 1 where images are skipped."""
     start = time.monotonic()
     precision = Precision(options.precision, pick_device(options.device))
-    paths = list_pictures(options.img)
-    check_places(options, paths)
-    if options.overlap and not options.refine:
-        print("warning: without --refine N paintings on overlapping tiles come out worse than on "
-              "tiles side by side", file=sys.stderr)
-    left_out: list[Path] = []
-    groups = batches(readable(paths, left_out), options.divide)
-    if (first := next(groups, None)) is None:  # before the weights
+    options = replace(options, images=list_pictures(options.images))
+    check_places(options)
+    unread: list[Path] = []
+    pictures = readable(options, unread)
+    if (first := next(pictures, None)) is None:  # before the weights
         raise UserError("none of the images can be read")
-    if options.actor == Path("none"):
-        painter, render = None, load_render(options.renderer, precision)
-    else:
-        painter = load_painter(options.actor, options.renderer, precision)
-        render = painter.render
-    all_errors = []
+    warn(options, stages_of(options, first[-1]))
+    painter = (None if options.actor == Path("none") else
+               load_painter(options.actor, options.renderer, precision))
+    render = painter.render if painter else load_render(options.renderer, precision)
+    all_errors, failures = [], []
     with StopSignals() as signals:
-        for shape, paintings in chain([first], groups):
-            all_errors += paint_batch(options, painter, render, shape, paintings, signals)
+        for own, path, picture in chain([first], pictures):
+            try:
+                all_errors.append(paint_picture(own, path, picture, painter, render, signals))
+            except UserError as error:  # which takes nothing from the others
+                failures.append(error)
             if signals.stopped:
                 break
-    if len(paths) > 1 and all_errors:
-        print(f"{len(all_errors)} images: mean squared error {np.mean(all_errors):.5f}, "
-              f"{(time.monotonic() - start) / len(all_errors):.1f} s an image", flush=True)
-    if left_out:
-        print(f"{len(left_out)} of {len(paths)} images were left out: "
-              + ", ".join(one_line(str(path)) for path in left_out), file=sys.stderr)
+    if failures:
+        raise failures[0]
+    end(options, all_errors, unread, signals, time.monotonic() - start)
+
+
+def end(
+    options: PaintOptions, all_errors: list[float], unread: list[Path], signals: StopSignals,
+    spent: float,
+) -> None:
+    """Sum up the paintings of several images; exit where images are missing."""
+    count, total = len(all_errors), len(options.images)
+    if total > 1 and count:
+        print(f"{count} images: mean squared error {np.mean(all_errors):.5f}, "
+              f"{spent / count:.1f} s an image", flush=True)
+    if unread:
+        print(f"{len(unread)} of {total} images were left out: "
+              + ", ".join(one_line(str(path)) for path in unread), file=sys.stderr)
     if signals.stopped:
-        print(f"{len(all_errors)} of {len(paths)} images were painted", file=sys.stderr)
+        print(f"{count} of {total} images were painted", file=sys.stderr)
         sys.exit(128 + signals.number)
-    if left_out:
+    if unread:
         sys.exit(1)

@@ -1,14 +1,13 @@
-"""Strokes as the centre lines that plotters draw: one path each, by colour, nothing filled."""
+"""Strokes as the center lines that plotters draw: one path each, by color, nothing filled."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from painting.stroke_file import absolute_points, picture_scale
+from painting.stroke_file import absolute_points, picture_scale, write_lines
 from Renderer.stroke_gen import FAMILIES
 from Renderer.strokes import Strokes
-from utils.files import write_atomically
 
 OUTLINE = 1.0  # picture pixels, the width of a triangle's sides
 
@@ -18,17 +17,16 @@ def write_plot(
 ) -> None:
     """Write an SVG of the lines along which the strokes of a picture go, whole or not at all.
 
-    Each visible one is a path with its mean width and opacity; those of one colour are a group,
-    in the order in which the colours first come.  millimetres: the width of the page.
+    Each visible one is a path with its mean width and opacity; those of one color are a group,
+    in the order in which the colors first come.  millimetres: the width of the page.
     """
-    write_atomically(path, lambda file: file.writelines(
-        f"{line}\n".encode() for line in _lines(strokes, picture_size, millimetres)))
+    write_lines(path, _lines(strokes, picture_size, millimetres))
 
 
 def _lines(
     strokes: Strokes, picture_size: tuple[int, int], millimetres: float | None
 ) -> Iterator[str]:
-    """The lines of the file."""
+    """Yield the lines of the file."""
     family = FAMILIES[strokes.family]
     height, width = picture_size
     scale = picture_scale(strokes, picture_size)
@@ -39,10 +37,10 @@ def _lines(
     opacities = (strokes.shapes[:, 8 : 8 + family.opacities].astype(float).mean(1)
                  if family.opacities else np.ones(len(strokes)))
     groups: dict[str, list[str]] = {}
-    colours = (strokes.colours[:, ::-1] * 255 + 0.5).astype(np.uint8)
+    colors = (strokes.colors[:, ::-1] * 255 + 0.5).astype(np.uint8)
     for number in np.flatnonzero(opacities > 0):
         faint = f' stroke-opacity="{opacities[number]:.3g}"' if opacities[number] < 0.9995 else ""
-        groups.setdefault("#" + colours[number].tobytes().hex(), []).append(
+        groups.setdefault("#" + colors[number].tobytes().hex(), []).append(
             f'<path stroke-width="{widths[number]:.2f}"{faint} '
             f'd="{_path(points[number], bool(family.radii))}"/>')
     page = f'width="{width}" height="{height}"'
@@ -50,15 +48,15 @@ def _lines(
         page = f'width="{millimetres:g}mm" height="{millimetres * height / width:g}mm"'
     yield (f'<svg xmlns="http://www.w3.org/2000/svg" {page} viewBox="0 0 {width} {height}" '
            'fill="none" stroke-linecap="round" stroke-linejoin="round">')
-    for colour, paths in groups.items():
-        yield f'<g stroke="{colour}">'
+    for color, paths in groups.items():
+        yield f'<g stroke="{color}">'
         yield from paths
         yield "</g>"
     yield "</svg>"
 
 
 def _path(points: np.ndarray, curved: bool) -> str:
-    """Path data of a dot (1, 2), or of three points (3, 2): a curve, or a triangle's sides."""
+    """Return a dot (1, 2), or three points (3, 2): a curve or a triangle's sides, as path data."""
     first, *others = (f"{x:.2f} {y:.2f}" for x, y in points)
     if not others:
         return f"M{first}h0.01"

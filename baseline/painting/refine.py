@@ -1,4 +1,4 @@
-"""Improve all strokes of a painting together, by gradient steps on the exact raster's error."""
+"""Improve all strokes of a painting together, by gradient steps on the exact canvas's error."""
 
 import math
 from collections.abc import Callable
@@ -13,28 +13,28 @@ from Renderer.raster_gradient import backward_to_shapes, gradient
 from Renderer.stroke_gen import FAMILIES, SHAPE_DIM
 from Renderer.strokes import Strokes
 
-RATE = 0.02  # highest of Adam's, in parts of a tile
-RATES = (1, 1, 1.5, 1.5, 1, 1, 0.5, 0.5, 2, 2)  # by shape number, times RATE
+LR = 0.02  # highest of Adam's, in parts of a tile
+LR_MULTIPLIERS = (1, 1, 1.5, 1.5, 1, 1, 0.5, 0.5, 2, 2)  # by shape number
 BETAS = (0.9, 0.99)
-COLOUR_STEP = 0.5  # of the way to each colour's own optimum
-LEAST_CURVATURE = 0.3  # pixels; strokes that are hardly seen keep their colours
+COLOR_STEP = 0.5  # of the way to each color's own optimum
+LEAST_CURVATURE = 0.3  # pixels; strokes that are hardly visible keep their colors
 SEED_INTERVAL = 20  # steps between re-seedings
 LEAST_SEEDED, MOST_SEEDED = 0.05, 0.3  # of the strokes, those of least worth
-IDLE = 0.1  # of the mean worth; strokes of less no longer matter
+IDLE = 0.1  # of the mean worth; strokes of less are seeded again
 SEED_UNTIL = 0.6  # of the steps
 
 
 class Adam:
-    """Adam on rows that can start anew one by one (Kingma and Ba, 2015)."""
+    """Adam on rows that can be reset one by one (Kingma and Ba, 2015)."""
 
     def __init__(self, values: torch.Tensor) -> None:
         self.mean, self.square = torch.zeros_like(values), torch.zeros_like(values)
         self.age = torch.zeros(len(values), 1)
 
-    def step(self, slope: torch.Tensor) -> torch.Tensor:
-        """The step's direction, of about one where gradients agree."""
+    def step(self, grad: torch.Tensor) -> torch.Tensor:
+        """Return the step's direction, of about one where gradients agree."""
         self.age += 1
-        for average, value, beta in zip((self.mean, self.square), (slope, slope * slope), BETAS,
+        for average, value, beta in zip((self.mean, self.square), (grad, grad * grad), BETAS,
                                         strict=True):
             average.lerp_(value, 1 - beta)
         mean, square = (average / (1 - beta**self.age) for average, beta in
@@ -42,7 +42,7 @@ class Adam:
         return mean / (square.sqrt() + 1e-6)
 
     def reorder(self, order: np.ndarray, new: int) -> None:
-        """Take the rows in this order; the last ``new`` of them start anew."""
+        """Take the rows in this order and reset the last ``new`` of them."""
         for name in ("mean", "square", "age"):
             rows = getattr(self, name)[order]
             rows[len(rows) - new :] = 0
@@ -54,41 +54,40 @@ def refine(
     report: Callable[[float], object] = lambda error: None,
     stopped: Callable[[], bool] = lambda: False,
 ) -> Strokes:
-    """Lower the mean squared error of the strokes' exact raster.
+    """Lower the mean squared error of strokes on the exact canvas and return the best ones.
 
     target: (height, width, 3) float32 BGR in [0, 1], for the strokes' canvas, which is black at
-    first.  Shapes follow Adam, colours step towards their optimum; now and then the strokes that
-    matter least move, within their tile, to where the error is largest, last in painting order.
-    report: called after each step with the error before it; stopped: whether to leave it at that.
-    Returns the best strokes that were met, at least as good as those given.
+    first.  Shapes follow Adam, colors step towards their optimum.  Every SEED_INTERVAL steps the
+    strokes of least worth move, within their tile, to where the error is largest, last in painting
+    order.  report: called after each step with the error before it; stopped: whether to end now.
     """
     rng = np.random.default_rng(seed)
     best, least = strokes, math.inf
     adam = Adam(torch.from_numpy(strokes.shapes))
-    rates = RATE * torch.tensor(RATES)
+    rates = LR * torch.tensor(LR_MULTIPLIERS)
     for step in range(steps + 1):
         shapes = torch.from_numpy(strokes.shapes).requires_grad_()
         placed = place(strokes, shapes)
-        found = gradient(Boxes(strokes, placed, margin=1), strokes.colours, target)
-        difference = found.canvas - target
+        result = gradient(Boxes(strokes, placed, margin=1), strokes.colors, target)
+        difference = result.canvas - target
         error = float(np.square(difference).mean())
         if error < least:
             best, least = strokes, error
         if step == steps or stopped():
             break
-        backward_to_shapes(placed, found)
+        backward_to_shapes(placed, result)
         progress = step / steps
         rate = (1 + math.cos(math.pi * progress)) / 2 * rates
         moved = shapes.detach() - rate * adam.step(shapes.grad)
-        colour_steps = found.colours / (found.curvature[:, None] + LEAST_CURVATURE)
-        recoloured = strokes.colours - COLOUR_STEP * colour_steps
+        color_steps = result.colors / (result.curvature[:, None] + LEAST_CURVATURE)
+        recolored = strokes.colors - COLOR_STEP * color_steps
         strokes = replace(strokes, shapes=moved.clamp_(0, 1).numpy(),
-                          colours=recoloured.clip(0, 1))
+                          colors=recolored.clip(0, 1))
         if step % SEED_INTERVAL == SEED_INTERVAL - 1 and progress < SEED_UNTIL:
-            idle = int((found.worth < IDLE * found.worth.mean()).sum())
+            idle = int((result.worth < IDLE * result.worth.mean()).sum())
             few, many = (math.ceil(v * len(strokes)) for v in (LEAST_SEEDED, MOST_SEEDED))
             count = min(max(few, idle), many)
-            order = found.worth.argsort(kind="stable")
+            order = result.worth.argsort(kind="stable")
             order = np.concatenate((np.sort(order[count:]), order[:count]))
             strokes = Strokes.join((
                 strokes[order[:-count]],
@@ -101,9 +100,9 @@ def refine(
 def reseed(
     strokes: Strokes, error: np.ndarray, target: np.ndarray, rng: np.random.Generator
 ) -> Strokes:
-    """Small strokes in the same tiles, where the error (height, width) is large."""
+    """Return small strokes in the same tiles, where the error (height, width) is large."""
     error = cv2.GaussianBlur(error, (0, 0), 2) ** 1.5 + 1e-12
-    middles, colours = [], []
+    centers, colors = [], []
     for (top, left, width), (low, first, high, end) in zip(
         strokes.tiles.tolist(), strokes.clips.tolist(), strict=True
     ):
@@ -113,45 +112,44 @@ def reseed(
         place = int(np.searchsorted(chances, rng.random() * chances[-1], "right"))
         row, column = divmod(min(place, chances.size - 1), end - first)
         row, column = row + low, column + first
-        colours.append(target[row, column])
-        middles.append(((row + 0.5 - top) / width, (column + 0.5 - left) / width))
+        colors.append(target[row, column])
+        centers.append(((row + 0.5 - top) / width, (column + 0.5 - left) / width))
         y, x = np.ogrid[max(low, row - 16) : min(high, row + 17),
                         max(first, column - 16) : min(end, column + 17)]
         distance = (y - row) ** 2 + (x - column) ** 2
         error[y, x] *= 1 - np.exp(-distance / 72)  # others go elsewhere
-    shapes = shapes_around(strokes.family, np.array(middles), 0.08, 0.03, 0.6, rng)
-    return replace(strokes, shapes=shapes, colours=np.float32(colours))
+    shapes = shapes_around(strokes.family, np.array(centers), 0.08, 0.03, 0.6, rng)
+    return replace(strokes, shapes=shapes, colors=np.float32(colors))
 
 
 def random_shapes(
     family: str, sizes: np.ndarray, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Random strokes all over their tiles.
+    """Return random strokes all over their tiles: shapes (n, 10) and their centers (n, 2).
 
-    sizes: (n,) in [0, 1].  Returns shapes (n, 10) and their middles (n, 2), rows and columns, in
-    [0, 1].
+    sizes: (n,) in [0, 1].  Centers are rows and columns in [0, 1].
     """
-    middle = rng.random((len(sizes), 2))
+    center = rng.random((len(sizes), 2))
     length = 0.06 + 0.3 * sizes
     radius = 0.03 + 0.35 * sizes * rng.random(len(sizes))
-    return shapes_around(family, middle, length, radius, 0.9, rng), middle
+    return shapes_around(family, center, length, radius, 0.9, rng), center
 
 
 def shapes_around(
-    family: str, middle: np.ndarray, length: np.ndarray | float, radius: np.ndarray | float,
+    family: str, center: np.ndarray, length: np.ndarray | float, radius: np.ndarray | float,
     opacity: float, rng: np.random.Generator,
 ) -> np.ndarray:
-    """The numbers (n, 10) of strokes of any family around places (n, 2), in parts of the tile.
+    """Return the numbers (n, 10) of strokes around places (n, 2), in parts of the tile.
 
     length: standard deviation of the points' distance; radius and opacity: z and w, in [0, 1].
     """
-    n = len(middle)
+    n = len(center)
     shapes = np.full((n, SHAPE_DIM), opacity)
     way = rng.normal(size=(n, 2)) * np.broadcast_to(length, n)[:, None]
     aside = rng.normal(size=(n, 2)) * np.broadcast_to(length, n)[:, None]
     one_point = FAMILIES[family].points == 1
-    shapes[:, 0:2] = middle if one_point else middle - way
-    shapes[:, 2:4] = 0.5 if FAMILIES[family].relative else middle + aside
-    shapes[:, 4:6] = middle + way
+    shapes[:, 0:2] = center if one_point else center - way
+    shapes[:, 2:4] = 0.5 if FAMILIES[family].relative else center + aside
+    shapes[:, 4:6] = center + way
     shapes[:, 6:8] = np.broadcast_to(radius, n)[:, None]
     return np.float32(shapes.clip(0, 1))

@@ -1,11 +1,13 @@
 """Strokes as SVG: shapes that browsers and drawing programs show at any size.
 
 Each stroke is painted over those before it.  Where its opacity is constant it is one path, the
-hulls of neighbouring discs on its curve together.  Within a stroke later discs replace earlier
-ones; so where its opacity varies, the hulls are painted in greys, later over earlier, as a mask
-through which a rectangle of the stroke's colour shows.
+hulls of neighboring discs on its curve together.  Within a stroke later discs replace earlier
+ones; so where its opacity varies, the hulls are painted in grays, later over earlier, as a mask
+through which a rectangle of the stroke's color shows.  All names begin with a hash of the
+strokes' colors and places, so that a page can hold several.
 """
 
+import hashlib
 import math
 from collections.abc import Iterator
 from itertools import islice
@@ -15,32 +17,31 @@ from typing import NamedTuple
 import numpy as np
 
 from constants import WIDTH
-from painting.stroke_file import absolute_points, picture_scale
+from painting.stroke_file import absolute_points, picture_scale, write_lines
 from Renderer.stroke_gen import FAMILIES
 from Renderer.strokes import Strokes
-from utils.files import write_atomically
 
 FLATNESS = 0.1  # canvas pixels that straight pieces may miss a curve by
 OPACITY_STEP = 1 / 64  # between the pieces of a stroke
 MASKED = 1 / 32  # the least difference of opacity that is worth a mask, which some viewers lack
 CRESCENT = 0.25  # canvas pixels, the least that a piece shows of a disc
-LAST = 0.99  # the t of the last disc on a curve
-# The rasteriser places by the middles of the double grid's pixels, and truncates what moves by half
-# a pixel on average.  What does not move is half a pixel off, less the larger the picture; and its
-# discs are narrower by half a pixel than the way of a disc that does.  This is the middle of that.
+LAST_T = 0.99  # of the last disc on a curve
+# The rasterizer places by the centers of the double grid's pixels, and truncates discs that move by
+# half a pixel on average.  A disc that does not move is half a pixel off, less the larger the
+# picture, and half a pixel narrower than the path of a moving one.  This is half of that.
 STILL = 1 / 8  # canvas pixels
 GROUPS_A_SECOND = 25  # of strokes that appear together in an animation
 # Viewers that do not animate, or are told not to, show the finished painting.
-ANIMATION = ("<style>@keyframes p{from{visibility:hidden}}"
-             "@media(prefers-reduced-motion:no-preference){g g{animation:p 1ms backwards}}</style>")
+ANIMATION = ("<style>@keyframes {0}{{from{{visibility:hidden}}}}@media(prefers-reduced-motion:"
+             "no-preference){{.{0}>g{{animation:{0} 1ms backwards}}}}</style>")
 
 
 class Sweep(NamedTuple):
     """Discs on a stroke's curve, canvas pixels; the stroke is the hulls of each and the next."""
 
-    centres: np.ndarray  # (m, 2) row, column
+    centers: np.ndarray  # (m, 2) row, column
     radii: np.ndarray  # (m,)
-    opacities: np.ndarray  # (m,) what shows of each hull beside the next; of the last disc
+    opacities: np.ndarray  # (m,) of the visible part of each hull, and of the last disc
 
 
 def write_svg(
@@ -50,25 +51,27 @@ def write_svg(
 
     seconds: paint it stroke by stroke in that time, where the viewer can; then it stays.
     """
-    write_atomically(path, lambda file: file.writelines(
-        f"{line}\n".encode() for line in _lines(strokes, picture_size, seconds)))
+    write_lines(path, _lines(strokes, picture_size, seconds))
 
 
 def _lines(
     strokes: Strokes, picture_size: tuple[int, int], seconds: float | None
 ) -> Iterator[str]:
-    """The lines of the file."""
+    """Yield the lines of the file."""
     height, width = picture_size
     down, across = picture_scale(strokes, picture_size)
+    arrays = (np.array([*picture_size, seconds or 0], float), strokes.colors, strokes.tiles,
+              strokes.clips)
+    prefix = "p" + hashlib.sha256(b"".join(each.tobytes() for each in arrays)).hexdigest()[:8]
     yield (f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" '
            f'viewBox="0 0 {width} {height}">')
     if seconds is not None:
-        yield ANIMATION
+        yield ANIMATION.format(prefix)
     yield f'<rect width="{width}" height="{height}"/>'
     for clip in np.unique(strokes.clips, axis=0).tolist():
-        yield f'<clipPath id="{_clip_name(clip)}">{_rectangle(*clip)}/></clipPath>'
-    yield f'<g transform="scale({across:.9g} {down:.9g})">'
-    elements = _elements(strokes)
+        yield f'<clipPath id="{_clip_name(prefix, clip)}">{_rectangle(*clip)}/></clipPath>'
+    yield f'<g class="{prefix}" transform="scale({across:.9g} {down:.9g})">'
+    elements = _elements(strokes, prefix)
     if seconds is None:
         yield from elements
     else:
@@ -80,49 +83,53 @@ def _lines(
     yield "</g></svg>"
 
 
-def _clip_name(clip: list[int]) -> str:
-    """The id of a clip rectangle."""
-    return "c" + "-".join(map(str, clip))
+def _clip_name(prefix: str, clip: list[int]) -> str:
+    """Return the id of a clip rectangle."""
+    return f"{prefix}c{'-'.join(map(str, clip))}"
 
 
 def _rectangle(top: int, left: int, bottom: int, right: int) -> str:
-    """A rectangle, open for further attributes."""
+    """Return a rectangle, open for further attributes."""
     return f'<rect x="{left}" y="{top}" width="{right - left}" height="{bottom - top}"'
 
 
-def _elements(strokes: Strokes) -> Iterator[str]:
-    """Each stroke as a line of SVG in canvas pixels; an empty one where nothing of it shows."""
+def _elements(strokes: Strokes, prefix: str) -> Iterator[str]:
+    """Yield each stroke as a line in canvas pixels, an empty one where nothing of it shows."""
     family = FAMILIES[strokes.family]
     still = family.points == 1 or not family.radii
     corner = strokes.tiles[:, None, :2]
-    # Places from 0 to 1 are spread over the 255 ways between the 256 pixels of the double grid.
+    # Places from 0 to 1 are spread over the 255 steps between the 256 pixels of the double grid.
     points = corner + (absolute_points(strokes) - corner) * (1 - 1 / (2 * WIDTH)) + STILL * still
     radii = 1 + np.trunc(strokes.shapes[:, 6 : 6 + family.radii].astype(float) * (WIDTH // 2))
     if family.radii:
         radii += np.where(np.ptp(radii, 1, keepdims=True), 0, 0.25 if still else 0.5)
     radii *= strokes.tiles[:, 2:] / (2 * WIDTH)
     opacities = strokes.shapes[:, 8 : 8 + family.opacities].astype(float)
-    colours = (strokes.colours[:, ::-1] * 255 + 0.5).astype(np.uint8)
+    colors = (strokes.colors[:, ::-1] * 255 + 0.5).astype(np.uint8)
     for number, clip in enumerate(strokes.clips.tolist()):
-        fill = "#" + colours[number].tobytes().hex()
+        fill = "#" + colors[number].tobytes().hex()
         ends = opacities[number] if family.opacities else np.ones(1)
-        if not family.radii:
-            corners = points[number]
-            box = *corners.min(0), *corners.max(0)
-            yield _path(_polygon(corners), fill, ends[0], box, clip)
-            continue
-        sweep = _sweep(points[number], radii[number], ends)
-        reach = sweep.radii[:, None]
-        box = *(sweep.centres - reach).min(0), *(sweep.centres + reach).max(0)
-        pieces = [*_hulls(sweep), _disc(*sweep.centres[-1], sweep.radii[-1])]
-        if np.ptp(ends) < MASKED:
-            yield _path("".join(pieces), fill, ends.mean(), box, clip)
+        if family.radii:
+            sweep = _sweep(points[number], radii[number], ends)
+            reach = sweep.radii[:, None]
+            box = *(sweep.centers - reach).min(0), *(sweep.centers + reach).max(0)
+            pieces = [*_hulls(sweep), _disc(*sweep.centers[-1], sweep.radii[-1])]
         else:
-            yield _masked(pieces, sweep.opacities, fill, box, clip, number)
+            box = *points[number].min(0), *points[number].max(0)
+            pieces = [_polygon(points[number])]
+        whole = *map(math.floor, box[:2]), *map(math.ceil, box[2:])  # pixels
+        visible = *map(max, whole[:2], clip[:2]), *map(min, whole[2:], clip[2:])
+        if visible[0] >= visible[2] or visible[1] >= visible[3]:
+            yield ""
+        elif np.ptp(ends) < MASKED:
+            cut = "" if visible == whole else f' clip-path="url(#{_clip_name(prefix, clip)})"'
+            yield _path("".join(pieces), fill, ends.mean(), cut)
+        else:
+            yield _masked(pieces, sweep.opacities, fill, visible, f"{prefix}m{number}")
 
 
 def _sweep(points: np.ndarray, radii: np.ndarray, opacities: np.ndarray) -> Sweep:
-    """Discs close enough to each other on the curve through points (3, 2), or a disc (1, 2).
+    """Return discs close enough to each other on the curve of points (3, 2), or a disc (1, 2).
 
     radii, opacities: at its two ends, or throughout where there is one.
     """
@@ -132,7 +139,7 @@ def _sweep(points: np.ndarray, radii: np.ndarray, opacities: np.ndarray) -> Swee
     way = np.hypot(*np.diff(points, axis=0).T).sum() + np.ptp(radii)
     steps = min(np.ptp(opacities) / OPACITY_STEP, way / CRESCENT)
     count = max(1, math.ceil(max(steps, math.sqrt(bend / (4 * FLATNESS)))))
-    t = np.linspace(0, LAST, count + 1)
+    t = np.linspace(0, LAST_T, count + 1)
     curve = np.outer((1 - t) ** 2, points[0]) + np.outer(2 * t * (1 - t), points[1])
     curve += np.outer(t * t, points[2])
     opacity = opacities[0] + (opacities[-1] - opacities[0]) * t
@@ -141,22 +148,22 @@ def _sweep(points: np.ndarray, radii: np.ndarray, opacities: np.ndarray) -> Swee
 
 
 def _hulls(sweep: Sweep) -> list[str]:
-    """What shows of the hulls of each disc and the next: path data, empty where nothing does.
+    """Return the visible parts of the hulls of each disc and the next as path data, or "".
 
-    That is the outline behind the first disc, and straight sides to where they touch the next,
+    A part is the outline behind the first disc, and straight sides to where they touch the next,
     which covers the rest.
     """
-    centres, radii = sweep.centres[:, ::-1], sweep.radii[:, None]  # (m, 2) x, y
-    way = np.diff(centres, axis=0)
+    centers, radii = sweep.centers[:, ::-1], sweep.radii[:, None]  # (m, 2) x, y
+    way = np.diff(centers, axis=0)
     length = np.maximum(np.hypot(*way.T), 1e-9)[:, None]
-    cosine = (radii[:-1] - radii[1:]) / length  # of the angle between the way and where it touches
+    cosine = (radii[:-1] - radii[1:]) / length  # of the angle between the way and the tangent point
     sine = np.sqrt(np.clip(1 - cosine * cosine, 0, 1))
     ahead = way / length
     aside = ahead[:, ::-1] * (-1, 1)
     sides = [cosine * ahead + sine * aside, cosine * ahead - sine * aside]
     corners = np.stack([
-        centres[:-1] + radii[:-1] * sides[0], centres[:-1] + radii[:-1] * sides[1],
-        centres[1:] + radii[1:] * sides[1], centres[1:] + radii[1:] * sides[0],
+        centers[:-1] + radii[:-1] * sides[0], centers[:-1] + radii[:-1] * sides[1],
+        centers[1:] + radii[1:] * sides[1], centers[1:] + radii[1:] * sides[0],
     ], 1)  # (m - 1, 4, 2)
     hidden = cosine[:, 0] <= -1
     covering = (cosine[:, 0] >= 1) | (sine * radii[:-1] < 0.01)[:, 0]
@@ -165,7 +172,7 @@ def _hulls(sweep: Sweep) -> list[str]:
         if hidden[k]:
             hulls.append("")
         elif covering[k]:
-            hulls.append(_disc(*sweep.centres[k], sweep.radii[k]))
+            hulls.append(_disc(*sweep.centers[k], sweep.radii[k]))
         else:
             radius, large = _text(sweep.radii[k]), int(cosine[k, 0] > 0)
             arc = f"a{radius} {radius} 0 {large} 1 {round_back}"
@@ -174,7 +181,7 @@ def _hulls(sweep: Sweep) -> list[str]:
 
 
 def _relative(corners: np.ndarray) -> Iterator[list[str]]:
-    """Corners (n, k, 2) x, y as text, all but the first of the k relative to the one before."""
+    """Yield corners (n, k, 2) x, y as text, all but the first of k relative to the one before."""
     whole = np.rint(corners * 100).astype(np.int64)
     whole[:, 1:] -= whole[:, :-1].copy()
     for row in (whole / 100).tolist():
@@ -182,53 +189,38 @@ def _relative(corners: np.ndarray) -> Iterator[list[str]]:
 
 
 def _text(number: float) -> str:
-    """A number with two decimals at most."""
+    """Return a number with two decimals at most."""
     return f"{round(number, 2):.7g}"
 
 
 def _disc(row: float, column: float, radius: float) -> str:
-    """A disc as path data."""
+    """Return a disc as path data."""
     half = f"a{_text(radius)} {_text(radius)} 0 1 1 "
     way = _text(2 * radius)
     return f"M{_text(column - radius)} {_text(row)}{half}{way} 0{half}-{way} 0z"
 
 
 def _polygon(corners: np.ndarray) -> str:
-    """Corners (3, 2) of rows and columns as path data."""
+    """Return corners (3, 2) of rows and columns as path data."""
     start, *turns = next(_relative(corners[None, :, ::-1]))
     return f"M{start}l{' '.join(turns)}z"
 
 
-def _path(data: str, fill: str, opacity: float, box: tuple[float, ...], clip: list[int]) -> str:
-    """A path of one opacity that reaches as far as the box, cut at the clip rectangle."""
-    whole = _within(box, clip)
-    if not whole or opacity < 1 / 512:
+def _path(data: str, fill: str, opacity: float, cut: str) -> str:
+    """Return a path of one opacity; cut: its clip rectangle as an attribute."""
+    if opacity < 1 / 512:
         return ""
     faint = f' fill-opacity="{opacity:.4g}"' if opacity < 1 else ""
-    inside = all(a >= b for a, b in zip(box[:2], clip[:2], strict=True)) and all(
-        a <= b for a, b in zip(box[2:], clip[2:], strict=True))
-    cut = "" if inside else f' clip-path="url(#{_clip_name(clip)})"'
     return f'<path fill="{fill}"{faint}{cut} d="{data}"/>'
 
 
 def _masked(
-    pieces: list[str], opacities: np.ndarray, fill: str, box: tuple[float, ...],
-    clip: list[int], number: int,
+    pieces: list[str], opacities: np.ndarray, fill: str, visible: tuple[int, ...], name: str
 ) -> str:
-    """Pieces of several opacities, later over earlier, cut at the clip rectangle."""
-    rectangle = _within(box, clip)
-    if not rectangle:
-        return ""
-    greys = (opacities * 255 + 0.5).astype(np.uint8).tolist()
-    painted = "".join(f'<path fill="#{3 * f"{grey:02x}"}" d="{piece}"/>'
-                      for grey, piece in zip(greys, pieces, strict=True) if piece)
-    area = _rectangle(*rectangle).removeprefix("<rect ")  # said, for viewers that know no default
-    return (f'<mask id="m{number}" maskUnits="userSpaceOnUse" {area}>{painted}</mask>'
-            f'{_rectangle(*rectangle)} fill="{fill}" mask="url(#m{number})"/>')
-
-
-def _within(box: tuple[float, ...], clip: list[int]) -> tuple[int, ...]:
-    """The whole pixels of a box (top, left, bottom, right) in a clip rectangle, or ()."""
-    top, left = (max(math.floor(a), b) for a, b in zip(box[:2], clip[:2], strict=True))
-    bottom, right = (min(math.ceil(a), b) for a, b in zip(box[2:], clip[2:], strict=True))
-    return (top, left, bottom, right) if top < bottom and left < right else ()
+    """Return pieces of several opacities, later over earlier, cut at the visible rectangle."""
+    grays = (opacities * 255 + 0.5).astype(np.uint8).tolist()
+    painted = "".join(f'<path fill="#{3 * f"{gray:02x}"}" d="{piece}"/>'
+                      for gray, piece in zip(grays, pieces, strict=True) if piece)
+    area = _rectangle(*visible).removeprefix("<rect ")  # for viewers that know no default
+    return (f'<mask id="{name}" maskUnits="userSpaceOnUse" {area}>{painted}</mask>'
+            f'{_rectangle(*visible)} fill="{fill}" mask="url(#{name})"/>')

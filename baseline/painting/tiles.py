@@ -1,4 +1,4 @@
-"""Tiles: how a canvas is cut and joined, and what placed strokes make of it."""
+"""Tiles: the stages of a painting on them, and how a canvas is cut, joined and painted there."""
 
 import math
 from typing import NamedTuple
@@ -9,48 +9,46 @@ import torch.nn.functional as F
 
 from constants import STEPS, WIDTH
 from Renderer.canvas import Render
+from Renderer.layout import Layout
 from Renderer.strokes import Strokes
+from utils.command import UserError
 
-LONGEST_ROW = 32  # of tiles, that a grid begins with
+MAX_ROW = 32  # tiles, of the grid before it is made finer
+MAX_CANVAS = 8192  # pixels a side
 
 
 class Stage(NamedTuple):
-    """A part of a painting: so many steps on all tiles of a grid, side by side."""
+    """A part of a painting: a number of steps on all tiles of a grid."""
 
     rows: int  # of tiles
     columns: int
     steps: int
-    tiles: np.ndarray  # (tiles, 3) int64, row by row: top, left and width, pixels of the canvas
-    clips: np.ndarray  # (tiles, 4) int64: top, left, bottom and right of what may be painted
+    layout: Layout  # the tiles row by row
 
     @property
     def overlapping(self) -> bool:
         """Whether strokes may reach over the edges of their tile."""
-        return bool((self.clips[:, 2:] - self.clips[:, :2] > self.tiles[:, 2:]).any())
+        _, _, tiles, clips = self.layout
+        return bool((clips[:, 2:] - clips[:, :2] > tiles[:, 2:]).any())
 
     @property
     def name(self) -> str:
         """What the step lines call it."""
-        return "canvas" if len(self.tiles) == 1 else f"{self.rows}x{self.columns} tiles"
+        return "canvas" if self.rows * self.columns == 1 else f"{self.rows}x{self.columns} tiles"
 
 
-def canvas_side(tiles: int, overlap: int) -> int:
-    """Pixels of a row of tiles that share so many with their neighbours."""
-    return WIDTH + (tiles - 1) * (WIDTH - overlap)
-
-
-def plan(
-    rows: int, columns: int, overlap: int, max_step: int | None
-) -> tuple[int, int, list[Stage]]:
-    """The canvas and the stages of a painting on rows x columns tiles of 128 pixels.
+def plan(rows: int, columns: int, overlap: int, max_step: int | None) -> list[Stage]:
+    """Return the stages of a painting on rows x columns tiles of 128 pixels.
 
     The first half of the steps, and an odd one, goes to the coarsest grid of the same shape: the
     whole canvas where there are as many rows as columns, 2x3 tiles where there are 4x6; a grid
-    that has no coarser one gets all.  overlap: pixels that neighbours share; then strokes may
+    that has no coarser one gets all.  overlap: pixels that neighbors share; then strokes may
     reach over the edges of their tile.  max_step: all steps, or None: STEPS for each grid.
-    Returns the canvas's height and width in pixels, and the stages.
     """
-    height, width = (canvas_side(n, overlap) for n in (rows, columns))
+    height, width = (WIDTH + (n - 1) * (WIDTH - overlap) for n in (rows, columns))
+    if max(height, width) > MAX_CANVAS:
+        raise UserError(f"{rows}x{columns} tiles make a canvas of {width}x{height} pixels; "
+                        f"{MAX_CANVAS} a side are the most")
     coarser = math.gcd(rows, columns)
     grids = [(rows // coarser, columns // coarser), (rows, columns)][coarser == 1 :]
     stages = []
@@ -65,18 +63,21 @@ def plan(
         clips = (np.hstack((tiles[:, :2], tiles[:, :2] + side)) if not overlap else
                  np.tile((0, 0, height, width), (len(tiles), 1)))
         steps = (max_step + len(grids) - 1 - len(stages)) // len(grids)
-        stages.append(Stage(down, across, steps, tiles, clips))
-    return height, width, stages
+        stages.append(Stage(down, across, steps, Layout(height, width, tiles, clips)))
+    if not stages[-1].steps:
+        raise UserError(f"--max_step {max_step} leaves no step for the tiles; "
+                        "use --max_step 2 or more, or --divide 1")
+    return stages
 
 
 def fitting_grid(height: int, width: int) -> tuple[int, int]:
-    """Rows and columns of tiles on which a picture of this size is hardly stretched.
+    """Return rows and columns of tiles on which a picture of this size is hardly stretched.
 
-    The grid of at most 4 rows and columns, or one row or column of at most LONGEST_ROW, that is
+    It is the grid of at most 4 rows and columns, or one row or column of at most MAX_ROW, that is
     nearest in shape, twice or more as fine until its longer side has 4 tiles or more.
     """
     shapes = [(r, c) for r in range(1, 5) for c in range(1, 5) if math.gcd(r, c) == 1]
-    shapes += [s for n in range(5, LONGEST_ROW + 1) for s in ((1, n), (n, 1))]
+    shapes += [s for n in range(5, MAX_ROW + 1) for s in ((1, n), (n, 1))]
     rows, columns = min(shapes, key=lambda s: abs(math.log(s[0] * width / (s[1] * height))))
     finer = max(2, -(-4 // max(rows, columns)))
     return rows * finer, columns * finer
@@ -109,23 +110,24 @@ def smooth_seams(picture: torch.Tensor) -> torch.Tensor:
 
 
 def _beside_seams(length: int, device: torch.device) -> torch.Tensor:
+    """Return the numbers of the rows, of ``length``, on both sides of the seams."""
     seams = torch.arange(WIDTH, length, WIDTH, device=device)
     return torch.cat((seams - 1, seams))
 
 
 def _means_around(picture: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-    """The 3x3 means (B, 3, n, W) around rows (n,), none of them at the picture's edge."""
+    """Return the 3x3 means (B, 3, n, W) around rows (n,), none at the picture's edge."""
     tall = (picture[:, :, rows - 1] + picture[:, :, rows] + picture[:, :, rows + 1]) / 3
     return F.avg_pool2d(tall, (1, 3), stride=1, padding=(0, 1), count_include_pad=False)
 
 
 def paint_placed(render: Render, strokes: Strokes, device: torch.device) -> torch.Tensor:
-    """The neural canvas (height, width, 3) of placed strokes, from black.
+    """Paint placed strokes on a black canvas (height, width, 3) by the neural renderer.
 
     Each stroke is a picture of its tile, cut off at its clip and enlarged where the tile is.
     """
     canvas = torch.zeros(3, strokes.height, strokes.width, device=device)
-    colours = torch.from_numpy(strokes.colours).to(device)
+    colors = torch.from_numpy(strokes.colors).to(device)
     for first in range(0, len(strokes), 64):
         few = strokes[first : first + 64]
         alphas = 1 - render(torch.from_numpy(few.shapes).to(device))  # (64, 128, 128)
@@ -136,6 +138,6 @@ def paint_placed(render: Render, strokes: Strokes, device: torch.device) -> torc
             low, start = max(top, clip[0]), max(left, clip[1])
             high, end = min(top + side, clip[2]), min(left + side, clip[3])
             part = canvas[:, low:high, start:end]
-            part.lerp_(colours[first + i, :, None, None],
+            part.lerp_(colors[first + i, :, None, None],
                        alpha[low - top : high - top, start - left : end - left])
     return canvas.permute(1, 2, 0)

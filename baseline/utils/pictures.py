@@ -185,35 +185,42 @@ def _in_srgb(image: Image.Image, profile: bytes) -> Image.Image:
         return rgb
 
 
-def picture_file(path: Path, height: int = 1, width: int = 1) -> Path:
+def picture_file(path: Path, height: int = 64, width: int = 64) -> Path:
     """Return a path that a picture can be written to; raises UserError, before any work.
 
     height, width: the picture's, in pixels.
     """
-    if path.is_dir() or not _encoded(path, np.zeros((1, 1, 3), np.uint8)):
-        raise UserError(f"cannot write {path}: no kind of colour image that OpenCV writes")
-    lines = (height, 1, 3), (1, width, 3)
-    if not all(_encoded(path, np.zeros(line, np.uint8)) for line in lines):
-        raise UserError(f"cannot write {path}: {width}x{height} pixels are too many for that kind "
-                        "of image")
+    def fits(*size: int) -> bool:
+        return bool(_encoded(path, np.zeros((*size, 3), np.uint8)))
+
+    says = ("it is a folder" if path.is_dir() else
+            "no kind of color image that OpenCV writes" if not fits(64, 64) else "")
+    if not says and not (fits(height, min(64, width)) and fits(min(64, height), width)):
+        amount = "many" if max(height, width) > 2**12 else "few"
+        says = f"{width}x{height} pixels are too {amount} for that kind of image"
+    if says:
+        raise UserError(f"cannot write {path}: {says}")
     make_room(path)
     return path
 
 
 def write_picture(path: Path, picture: np.ndarray) -> None:
-    """Write (h, w, 3) uint8 BGR as the image that the name says, whole or not at all."""
+    """Write (h, w, 3) uint8 BGR as the kind of image that the name says, whole or not at all."""
     encoded = _encoded(picture_file(path, *picture.shape[:2]), picture)
     write_atomically(path, lambda file: file.write(encoded))
 
 
 def _encoded(path: Path, picture: np.ndarray) -> bytes:
-    """A picture as the file's suffix says; empty where OpenCV cannot."""
+    """Return a picture encoded as the file's suffix says; b"" where that is not possible."""
     try:
+        if path.suffix.lower() == ".gif":  # OpenCV's palette is a poor one
+            Image.fromarray(picture[..., ::-1]).quantize(256).save(content := BytesIO(), "GIF")
+            return content.getvalue()
         with silent_stderr():
             done, encoded = cv2.imencode(path.suffix, picture)
-    except cv2.error:
+            return encoded.tobytes() if done else b""
+    except (cv2.error, OverflowError):
         return b""
-    return encoded.tobytes() if done else b""
 
 
 def compare(target: np.ndarray, painting: np.ndarray) -> np.ndarray:
@@ -224,18 +231,8 @@ def compare(target: np.ndarray, painting: np.ndarray) -> np.ndarray:
     """
     difference = cv2.absdiff(target, painting).mean(2) / (255 * FULL_SCALE)
     scaled = (np.minimum(difference, 1) * 255 + 0.5).astype(np.uint8)
-    gap = np.full((len(target), gap_width(target.shape[1]), 3), 255, np.uint8)
+    gap = np.full((len(target), max(2, target.shape[1] // 64), 3), 255, np.uint8)
     return np.hstack((target, gap, painting, gap, cv2.applyColorMap(scaled, cv2.COLORMAP_INFERNO)))
-
-
-def gap_width(width: int) -> int:
-    """Of the gaps in a comparison of pictures so wide, in pixels."""
-    return max(2, width // 64)
-
-
-def compared_width(width: int) -> int:
-    """Of a whole comparison."""
-    return 3 * width + 2 * gap_width(width)
 
 
 def resized(picture: np.ndarray, width: int, height: int) -> np.ndarray:
