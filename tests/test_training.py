@@ -182,7 +182,7 @@ def test_a_resumed_run_has_the_options_it_had(tmp_path, flags):
     """Where they are the usual ones too, but others would come from what was typed beside them."""
     options = parse_args(list(flags))
     run = Run.create(tmp_path, "Paint", json.loads(json.dumps(vars(options))), Ranks())
-    again = resumed(parse_args(["--resume", "."]), run, parse_args)
+    again = resumed({}, run, parse_args)
     same = vars(options).keys() - {"init", "resume"}
     assert {name: getattr(again, name) for name in same} == {
         name: getattr(options, name) for name in same}

@@ -5,14 +5,13 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 
 import cv2
 import numpy as np
 
 from utils.command import UserError
-from utils.files import lock_folder, remove_leftovers
+from utils.files import lock_folder, make_room, reason, remove_leftovers, replacing
 from utils.pictures import resized
 
 QUEUED_A_THREAD = 8  # frames that wait for each thread before painting waits for them,
@@ -100,6 +99,9 @@ class FrameWriter(Background):
         except BlockingIOError as error:
             raise UserError(f"another painting goes to {folder}; name another --output") from error
         remove_leftovers(folder)
+        for number in range(first, first + sum(self._times)):
+            if (frame := folder / f"generated{number}.png").exists():
+                make_room(frame)  # which an earlier painting left, and may be written or not
         self.folder, self.first, self.next = folder, first, first
         self.size = (width, height)
 
@@ -140,14 +142,8 @@ class FrameWriter(Background):
         if self._failure:
             return
         encoded = cv2.imencode(".png", resized(frame, *self.size), PNG_FLAGS)[1]
-        begun = path.with_name(f".{path.name}.part")  # what a link leads to stays
         try:
-            if path.exists() and not path.is_file():  # a device or a pipe
-                path.write_bytes(encoded)
-            else:
-                begun.write_bytes(encoded)
-                begun.replace(path)
+            with replacing(path, durable=False) as file:
+                file.write(encoded)
         except OSError as error:
-            with suppress(OSError):
-                begun.unlink()
-            self._failure = UserError(f"cannot write {path}: {error.strerror or error}")
+            self._failure = UserError(f"cannot write {path}: {reason(error)}")

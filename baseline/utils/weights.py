@@ -7,7 +7,6 @@ import warnings
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from functools import partial
 from itertools import chain, repeat
 from pathlib import Path
@@ -34,11 +33,13 @@ NEW_NAMES = {"parametrizations.weight.original0": "weight_g",
              "parametrizations.weight.original1": "weight_v"}
 MOST_PARTS = 10_000  # of a checkpoint that are looked through for weights
 FEWEST = 10  # tensors of a network in there; an optimiser has three for each of its parameters
-ARCHIVES = re.compile(
+OTHERS = {  # what files of other kinds begin with
     rb"\x1f[\x8b\x9d]|BZh|\xfd7zXZ|7z\xbc\xaf|Rar!|\x28\xb5\x2f\xfd|\x04\x22\x4d\x18|\x5d\0\0.\0"
-    rb"|PK\x05\x06|.{257}ustar", re.DOTALL)
-OTHERS = {rb".{8}\{\s*\"": "is a file of safetensors and no state dict of PyTorch",
-          rb"\x93NUMPY": "is an array of NumPy and no state dict of PyTorch"}
+    rb"|PK\x05\x06|.{257}ustar": "is an archive; unpack it first",
+    rb".{8}\{\s*\"": "is a file of safetensors and no state dict of PyTorch",
+    rb"\x93NUMPY": "is an array of NumPy and no state dict of PyTorch",
+    rb"\s*<": "is a web page, saved in place of a file",
+    rb"\s*version https://git-lfs": "is a pointer to a file; fetch that with git lfs pull"}
 # What a weight file may say beside its keys: the family of the strokes, the read-out of an actor.
 METADATA = {"family", "readout"}
 LONGEST_PICKLE = 10**6  # operations; those of a checkpoint are some ten thousand
@@ -81,23 +82,14 @@ def _flaw(path: Path) -> str:
     PyTorch itself refuses to run code.  This says which, and keeps away from the rest that it
     knows, which takes memory as it likes.  Raises an exception where the file is damaged.
     """
-    with open(path, "rb") as file, ExitStack() as stack:
-        beginning = file.read(300)
-        start = beginning.lstrip()
-        if ARCHIVES.match(beginning):
-            return "is an archive; unpack it first"
+    if not os.stat(path).st_size:
+        return "is empty"
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as whole:
         for pattern, flaw in OTHERS.items():
-            if re.match(pattern, beginning, re.DOTALL):
+            if re.match(pattern, whole[:300], re.DOTALL):
                 return flaw
-        if start.startswith(b"<"):
-            return "is a web page, saved in place of a file"
-        if start.startswith(b"version https://git-lfs"):
-            return "is a pointer to a file; fetch that with git lfs pull"
-        if not os.fstat(file.fileno()).st_size:
-            return "is empty"
-        whole = stack.enter_context(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
         pickles = repeat(whole, 5)  # one after the other in files of before PyTorch 1.6
-        if start.startswith(b"PK"):
+        if whole[:300].lstrip().startswith(b"PK"):
             archive = zipfile.ZipFile(file)
             if archive.namelist() and not any(
                     name.endswith("/data.pkl") for name in archive.namelist()):
