@@ -3,6 +3,7 @@
 
 import argparse
 import re
+import sys
 from pathlib import Path
 
 from constants import STEPS
@@ -13,7 +14,6 @@ from utils.command import (
     Parser,
     UserError,
     add_device_flags,
-    frame_step,
     new_file,
     number,
     path_type,
@@ -35,6 +35,15 @@ def divide(text: str) -> tuple[int, int] | None:
     if not (numbers := re.fullmatch(r"([1-9]\d{0,4})(?:x([1-9]\d{0,4}))?", text, re.ASCII)):
         raise argparse.ArgumentTypeError(f"{text[:100]} is not D, RxC or auto")
     return int(numbers[1]), int(numbers[2] or numbers[1])
+
+
+def frame_step(text: str) -> int:
+    """Read --frames: ``all`` is 1, ``N`` or ``every N`` N, ``last`` more than there are."""
+    if text in ("all", "last"):
+        return 1 if text == "all" else sys.maxsize
+    if not (words := re.fullmatch(r"(?:every\s+)?0*([1-9]\d{0,17})", text, re.ASCII)):
+        raise UserError(f"--frames takes all, last, or every N, a whole number from 1; not {text}")
+    return int(words[1])
 
 
 def parse_args() -> argparse.Namespace:

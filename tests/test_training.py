@@ -159,6 +159,10 @@ def test_train_script_logs_saves_stops_and_resumes(checkout):
     assert curve.frames[-1] == 8 * 2  # of 2 transitions an update
     printed = float(out.split("step 12, update 8: error ")[1].split()[0])
     assert printed == pytest.approx(curve.errors[-1], abs=6e-6)
+    out = checkout.run("train.py", "--resume", folder, "--train_times", 15)
+    assert "step 12 of 15" in out
+    assert "step 15, update 10: error" in out
+    assert json.loads((folder / "run.json").read_text())["options"]["train_times"] == 15
     painted = checkout.run("test.py", "--actor", folder / "actor.pkl", "--max_step", 1,
                            "--divide", 1)
     assert "5 strokes" in painted

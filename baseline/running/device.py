@@ -25,9 +25,7 @@ def pick_device(name: str) -> torch.device:
     """
     if name == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: PyTorch sees no GPU here; use --device cpu")
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cpu":
+    if name == "cpu" or not torch.cuda.is_available():
         torch.set_flush_denormal(True)
         with suppress(OSError, AttributeError):  # another C library than glibc
             mallopt = ctypes.CDLL("libc.so.6").mallopt

@@ -81,9 +81,8 @@ class Ranks:
     @property
     def launcher(self) -> str:
         """What starts a script with as many processes."""
-        if self.world == 1:
-            return "python3"
-        return f"torchrun --nproc_per_node={os.environ.get('LOCAL_WORLD_SIZE') or self.world}"
+        count = os.environ.get("LOCAL_WORLD_SIZE") or self.world
+        return "python3" if self.world == 1 else f"torchrun --nproc_per_node={count}"
 
     def part(self, count: int, what: str) -> int:
         """This process's share of ``count``.  Raises UserError where shares would differ."""
@@ -95,11 +94,9 @@ class Ranks:
     def one_by_one(self) -> Iterator[None]:
         """The first process of each machine goes through here before the others on it."""
         first = int(os.environ.get("LOCAL_RANK") or 0) == 0
-        if not first:
-            self.wait()
+        first or self.wait()
         yield
-        if first:
-            self.wait()
+        first and self.wait()
 
     def wait(self) -> None:
         """Until every process got here."""
@@ -143,9 +140,7 @@ class Ranks:
     def __enter__(self) -> "Ranks":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, *trace: object
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if self.world > 1 and error is None:
             dist.destroy_process_group()
         elif self.world > 1:

@@ -17,15 +17,7 @@ from typing import Any
 
 from running.ranks import Ranks
 from utils.command import END_SIGNALS, TRAIN_LOG, UserError, on_stop_signals, one_line
-from utils.files import (
-    lock,
-    make_folder,
-    make_room,
-    own_folder,
-    refusing,
-    remove_leftovers,
-    write_atomically,
-)
+from utils.files import lock, make_room, own_folder, refusing, remove_leftovers, write_atomically
 from utils.weights import load_file, save_atomically
 
 PLACES = {"cache", "data", "device", "log", "output", "renderer"}  # which may change, as may
@@ -53,11 +45,10 @@ class Run:
         self.folder, self.options, self.main = folder, options, main
         self.length: dict[str, float] = {}  # that was typed beside --resume, if any
         self.checkpoint_file = folder / "checkpoint.pt"
-        if not main:
-            make_folder(folder)  # on a machine without the main one's disk
-            return
         for file in (self.checkpoint_file, *folder.glob("*.pkl")):
-            make_room(file)
+            make_room(file)  # and the folder, on a machine without the main one's disk
+        if not main:
+            return
         with refusing(f"cannot write in {folder}"):
             self._lock = open(folder / ".lock", "w")  # noqa: SIM115, until the process ends
             try:
@@ -72,14 +63,14 @@ class Run:
         """Make the folder ``parent/prefix-runN`` with the first free N from 1."""
         if not ranks.main:
             return cls(ranks.share(None), options, main=False)
+        make_room(parent / prefix)
         with refusing(f"cannot write in {parent}"):
-            make_folder(parent)
             for folder in (parent / f"{prefix}-run{number}" for number in count(1)):
                 with suppress(FileExistsError):
                     folder.mkdir()
                     break
         run = cls(folder, options)
-        run._write(finished=False)
+        run.write(finished=False)
         ranks.share(folder)
         return run
 
@@ -133,7 +124,7 @@ class Run:
         """
         save_atomically(state, self.checkpoint_file)
         if not (self.folder / "run.json").exists():
-            self._write(finished=False)
+            self.write(finished=False)
             raise UserError(f"{self.folder} was deleted while the training ran; its checkpoint is "
                             f"there again, go on with --resume {quote(str(self.folder))}")
 
@@ -155,16 +146,12 @@ class Run:
     def keep_options(self) -> None:
         """Write the options of a run that goes on, once all that they name was found."""
         if self.main:
-            self._write(finished=False)
+            self.write(finished=False)
 
-    def finish(self) -> None:
-        """Mark the run as finished, so that --resume passes it over."""
-        self._write(finished=True)
-
-    def _write(self, finished: bool) -> None:
+    def write(self, finished: bool) -> None:
+        """Write the options, and whether the run is finished, so that --resume passes it over."""
         text = json.dumps({"finished": finished, "options": self.options}, indent=1, default=str)
-        write_atomically(
-            self.folder / "run.json", lambda file: file.write(f"{text}\n".encode()))
+        write_atomically(self.folder / "run.json", lambda file: file.write(f"{text}\n".encode()))
 
 
 def _read(folder: Path) -> tuple[bool, dict[str, Any]]:
@@ -176,10 +163,8 @@ def _read(folder: Path) -> tuple[bool, dict[str, Any]]:
 
 
 @contextmanager
-def fitting(
-    file: Path, otherwise: str = "start a new run without --resume"
-) -> Iterator[None]:
-    """Taking up what a file holds goes in here.  Raises UserError where it does not fit."""
+def fitting(file: Path, otherwise: str = "start a new run without --resume") -> Iterator[None]:
+    """Raise UserError where what is read from a file in here does not fit."""
     try:
         yield
     except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError,

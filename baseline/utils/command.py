@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from shlex import quote
 from typing import Any, NoReturn, TextIO
@@ -105,11 +105,9 @@ def on_stop_signals(handler: Callable | int) -> Iterator[None]:
 
     Ignored ones stay so, as nohup wants it; threads that may not set handlers change nothing.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
+    may = threading.current_thread() is threading.main_thread()
     before = {number: signal.signal(number, handler) for number in STOP_SIGNALS
-              if signal.getsignal(number) not in (signal.SIG_IGN, None)}
+              if may and signal.getsignal(number) not in (signal.SIG_IGN, None)}
     try:
         yield
     finally:
@@ -204,13 +202,10 @@ def number(kind: type, low: float, below: float, what: str) -> Callable[[str], i
     """An argparse type: a number of that kind from ``low`` and below ``below``."""
 
     def read(text: str) -> int | float:
-        try:
-            value = kind(text) if re.fullmatch(r"[-+.\deE]+", text, re.ASCII) else below
-        except ValueError:
-            value = below
-        if not low <= value < below:
-            raise argparse.ArgumentTypeError(f"{text[:100]} is not {what}")
-        return value
+        with suppress(ValueError):
+            if re.fullmatch(r"[-+.\deE]+", text, re.ASCII) and low <= kind(text) < below:
+                return kind(text)
+        raise argparse.ArgumentTypeError(f"{text[:100]} is not {what}")
 
     return read
 
@@ -253,15 +248,6 @@ def new_file(text: str) -> Path:
     if found.is_dir():
         raise argparse.ArgumentTypeError(f"cannot write {text}: it is a folder")
     return found
-
-
-def frame_step(text: str) -> int:
-    """What --frames says: ``all`` is 1, ``N`` or ``every N`` N, ``last`` more than there are."""
-    if text in ("all", "last"):
-        return 1 if text == "all" else sys.maxsize
-    if not (words := re.fullmatch(r"(?:every\s+)?0*([1-9]\d{0,17})", text, re.ASCII)):
-        raise UserError(f"--frames takes all, last, or every N, a whole number from 1; not {text}")
-    return int(words[1])
 
 
 def add_device_flags(parser: argparse._ActionsContainer) -> None:

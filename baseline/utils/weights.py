@@ -1,5 +1,6 @@
 """Weight files."""
 
+import errno
 import mmap
 import os
 import re
@@ -12,14 +13,14 @@ from itertools import chain, repeat
 from pathlib import Path
 from pickletools import genops
 from reprlib import repr as shown
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch import nn
 
 from constants import WIDTH
 from utils.command import UserError
-from utils.files import write_atomically
+from utils.files import reason, write_atomically
 
 # What the pickles in files of tensors and plain values name.
 PLAIN = (r"collections OrderedDict|torch\._utils _rebuild_(tensor(_v2)?|parameter)"
@@ -60,20 +61,18 @@ def load_file(path: Path, what: str, otherwise: str) -> Any:
 
     what: the file's name for the user.  otherwise: what the user can do without it.
     """
+    cause = None
     try:
         with warnings.catch_warnings(), open(path, "rb") as file:
             warnings.simplefilter("ignore")  # of files by other versions of PyTorch
-            flaw = _flaw(path)
-            if not flaw:
+            if not (flaw := _flaw(path)):
                 return torch.load(file, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise UserError(f"{what} {path} does not exist; {otherwise}") from error
-    except OSError as error:
-        raise UserError(f"cannot read {what} {path}: {error.strerror or error}") from error
-    except Exception as error:
-        raise UserError(
-            f"{what} {path} is damaged or not a weight file; {otherwise}") from error
-    raise UserError(f"{what} {path} {flaw}; {otherwise}")
+    except Exception as error:  # noqa: BLE001, broken files raise errors of any type
+        cause, flaw = error, "is damaged or not a weight file"
+        if isinstance(error, OSError):
+            flaw = "does not exist" if error.errno == errno.ENOENT else (
+                f"cannot be read: {reason(error)}")
+    raise UserError(f"{what} {path} {flaw}; {otherwise}") from cause
 
 
 def _flaw(path: Path) -> str:
@@ -136,9 +135,6 @@ def load_built(
     Returns the network and the file's metadata, "family" always among it.  Files that older
     versions wrote for pictures of another size than 128 pixels are refused.
     """
-    def refuse(flaw: str) -> NoReturn:
-        raise UserError(f"{what} {path} {flaw}; {otherwise}")
-
     flaws = []
     candidates = ((whole, state) for whole in state_dicts(load_file(path, what, otherwise))
                   for state in with_modules(unwrapped(whole)))
@@ -148,13 +144,15 @@ def load_built(
             break
         flaws.append(flaw)
     else:
-        refuse(flaws[0] if flaws else "holds no state dict")
+        flaw = flaws[0] if flaws else "holds no state dict"
+        raise UserError(f"{what} {path} {flaw}; {otherwise}")
     network.load_state_dict(state)
     metadata = getattr(found, "_metadata", None)
     own = dict.get(metadata, "") if isinstance(metadata, dict) else None
     written = dict(own) if isinstance(own, dict) else {}
     if written.get("size", WIDTH) != WIDTH:
-        refuse(f"is for pictures of {shown(written['size'])} pixels a side, not {WIDTH}")
+        raise UserError(f"{what} {path} is for pictures of {shown(written['size'])} pixels a side, "
+                        f"not {WIDTH}; {otherwise}")
     known = {"family": "bezier"} | {name: written[name] for name in METADATA & written.keys()}
     return network, {name: value[:100] if isinstance(value, str) else shown(value)
                      for name, value in known.items()}
@@ -234,8 +232,7 @@ def half_state(network: nn.Module, **metadata: str) -> OrderedDict[str, torch.Te
     state = network.state_dict()
     half = OrderedDict(
         (key, (value.half() if value.is_floating_point() else value).cpu().contiguous())
-        for key, value in state.items()
-    )
+        for key, value in state.items())
     half._metadata = state._metadata
     half._metadata[""] |= metadata
     return half
