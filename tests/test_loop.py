@@ -216,7 +216,8 @@ def test_a_run_goes_on_for_another_length(tmp_path, capsys, typed, total, names)
     run.save(dict(zip(names, (9, 9), strict=True)))
     run.write(finished=True)
     assert reopened(tmp_path, resume=run.folder).load()[names[1]] == 9
-    assert "is finished; --resume DIR with --minutes, --steps" in capsys.readouterr().out
+    says = "is finished; --resume DIR with --minutes N or --steps N goes on"
+    assert says in capsys.readouterr().out
     longer = reopened(tmp_path, resume=run.folder, **typed)
     assert longer.load()[names[1]] == total
     assert longer.options == {"steps": None, "minutes": None} | typed

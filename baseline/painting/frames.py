@@ -49,6 +49,11 @@ def fitted(total: int, fps: float, seconds: float | None = None) -> np.ndarray:
     return times
 
 
+def has_other_names(path: Path) -> bool:
+    """Return whether a path leads to a file that has other names."""
+    return path.is_file() and (path.is_symlink() or path.stat().st_nlink > 1)
+
+
 class Background:
     """Writes frames in threads while more are painted; only a few wait at any time.
 
@@ -100,8 +105,8 @@ class FrameWriter(Background):
             raise UserError(f"another painting goes to {folder}; name another --output") from error
         remove_leftovers(folder)
         for number in range(first, first + sum(self._times)):
-            if (frame := folder / f"generated{number}.png").exists():
-                make_room(frame)  # which an earlier painting left, and may be written or not
+            if (frame := folder / f"generated{number}.png").exists() and not has_other_names(frame):
+                make_room(frame)  # raises UserError where it is read-only
         self.folder, self.first, self.next = folder, first, first
         self.size = (width, height)
 
@@ -143,6 +148,8 @@ class FrameWriter(Background):
             return
         encoded = cv2.imencode(".png", resized(frame, *self.size), PNG_FLAGS)[1]
         try:
+            if has_other_names(path):  # what those lead to stays
+                path.unlink()
             with replacing(path, durable=False) as file:
                 file.write(encoded)
         except OSError as error:

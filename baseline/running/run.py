@@ -16,14 +16,13 @@ from shlex import quote
 from typing import Any
 
 from running.ranks import Ranks
-from utils.command import END_SIGNALS, TRAIN_LOG, UserError, on_stop_signals, one_line
+from utils.command import END_SIGNALS, LOG, TRAIN_LOG, UserError, on_stop_signals, one_line
 from utils.files import lock, make_room, own_folder, refusing, remove_leftovers, write_atomically
 from utils.weights import load_file, save_atomically
 
 PLACES = {"cache", "data", "device", "log", "output", "renderer"}  # which may change, as may
 LENGTHS = {"minutes", "steps", "train_times"}  # of which a new one takes the place of all
 SAME_STOP = 1.0  # seconds from a stop signal to another that is a second one
-LONGER = "--resume DIR with --minutes, --steps or --train_times goes on with a finished one"
 Parse = Callable[[list[str]], argparse.Namespace]  # of a script's flags
 STOPPING = b"stopping as soon as all is saved; once more ends it at once, without that\n"
 
@@ -45,7 +44,7 @@ class Run:
         self.folder, self.options, self.main = folder, options, main
         self.length: dict[str, float] = {}  # that was typed beside --resume, if any
         self.checkpoint_file = folder / "checkpoint.pt"
-        for file in (self.checkpoint_file, *folder.glob("*.pkl")):
+        for file in (self.checkpoint_file, folder / LOG, *folder.glob("*.pkl")):
             make_room(file)  # and the folder, on a machine without the main one's disk
         if not main:
             return
@@ -91,10 +90,11 @@ class Run:
             return run, resumed(given, run, parse_args)
         saved = {folder: os.path.isfile(file := folder / "checkpoint.pt") and os.path.getmtime(file)
                  for folder in ([typed.resume] if typed.resume else parent.glob(f"{prefix}-run*"))}
-        skipped = []
+        longer = " or ".join(f"--{name} N" for name in sorted(LENGTHS & vars(typed).keys()))
+        longer, skipped = f"--resume DIR with {longer} goes on with a finished one", []
         for folder in sorted(saved, key=saved.get, reverse=True):
             try:
-                if not saved[folder]:
+                if saved[folder] is False:
                     raise UserError(f"{folder} holds no checkpoint.pt to resume from")
                 if not folder.resolve().name.startswith(f"{prefix}-run"):
                     raise UserError(f"{folder} is not a run of this script: {prefix}-runN would be")
@@ -112,10 +112,10 @@ class Run:
             if skipped:
                 print(f"passed over: {'; '.join(skipped)}", flush=True)
             if finished and not run.length:
-                print(f"{folder} is finished; {LONGER}", flush=True)
+                print(f"{folder} is finished; {longer}", flush=True)
             ranks.share((folder, run.options))
             return run, options
-        raise UserError("; ".join((f"no unfinished run in {parent}", *skipped, LONGER)))
+        raise UserError("; ".join((f"no unfinished run in {parent}", *skipped, longer)))
 
     def save(self, state: dict[str, Any]) -> None:
         """Write the checkpoint, whole or not at all.

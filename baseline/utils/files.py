@@ -77,7 +77,7 @@ def _target(path: Path) -> Path | None:
         mode = os.stat(path).st_mode
         if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
             return None
-        open(path, "r+b").close()
+        os.close(os.open(path, os.O_WRONLY))
     except (FileNotFoundError, NotADirectoryError):
         if path.is_symlink():
             raise FileNotFoundError(
