@@ -183,7 +183,8 @@ def _decode(files: list[Path], pixels_file: Path, folder: str) -> None:
             shape = (len(files), 3, WIDTH, WIDTH)
             pixels = np.lib.format.open_memmap(Path(file.name), "w+", np.uint8, shape)
             # Writing to a mapped file would kill the process where the disk is full.
-            os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
+            if hasattr(os, "posix_fallocate"):  # which macOS lacks
+                os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
             pool = ThreadPoolExecutor()
             with silent_stderr() as stderr:
                 try:

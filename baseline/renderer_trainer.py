@@ -23,7 +23,7 @@ from running.graph import Graphed
 from running.loop import Budget, loop, say
 from running.optim import adam, cosine, load_optimizer, set_rate, stepped
 from running.ranks import Ranks
-from running.run import Run, fitting, log_folder, resumed
+from running.run import Run, fitting, log_folder
 from utils.command import UserError, enough_memory
 from utils.weights import finite
 
@@ -186,8 +186,7 @@ def train(
     with Ranks(options.device or "auto") as ranks, enough_memory("--batch_size"), compiling():
         run, parent = None, log_folder(options.log)
         if options.resume is not None:
-            run = Run.reopen(parent, "Renderer", options.resume, ranks)
-            options = resumed(options, run, parse_args)
+            run, options = Run.reopen(parent, "Renderer", options, ranks, parse_args)
         drawing = Drawing(options, ranks)
         if run:
             drawing.load(run)

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from constants import STEPS, VIDEOS
-from painting.options import PaintOptions
+from painting.options import PaintOptions, frame_step
 from utils.command import (
     ACTOR,
     RENDERER,
@@ -14,7 +14,6 @@ from utils.command import (
     Parser,
     UserError,
     add_device_flags,
-    frame_step,
     new_file,
     number,
     path_type,

@@ -51,8 +51,9 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         "updates (2000000)")
     add("--episode_train_times", type=positive_int, metavar="N",
         help="updates after an episode (10)")
-    add("--resume", nargs="?", const="", metavar="DIR",
-        help="go on with the run in DIR, or with the newest unfinished one")
+    add("--resume", type=path_type, nargs="?", const=False, metavar="DIR",
+        help="go on with the run in DIR, or with the newest unfinished one; --train_times N "
+        "gives it another length, --minutes N that many minutes from now")
     add("--output", type=path_type, default=str(TRAIN_LOG),
         help="where the folder of the run is made")
     add("--debug", action="store_true", help="print every episode and round of learning")
@@ -91,6 +92,8 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     for name in ("data", "cache", "renderer", "output", "init"):
         if getattr(options, name) is not None:
             setattr(options, name, str(Path(getattr(options, name)).absolute()))
+    if options.train_times and options.minutes:
+        raise UserError("--train_times does not go with --minutes: which of them ends it?")
     if options.resume is None:
         check(options)
     return options
@@ -106,8 +109,6 @@ def check(options: argparse.Namespace) -> None:
     for name in sorted(set().union(REPLAY_FLAGS, *METHOD_FLAGS.values()) - known):
         if getattr(options, name) is not None:
             raise UserError(f"--method {options.method} does not know --{name}")
-    if options.train_times and options.minutes:
-        raise UserError("--train_times does not go with --minutes: which of them ends it?")
     defaults = defaults | {"batch_size": 16 * STEPS if grid else 96,
                            "train_times": None if options.minutes else 2_000_000}
     for name, default in defaults.items():

@@ -43,8 +43,9 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         "of another family, its name, such as triangle.pkl)")
     add("--log", type=path_type, metavar="DIR", default=str(TRAIN_LOG),
         help="where the folder of the run is made")
-    add("--resume", nargs="?", const="", metavar="DIR",
-        help="go on with the run in DIR, or with the newest unfinished one")
+    add("--resume", type=path_type, nargs="?", const=False, metavar="DIR",
+        help="go on with the run in DIR, or with the newest unfinished one; --steps N gives it "
+        "another length, --minutes N that many minutes from now")
     add("--validate_interval", type=positive_int, default=1000, metavar="N",
         help="steps between validations and checkpoints")
     add("--fast", action="store_true", help="compile the network (needs a C++ compiler) and, on a "

@@ -25,7 +25,7 @@ from Renderer.model import load_render
 from running.device import Precision, compiling, need_compiler, need_memory, pick_device
 from running.loop import Budget, loop
 from running.ranks import Ranks
-from running.run import Run, fitting, log_folder, resumed
+from running.run import Run, fitting, log_folder
 from states import FromMemory, FromPictures
 from utils.command import UserError, enough_memory
 from utils.weights import half_state, load_file, load_weights, save_atomically
@@ -292,8 +292,7 @@ def train(
           enough_memory("--batch_size, --env_batch or --rmsize"), compiling()):
         parent, run_folder = log_folder(options.output), None
         if options.resume is not None:
-            run_folder = Run.reopen(parent, "Paint", options.resume, ranks)
-            options = resumed(options, run_folder, parse_args)
+            run_folder, options = Run.reopen(parent, "Paint", options, ranks, parse_args)
         if (ranks.world > 1 and options.method != "grid"
                 and pick_device(options.device).type == "cpu"):
             raise UserError(f"--method {options.method} needs a GPU for each of {ranks.world} "

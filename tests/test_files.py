@@ -2,18 +2,26 @@
 
 import errno
 import fcntl
+import io
 import os
+import signal
+import stat
 import subprocess
 import sys
+import tempfile
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from conftest import ROOT
+from painting.frames import FrameWriter
+from test_fuzz_commands import SCRIPTS, flags_of, load_script
 from utils import files
-from utils.command import UserError
-from utils.files import lock, lock_folder, make_room, replacing, write_atomically
+from utils.command import STOP_SIGNALS, UserError, enough_memory, new_file, path_type, run
+from utils.files import keep_apart, lock, lock_folder, make_room, replacing, write_atomically
 
 
 def put(path: Path, text: str = "new") -> None:
@@ -130,3 +138,152 @@ def test_folders_are_locked_where_only_what_is_writable_can_be(tmp_path, monkeyp
         lock_folder(tmp_path, wait=False)
     os.close(held)
     os.close(lock_folder(tmp_path, wait=False))
+
+
+@pytest.fixture
+def home() -> Iterator[Path]:
+    """A folder that anyone may write to, where this process is not the superuser."""
+    superuser = os.geteuid() == 0
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o777)
+        if superuser:
+            os.seteuid(12345)
+        yield Path(folder)
+        if superuser:
+            os.seteuid(0)
+
+
+def test_a_replaced_file_keeps_its_mode(home):
+    for mode in (0o600, 0o640, 0o755):
+        (home / "file").write_text("old")
+        (home / "file").chmod(mode)
+        put(home / "file")
+        assert (home / "file").read_text() == "new"
+        assert stat.S_IMODE((home / "file").stat().st_mode) == mode
+    assert os.listdir(home) == ["file"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="files of other users")
+def test_a_replaced_file_keeps_its_owner_and_group(tmp_path):
+    (tmp_path / "file").touch()
+    os.chown(tmp_path / "file", 12345, 12346)
+    put(tmp_path / "file")
+    assert ((there := (tmp_path / "file").stat()).st_uid, there.st_gid) == (12345, 12346)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="files of other users")
+def test_a_writable_file_of_another_user_stays_that_users(home):
+    (home / "file").write_text("old and longer")
+    os.seteuid(0)
+    os.chown(home / "file", 12346, 12346)
+    os.chmod(home / "file", 0o666)
+    os.seteuid(12345)
+    put(home / "file")
+    assert (home / "file").stat().st_uid == 12346
+    assert (home / "file").read_text() == "new"
+    assert os.listdir(home) == ["file"]
+
+
+def test_hard_links_keep_one_content(tmp_path):
+    (tmp_path / "one").write_text("old and longer")
+    os.link(tmp_path / "one", tmp_path / "two")
+    put(tmp_path / "one")
+    assert (tmp_path / "two").read_text() == "new"
+    assert sorted(os.listdir(tmp_path)) == ["one", "two"]
+
+
+def test_a_read_only_file_is_refused_before_any_work(home):
+    (home / "generated2.png").write_text("old")
+    (home / "generated2.png").chmod(0o444)
+    says = r"cannot write .*generated2\.png: Permission denied"
+    for refuse in (put, make_room, lambda path: keep_apart([path], {}),
+                   lambda path: FrameWriter(path.parent, 0, 8, 8, [1, 1, 1])):
+        with pytest.raises(UserError, match=says):
+            refuse(home / "generated2.png")
+    assert (home / "generated2.png").read_text() == "old"
+
+
+def test_frames_keep_the_mode_of_those_before(tmp_path):
+    for number in range(2):
+        (tmp_path / f"generated{number}.png").touch(0o600)
+    with FrameWriter(tmp_path, 0, 8, 8, [1, 1]) as frames:
+        for _ in range(2):
+            frames.write(np.zeros((8, 8, 3), np.uint8))
+    frames.check()
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.glob("*.png")} == {0o600}
+    assert all(path.stat().st_size for path in tmp_path.glob("*.png"))
+
+
+def test_every_path_flag_expands_home_folders(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert path_type("~/a") == tmp_path / "a"
+    assert path_type("~") == tmp_path
+    assert path_type("~root/a") == Path("/root/a")
+    assert path_type("a/~/b") == Path("a/~/b")
+    with pytest.raises(Exception, match=r"^~nobody-here/a: nobody's home folder"):
+        path_type("~nobody-here/a")
+    for name in SCRIPTS:
+        for action in flags_of(load_script(name), monkeypatch):
+            if action.metavar in ("DIR", "FILE", "PATH", "RUN") or action.dest in (
+                    "data", "renderer", "output", "file", "init", "cache"):
+                assert action.type in (path_type, new_file), (name, action.dest)
+
+
+def test_scripts_run_twice_in_one_process_of_a_notebook(monkeypatch):
+    """Its streams are no files, and have no encoding to set; signals are its own afterwards."""
+    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    output, errors = io.StringIO(), io.StringIO()
+    monkeypatch.setattr(sys, "stdout", output)
+    monkeypatch.setattr(sys, "stderr", errors)
+    for _ in range(2):
+        run(lambda: print("done"))
+        with pytest.raises(SystemExit, match="2"):
+            run(lambda: os.stat("/nowhere/file"))
+    assert (sys.stdout, sys.stderr) == (output, errors)
+    assert {number: signal.getsignal(number) for number in STOP_SIGNALS} == before
+    assert output.getvalue() == "done\ndone\n"
+    assert errors.getvalue().count("error: ") == 2
+
+
+def test_scripts_run_in_a_thread():
+    ends = []
+    thread = threading.Thread(target=lambda: run(lambda: ends.append(1)))
+    thread.start()
+    thread.join(60)
+    assert ends == [1]
+
+
+@pytest.mark.parametrize("number", STOP_SIGNALS)
+def test_a_stop_signal_ends_a_script_in_order(number):
+    with pytest.raises(SystemExit) as end:
+        run(lambda: signal.raise_signal(number))
+    assert end.value.code == 128 + number
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_windows_is_named_in_a_line(name):
+    code = ("import runpy, signal, sys\n"
+            "del signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU\n"
+            "sys.modules['fcntl'] = None; sys.path[0] = 'baseline'\n"
+            f"runpy.run_path('baseline/{name}', run_name='__main__')")
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True,
+                          check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: this runs on Linux and macOS; on Windows in WSL")
+    assert done.stderr.count("\n") == 1
+
+
+def test_what_a_system_lacks_is_named_as_that(monkeypatch, capsys):
+    monkeypatch.delattr(os, "posix_fallocate")
+    for lacks in (lambda: os.posix_fallocate, lambda: os.statvfs("/").f_nothing,
+                  lambda: signal.SIGNOTHING):
+        with pytest.raises(SystemExit, match="2"), enough_memory("--x"):
+            run(lacks)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [f"error: this system lacks {name}, which Linux has" for name in (
+        "os.posix_fallocate", "os.f_nothing", "signal.SIGNOTHING")]
+    for error in (FileNotFoundError(2, "No such file", "overflow/allocate.png"),
+                  AttributeError("module 'os' has no attribute 'posix_fallocate'"),
+                  RuntimeError("value cannot be converted without overflow")):
+        with pytest.raises(type(error)), enough_memory("--x"):
+            raise error

@@ -1,6 +1,10 @@
 """The loop of both trainings, on a job that does nothing, and the number of steps that fits."""
 
+import os
 import signal
+import subprocess
+import sys
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
@@ -8,8 +12,8 @@ import pytest
 from running import loop as module
 from running.loop import Budget, loop
 from running.ranks import Ranks
-from running.run import Run
-from utils.command import UserError
+from running.run import Run, StopSignals
+from utils.command import STOP_SIGNALS, UserError
 
 
 class Clock:
@@ -124,11 +128,12 @@ def test_what_is_due_is_validated_then_saved(tmp_path):
     assert job.asked[1:] == [(what, step) for step in (2, 4, 5) for what in ("validate", "save")]
 
 
-def test_a_stop_signal_saves_and_says_how_to_go_on(tmp_path, capsys):
-    before = signal.getsignal(signal.SIGTERM)
+@pytest.mark.parametrize("number", STOP_SIGNALS)
+def test_a_stop_signal_saves_and_says_how_to_go_on(tmp_path, capsys, number):
+    before = signal.getsignal(number)
     run = started(tmp_path / "my runs")
     job = Counting(run, 10)
-    job.during[4] = lambda: signal.raise_signal(signal.SIGTERM)
+    job.during[4] = lambda: signal.raise_signal(number)
     loop(job, run, Ranks())
     assert job.asked[1:] == [("check", 4), ("save", 4)]
     out = capsys.readouterr().out
@@ -136,7 +141,88 @@ def test_a_stop_signal_saves_and_says_how_to_go_on(tmp_path, capsys):
     assert out.endswith("my runs/Count-run1'\n")  # quoted for a shell
     assert "finished" not in out
     assert '"finished": false' in (run.folder / "run.json").read_text()
-    assert signal.getsignal(signal.SIGTERM) == before
+    assert signal.getsignal(number) == before
+
+
+def test_a_second_stop_signal_within_a_second_is_the_first(clock, capfd):
+    ends = []
+    former = signal.signal(signal.SIGTERM, lambda *_: ends.append("at once"))
+    try:
+        with StopSignals() as signals:
+            for seconds in (0, 0.05, 0.9):  # a system, a parent, a launcher
+                clock.now += seconds
+                signal.raise_signal(signal.SIGTERM)
+            assert (signals.stopped, signals.number, ends) == (True, signal.SIGTERM, [])
+            clock.now += 1
+            signal.raise_signal(signal.SIGTERM)
+            assert ends == ["at once"]
+    finally:
+        signal.signal(signal.SIGTERM, former)
+    assert capfd.readouterr().err.count("stopping") == 1
+
+
+def test_warnings_of_batch_systems_never_end_at_once(clock):
+    """Linux repeats XCPU each second; TERM comes at the end."""
+    with StopSignals() as signals:
+        for number in (signal.SIGXCPU, signal.SIGXCPU, signal.SIGUSR1, signal.SIGTERM):
+            signal.raise_signal(number)
+            clock.now += 30
+    assert (signals.stopped, signals.number) == (True, signal.SIGXCPU)
+
+
+def reopened(folder: Path, **typed: object) -> Run:
+    """The run that --resume opens, of jobs whose flags are all of a training's length."""
+    typed = Namespace(**{"resume": False, "steps": None, "minutes": None} | typed)
+    return Run.reopen(folder, "Count", typed, Ranks(), lambda arguments: Namespace())[0]
+
+
+def test_resume_takes_the_newest_run_that_can_be_read_and_that_nobody_holds(tmp_path, capsys):
+    runs = [started(tmp_path) for _ in range(6)]
+    for age, run in enumerate(runs):
+        if age != 5:
+            run.save({"step": age, "total": 9})
+            os.utime(run.checkpoint_file, (age, age + 1))
+    runs[4].write(finished=True)
+    (runs[3].folder / "run.json").write_text("{")
+    runs[2].checkpoint_file.write_bytes(b"")
+    os.utime(runs[2].checkpoint_file, (3, 3.5))
+    held = runs[1].folder
+    folder, other = runs[0].folder, runs[5].folder
+    runs.clear()
+    code = ("import fcntl, sys; file = open(sys.argv[1], 'w'); fcntl.lockf(file, fcntl.LOCK_EX)\n"
+            "print(flush=True); sys.stdin.read()")
+    with subprocess.Popen([sys.executable, "-c", code, held / ".lock"], stdin=subprocess.PIPE,
+                          stdout=subprocess.PIPE) as holder:
+        holder.stdout.readline()
+        run = reopened(tmp_path)
+        holder.stdin.close()
+    assert run.folder == folder
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("passed over: ")
+    for says in ("run4/run.json is of another version", "run3/checkpoint.pt is empty",
+                 "run2 is in use by another process"):
+        assert says in line
+    assert other.name not in line  # which is not as new as a checkpoint
+    run.write(finished=True)
+    (held / "checkpoint.pt").unlink()
+    with pytest.raises(UserError, match=r"no unfinished run in .*run6 holds no checkpoint"):
+        reopened(tmp_path)
+
+
+@pytest.mark.parametrize(("typed", "total"), [({"steps": 12}, 12), ({"minutes": 3.0}, None)])
+@pytest.mark.parametrize("names", [("step", "total"), ("global_step", "total_steps")])
+def test_a_run_goes_on_for_another_length(tmp_path, capsys, typed, total, names):
+    run = Run.create(tmp_path, "Count", {"steps": 9, "minutes": None}, Ranks())
+    run.save(dict(zip(names, (9, 9), strict=True)))
+    run.write(finished=True)
+    assert reopened(tmp_path, resume=run.folder).load()[names[1]] == 9
+    says = "is finished; --resume DIR with --minutes N or --steps N goes on"
+    assert says in capsys.readouterr().out
+    longer = reopened(tmp_path, resume=run.folder, **typed)
+    assert longer.load()[names[1]] == total
+    assert longer.options == {"steps": None, "minutes": None} | typed
+    with pytest.raises(UserError, match="has done 9 steps; --steps 9 is not more"):
+        reopened(tmp_path, resume=run.folder, steps=9)
 
 
 def test_what_diverged_is_not_saved_when_it_is_stopped(tmp_path):

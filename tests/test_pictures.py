@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from painting.frames import Frames, every
-from utils.command import UserError, frame_step
+from painting.options import frame_step
+from utils.command import UserError
 from utils.listing import list_pictures
 from utils.pictures import FULL_SCALE, compare, picture_file, read_picture, write_picture
 

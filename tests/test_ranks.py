@@ -119,17 +119,17 @@ def test_one_process_of_one_is_alone(monkeypatch, variables):
     assert (Ranks().rank, Ranks().world) == (0, 1)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
 def test_waiting_for_others_ends_by_a_signal(number):
     code = ("import sys; sys.path.insert(0, 'baseline')\n"
-            "from utils.command import run; from running.ranks import Ranks, mortal\n"
+            "from utils.command import run; from running.ranks import Ranks, on_stop_signals\n"
             "from contextlib import contextmanager; import running.ranks\n"
             "@contextmanager\n"
-            "def said():\n"
-            "    with mortal():\n"
+            "def said(handler):\n"
+            "    with on_stop_signals(handler):\n"
             "        print('waits', flush=True)\n"
             "        yield\n"
-            "running.ranks.mortal = said; run(lambda: Ranks('cpu'))")
+            "running.ranks.on_stop_signals = said; run(lambda: Ranks('cpu'))")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -202,11 +202,7 @@ def test_grid_method_in_two_processes_resume_in_one(checkout, compiled):
     assert out.count("finished") == 1
     folder = checkout.root / "train_log" / "Paint-run1"
     assert len(list(folder.glob("memory-*of2.pt"))) == 2
-    (folder / "run.json").write_text(
-        (folder / "run.json").read_text().replace('"train_times": 3', '"train_times": 4'))
-    state = torch.load(folder / "checkpoint.pt", weights_only=True)
-    torch.save(state | {"total_steps": 4}, folder / "checkpoint.pt")
-    out = checkout.run("train.py", "--resume", folder)
+    out = checkout.run("train.py", "--resume", folder, "--train_times", 4)
     assert "is gone: the memory is filled anew" in out
     assert "step 4" in out
     assert [p.name[-8:] for p in folder.glob("memory-*")] == ["-0of1.pt"]

@@ -159,6 +159,10 @@ def test_train_script_logs_saves_stops_and_resumes(checkout):
     assert curve.frames[-1] == 8 * 2  # of 2 transitions an update
     printed = float(out.split("step 12, update 8: error ")[1].split()[0])
     assert printed == pytest.approx(curve.errors[-1], abs=6e-6)
+    out = checkout.run("train.py", "--resume", folder, "--train_times", 15)
+    assert "step 12 of 15" in out
+    assert "step 15, update 10: error" in out
+    assert json.loads((folder / "run.json").read_text())["options"]["train_times"] == 15
     painted = checkout.run("test.py", "--actor", folder / "actor.pkl", "--max_step", 1,
                            "--divide", 1)
     assert "5 strokes" in painted
@@ -182,7 +186,7 @@ def test_a_resumed_run_has_the_options_it_had(tmp_path, flags):
     """Where they are the usual ones too, but others would come from what was typed beside them."""
     options = parse_args(list(flags))
     run = Run.create(tmp_path, "Paint", json.loads(json.dumps(vars(options))), Ranks())
-    again = resumed(parse_args(["--resume", "."]), run, parse_args)
+    again = resumed({}, run, parse_args)
     same = vars(options).keys() - {"init", "resume"}
     assert {name: getattr(again, name) for name in same} == {
         name: getattr(options, name) for name in same}

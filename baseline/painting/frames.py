@@ -5,14 +5,14 @@ import os
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 
 import cv2
 import numpy as np
 
 from utils.command import UserError
-from utils.files import lock_folder, reason, remove_leftovers, replacing
+from utils.files import lock_folder, make_room, reason, remove_leftovers, replacing
 from utils.pictures import resized
 
 QUEUED_FRAMES = 8  # that wait for each thread before painting waits for them,
@@ -48,6 +48,11 @@ def fitted(total: int, fps: float, seconds: float | None = None) -> np.ndarray:
     times = np.bincount(np.arange(moving) * total // moving, minlength=total)
     times[-1] += hold
     return times
+
+
+def has_other_names(path: Path) -> bool:
+    """Return whether a path leads to a file that has other names."""
+    return path.is_file() and (path.is_symlink() or path.stat().st_nlink > 1)
 
 
 class Writer:
@@ -171,17 +176,16 @@ class Frames(Writer):
             raise UserError(
                 f"another painting goes to {self.path}; name another --output") from error
         remove_leftovers(self.path)
+        for number in range(self.first, self.first + int(self.times.sum())):
+            if (frame := self._frame(number)).exists() and not has_other_names(frame):
+                make_room(frame)  # raises UserError where it is read-only
 
     def _add(self, picture: np.ndarray, path: Path) -> None:
         encoded = cv2.imencode(".png", picture, PNG_FLAGS)[1]
-        begun = path.with_name(f".{path.name}.part")  # what a link leads to stays
         try:
-            if path.exists() and not path.is_file():  # a device or a pipe
-                path.write_bytes(encoded)
-            else:
-                begun.write_bytes(encoded)
-                begun.replace(path)
+            if has_other_names(path):  # what those lead to stays
+                path.unlink()
+            with replacing(path, durable=False) as file:
+                file.write(encoded)
         except OSError as error:
-            with suppress(OSError):
-                begun.unlink()
-            raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+            raise UserError(f"cannot write {path}: {reason(error)}") from error

@@ -1,7 +1,11 @@
 """The command lines of painting as frozen values, which the scripts make once."""
 
+import re
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
+
+from utils.command import UserError
 
 
 @dataclass(frozen=True)
@@ -67,3 +71,12 @@ class ReplayOptions:
     seconds: float | None
     lines: bool
     millimetres: float | None
+
+
+def frame_step(text: str) -> int:
+    """Read --frames: ``all`` is 1, ``N`` or ``every N`` N, ``last`` more than there are."""
+    if text in ("all", "last"):
+        return 1 if text == "all" else sys.maxsize
+    if not (words := re.fullmatch(r"(?:every\s+)?0*([1-9]\d{0,17})", text, re.ASCII)):
+        raise UserError(f"--frames takes all, last, or every N, a whole number from 1; not {text}")
+    return int(words[1])

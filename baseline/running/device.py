@@ -25,11 +25,12 @@ def pick_device(name: str) -> torch.device:
     """
     if name == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: PyTorch sees no GPU here; use --device cpu")
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cpu":
+    if name == "cpu" or not torch.cuda.is_available():
         torch.set_flush_denormal(True)
-        keep_freed_memory()
+        with suppress(OSError, AttributeError):  # another C library than glibc
+            mallopt = ctypes.CDLL("libc.so.6").mallopt
+            mallopt(M_MMAP_THRESHOLD, 2**30)  # or a step that gets memory waits for empty pages
+            mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
         return torch.device("cpu")
     local = os.environ.get("LOCAL_RANK", "")  # what is no number, torchrun has not set
     number, count = int(local) if local.isdecimal() else 0, torch.cuda.device_count()
@@ -62,15 +63,14 @@ def need_memory(needed: float, device: torch.device) -> None:
 
 def need_compiler() -> None:
     """Raise UserError where PyTorch finds no compiler for --fast, or one that does not work."""
-    named = (os.environ.get(name) for name in ("CXX", "CC"))
-    found = [name for name in (*named, "g++", "gcc", "clang") if name and shutil.which(name)]
-    if not found:
+    names = os.environ.get("CXX"), os.environ.get("CC"), "g++", "gcc", "clang"
+    if not (found := next((name for name in names if name and shutil.which(name)), None)):
         raise UserError("--fast needs a C++ compiler, such as g++; install one or leave it out")
-    tried = subprocess.run([found[0], "-x", "c++", "-fsyntax-only", "-"], input=b"int one = 1;\n",
+    tried = subprocess.run([found, "-x", "c++", "-fsyntax-only", "-"], input=b"int one = 1;\n",
                            capture_output=True, check=False)
     if tried.returncode:
         says = tried.stderr.decode(errors="replace").strip().partition("\n")[0]
-        raise UserError(f"--fast: the compiler {found[0]} does not work ({says}); mend it or leave "
+        raise UserError(f"--fast: the compiler {found} does not work ({says}); mend it or leave "
                         "--fast out")
 
 
@@ -87,23 +87,13 @@ def compiling() -> Iterator[None]:
                         "leave --fast out") from error
 
 
-def keep_freed_memory() -> None:
-    """Let the C library keep what is freed: a step that gets it anew waits for empty pages."""
-    with suppress(OSError, AttributeError):  # another C library than glibc
-        mallopt = ctypes.CDLL("libc.so.6").mallopt
-        mallopt(M_MMAP_THRESHOLD, 2**30)
-        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
-
-
 def computes_in_bf16(device: torch.device) -> bool:
     """Whether the device has bf16 arithmetic of its own (emulated bf16 is slower than fp32)."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
-    try:
-        flags = Path("/proc/cpuinfo").read_text().split()
-    except OSError:
-        return False
-    return "avx512_bf16" in flags or "amx_bf16" in flags
+    with suppress(OSError):
+        return bool({"avx512_bf16", "amx_bf16"} & set(Path("/proc/cpuinfo").read_text().split()))
+    return False
 
 
 class Precision:

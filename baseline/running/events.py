@@ -3,6 +3,8 @@
 import os
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -25,13 +27,10 @@ class Events:
 
         on: False in processes that write nothing.
         """
-        self.folder = folder
-        self._writer: EventsWriter | None = None
-        try:
+        self.folder, self._writer = folder, None
+        with self._lasting():
             # Two in one second would have one name without the process's number.
             self._writer = EventsWriter(str(folder / "events"), f".{os.getpid()}") if on else None
-        except OSError as error:
-            self._give_up(error)
         self._write(Event(session_log=SessionLog(status=SessionLog.START)), first_step)
 
     def scalar(self, name: str, value: float, step: int) -> None:
@@ -44,20 +43,19 @@ class Events:
 
     def flush(self) -> None:
         """Let what was noted be on the disk."""
-        self._try("flush")
+        with self._lasting():
+            self._writer and self._writer.flush()
 
     def _write(self, event: Event, step: int) -> None:
         event.wall_time, event.step = time.time(), step
-        self._try("write_event", event)
+        with self._lasting():
+            self._writer and self._writer.write_event(event)
 
-    def _try(self, method: str, *arguments: Event) -> None:
+    @contextmanager
+    def _lasting(self) -> Iterator[None]:
         try:
-            if self._writer:
-                getattr(self._writer, method)(*arguments)
+            yield
         except OSError as error:
-            self._give_up(error)
-
-    def _give_up(self, error: OSError) -> None:
-        self._writer = None
-        print(f"warning: no more TensorBoard events in {self.folder}: {reason(error)}",
-              file=sys.stderr, flush=True)
+            self._writer = None
+            print(f"warning: no more TensorBoard events in {self.folder}: {reason(error)}",
+                  file=sys.stderr, flush=True)

@@ -170,5 +170,5 @@ def loop(job: Job, run: Run, ranks: Ranks, budget: Budget | None = None) -> None
                     f"{'./' * folder.startswith('-')}{quote(folder)}")
                 return
     if ranks.main:
-        run.finish()
+        run.write(finished=True)
     say(f"finished; {job.report()}")

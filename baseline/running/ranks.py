@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from utils.command import STOP_SIGNALS, UserError
+from utils.command import UserError, on_stop_signals
 
 LAUNCHER = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # what torchrun sets
 
@@ -25,24 +25,19 @@ def launched() -> tuple[int, int]:
     """
     values = {name: os.environ.get(name, "") for name in LAUNCHER}
     alone = not values["RANK"] and values["WORLD_SIZE"] in ("", "1")
-    numbers = {} if alone else {name: values[name] for name in ("RANK", "WORLD_SIZE")}
-    for name in ("LOCAL_RANK", "LOCAL_WORLD_SIZE"):
-        numbers[name] = os.environ.get(name) or "0"
-    for name, value in numbers.items():
+    rank, world = ("0", "1") if alone else (values["RANK"], values["WORLD_SIZE"])
+    local = {name: os.environ.get(name) or "0" for name in ("LOCAL_RANK", "LOCAL_WORLD_SIZE")}
+    for name, value in ({"RANK": rank, "WORLD_SIZE": world} | local).items():
         if not re.fullmatch("[0-9]{1,6}", value):
             raise UserError(f"the environment has {name}={value!r}; torchrun sets "
                             f"{', '.join(LAUNCHER)}: set all of them, or none")
-    if alone:
-        return 0, 1
-    rank, world = int(values["RANK"]), int(values["WORLD_SIZE"])
-    if rank >= world:
+    if int(rank) >= int(world):
         raise UserError(f"the environment has RANK={rank} of WORLD_SIZE={world} processes; they "
                         "count from 0")
-    missing = [name for name, value in values.items() if not value]
-    if world > 1 and missing:
+    if int(world) > 1 and (missing := [name for name, value in values.items() if not value]):
         raise UserError(f"the environment has no {missing[0]}, which torchrun sets with "
                         "WORLD_SIZE")
-    return rank, world
+    return int(rank), int(world)
 
 
 class OthersLost(Exception):
@@ -58,20 +53,6 @@ def exchange() -> Iterator[None]:
         raise OthersLost(str(error).splitlines()[0]) from error
 
 
-@contextmanager
-def mortal() -> Iterator[None]:
-    """In here a stop signal ends the process at once, where a library waits and Python cannot."""
-    caught = {number: handler for number in STOP_SIGNALS
-              if callable(handler := signal.getsignal(number))}
-    for number in caught:
-        signal.signal(number, signal.SIG_DFL)
-    try:
-        yield
-    finally:
-        for number, handler in caught.items():
-            signal.signal(number, handler)
-
-
 class Ranks:
     """This process among all; alone, and free of charge, where torchrun did not start it.
 
@@ -84,7 +65,7 @@ class Ranks:
         if self.world > 1:
             gpu = device != "cpu" and torch.cuda.is_available()
             try:
-                with mortal():
+                with on_stop_signals(signal.SIG_DFL):  # Python cannot handle one in there
                     dist.init_process_group("cpu:gloo,cuda:nccl" if gpu else "gloo")
             except (RuntimeError, ValueError) as error:  # an address where nobody is, no number
                 raise UserError("the other processes cannot be reached: "
@@ -100,9 +81,8 @@ class Ranks:
     @property
     def launcher(self) -> str:
         """What starts a script with as many processes."""
-        if self.world == 1:
-            return "python3"
-        return f"torchrun --nproc_per_node={os.environ.get('LOCAL_WORLD_SIZE') or self.world}"
+        count = os.environ.get("LOCAL_WORLD_SIZE") or self.world
+        return "python3" if self.world == 1 else f"torchrun --nproc_per_node={count}"
 
     def part(self, count: int, what: str) -> int:
         """This process's share of ``count``.  Raises UserError where shares would differ."""
@@ -114,18 +94,16 @@ class Ranks:
     def one_by_one(self) -> Iterator[None]:
         """The first process of each machine goes through here before the others on it."""
         first = int(os.environ.get("LOCAL_RANK") or 0) == 0
-        if not first:
-            self.wait()
+        first or self.wait()
         yield
-        if first:
-            self.wait()
+        first and self.wait()
 
     def wait(self) -> None:
         """Until every process got here."""
         self.any(False)
 
     def share(self, value: Any) -> Any:
-        """The main process's value of anything that can be pickled."""
+        """Return the main process's value of anything that can be pickled."""
         values = [value]
         if self.world > 1:
             with exchange():
@@ -133,13 +111,11 @@ class Ranks:
         return values[0]
 
     def any(self, flag: bool) -> bool:
-        """Whether the flag is set in any process."""
-        if self.world == 1:
-            return flag
+        """Return whether the flag is set in any process."""
         return bool(self.total(torch.tensor(float(flag))))
 
     def total(self, value: torch.Tensor) -> torch.Tensor:
-        """The sum of all processes' values; changes ``value`` in place."""
+        """Return the sum of all processes' values; change ``value`` in place."""
         if self.world > 1:
             with exchange():
                 dist.all_reduce(value)
@@ -147,28 +123,24 @@ class Ranks:
 
     def make_same(self, network: nn.Module) -> None:
         """Give every process the main one's parameters and buffers."""
-        if self.world > 1:
+        for value in network.state_dict().values() if self.world > 1 else ():
             with exchange():
-                for value in network.state_dict().values():
-                    dist.broadcast(value, 0)
+                dist.broadcast(value, 0)
 
     def mean_gradients(self, network: nn.Module) -> None:
         """Give every process the mean of all processes' gradients, in one exchange."""
         if self.world == 1:
             return
         gradients = [p.grad for p in network.parameters()]
-        flat = torch.cat([g.flatten() for g in gradients])
-        self.total(flat)
-        parts = flat.div_(self.world).split([g.numel() for g in gradients])
+        flat = self.total(torch.cat([g.flatten() for g in gradients])).div_(self.world)
+        parts = flat.split([g.numel() for g in gradients])
         torch._foreach_copy_(
             gradients, [part.view_as(g) for part, g in zip(parts, gradients, strict=True)])
 
     def __enter__(self) -> "Ranks":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, *trace: object
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if self.world > 1 and error is None:
             dist.destroy_process_group()
         elif self.world > 1:

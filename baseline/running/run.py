@@ -4,22 +4,26 @@ import argparse
 import csv
 import fcntl
 import json
+import math
 import os
-import re
 import signal
-import sys
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
+from itertools import count
 from pathlib import Path
 from shlex import quote
 from typing import Any
 
 from running.ranks import Ranks
-from utils.command import STOP_SIGNALS, TRAIN_LOG, UserError
-from utils.files import lock, make_folder, own_folder, reason, remove_leftovers, write_atomically
+from utils.command import END_SIGNALS, LOG, TRAIN_LOG, UserError, on_stop_signals, one_line
+from utils.files import lock, make_room, own_folder, refusing, remove_leftovers, write_atomically
 from utils.weights import load_file, save_atomically
 
-CHANGEABLE = {"cache", "data", "device", "log", "output", "renderer"}  # options of resumed runs
+PLACES = {"cache", "data", "device", "log", "output", "renderer"}  # which may change, as may
+LENGTHS = {"minutes", "steps", "train_times"}  # of which a new one takes the place of all
+SAME_STOP = 1.0  # seconds from a stop signal to another that is a second one
+Parse = Callable[[list[str]], argparse.Namespace]  # of a script's flags
 STOPPING = b"stopping as soon as all is saved; once more ends it at once, without that\n"
 
 
@@ -37,22 +41,20 @@ class Run:
 
     def __init__(self, folder: Path, options: dict[str, Any], main: bool = True) -> None:
         """main: False in all but one of the processes that train together."""
-        self.folder = folder
-        self.options = options
-        self.main = main
+        self.folder, self.options, self.main = folder, options, main
+        self.length: dict[str, float] = {}  # that was typed beside --resume, if any
         self.checkpoint_file = folder / "checkpoint.pt"
+        for file in (self.checkpoint_file, folder / LOG, *folder.glob("*.pkl")):
+            make_room(file)  # and the folder, on a machine without the main one's disk
         if not main:
-            make_folder(folder)  # on a machine without the main one's disk
             return
-        try:
+        with refusing(f"cannot write in {folder}"):
             self._lock = open(folder / ".lock", "w")  # noqa: SIM115, until the process ends
-        except OSError as error:
-            raise UserError(f"cannot write in {folder}: {reason(error)}") from error
-        try:
-            # Unlike flock's, this lock is not the children's too, which outlive a killed process.
-            lock(self._lock.fileno(), wait=False, how=fcntl.lockf)
-        except BlockingIOError as error:
-            raise UserError(f"{folder} is in use by another process") from error
+            try:
+                # Unlike flock's, this lock is not the children's, which outlive a killed process.
+                lock(self._lock.fileno(), wait=False, how=fcntl.lockf)
+            except BlockingIOError as error:
+                raise UserError(f"{folder} is in use by another process") from error
         remove_leftovers(folder)
 
     @classmethod
@@ -60,50 +62,60 @@ class Run:
         """Make the folder ``parent/prefix-runN`` with the first free N from 1."""
         if not ranks.main:
             return cls(ranks.share(None), options, main=False)
-        try:
-            make_folder(parent)
-            taken = [
-                int(match[1])
-                for path in parent.iterdir()
-                if (match := re.fullmatch(rf"{prefix}-run(\d+)", path.name))
-            ]
-            number = max(taken, default=0) + 1
-            while True:
-                try:
-                    (folder := parent / f"{prefix}-run{number}").mkdir()
+        make_room(parent / prefix)
+        with refusing(f"cannot write in {parent}"):
+            for folder in (parent / f"{prefix}-run{number}" for number in count(1)):
+                with suppress(FileExistsError):
+                    folder.mkdir()
                     break
-                except FileExistsError:
-                    number += 1
-            run = cls(folder, options)
-            run._write(finished=False)
-        except OSError as error:
-            raise UserError(f"cannot write in {parent}: {error.strerror or error}") from error
+        run = cls(folder, options)
+        run.write(finished=False)
         ranks.share(folder)
         return run
 
     @classmethod
-    def reopen(cls, parent: Path, prefix: str, which: str, ranks: Ranks) -> "Run":
-        """Open a run to go on with: ``which`` is its folder, or "" for the newest unfinished."""
+    def reopen(cls, parent: Path, prefix: str, typed: argparse.Namespace, ranks: Ranks,
+               parse_args: Parse) -> tuple["Run", argparse.Namespace]:
+        """Return the run to go on with, in the folder that --resume names, and its options.
+
+        Without a name it is the newest unfinished one that can be read and that nobody holds;
+        newer ones are named in a line.
+        """
+        given = {name: value for name, value in vars(typed).items()
+                 if value is not None and name != "resume"}
+        if wrong := given.keys() - PLACES - LENGTHS:
+            raise UserError(f"--resume goes on with the flags of the run; leave out --{min(wrong)}")
         if not ranks.main:
-            return cls(*ranks.share(None), main=False)
-        if which:
-            folder = Path(which)
-            if not (folder / "checkpoint.pt").is_file():
-                raise UserError(f"{folder} holds no checkpoint.pt to resume from")
-            if not folder.resolve().name.startswith(f"{prefix}-run"):
-                raise UserError(f"{folder} is not a run of this script: {prefix}-runN would be")
-        else:
-            unfinished = [
-                path.parent
-                for path in parent.glob(f"{prefix}-run*/checkpoint.pt")
-                if not _read(path.parent)[0]
-            ]
-            if not unfinished:
-                raise UserError(f"no unfinished run in {parent}; start one without --resume")
-            folder = max(unfinished, key=lambda path: (path / "checkpoint.pt").stat().st_mtime)
-        run = cls(folder, _read(folder)[1])
-        ranks.share((folder, run.options))
-        return run
+            run = cls(*ranks.share(None), main=False)
+            return run, resumed(given, run, parse_args)
+        saved = {folder: os.path.isfile(file := folder / "checkpoint.pt") and os.path.getmtime(file)
+                 for folder in ([typed.resume] if typed.resume else parent.glob(f"{prefix}-run*"))}
+        longer = " or ".join(f"--{name} N" for name in sorted(LENGTHS & vars(typed).keys()))
+        longer, skipped = f"--resume DIR with {longer} goes on with a finished one", []
+        for folder in sorted(saved, key=saved.get, reverse=True):
+            try:
+                if saved[folder] is False:
+                    raise UserError(f"{folder} holds no checkpoint.pt to resume from")
+                if not folder.resolve().name.startswith(f"{prefix}-run"):
+                    raise UserError(f"{folder} is not a run of this script: {prefix}-runN would be")
+                finished, options = _read(folder)
+                if finished and not typed.resume:
+                    continue
+                run = cls(folder, options)
+                options = resumed(given, run, parse_args)
+                run.load()
+            except UserError as error:
+                if typed.resume:
+                    raise
+                skipped.append(one_line(str(error)))
+                continue
+            if skipped:
+                print(f"passed over: {'; '.join(skipped)}", flush=True)
+            if finished and not run.length:
+                print(f"{folder} is finished; {longer}", flush=True)
+            ranks.share((folder, run.options))
+            return run, options
+        raise UserError("; ".join((f"no unfinished run in {parent}", *skipped, longer)))
 
     def save(self, state: dict[str, Any]) -> None:
         """Write the checkpoint, whole or not at all.
@@ -112,45 +124,47 @@ class Run:
         """
         save_atomically(state, self.checkpoint_file)
         if not (self.folder / "run.json").exists():
-            self._write(finished=False)
+            self.write(finished=False)
             raise UserError(f"{self.folder} was deleted while the training ran; its checkpoint is "
                             f"there again, go on with --resume {quote(str(self.folder))}")
 
     def load(self) -> dict[str, Any]:
-        """Read the checkpoint."""
-        return load_file(self.checkpoint_file, "checkpoint", "start a new run without --resume")
+        """Return the checkpoint, in which the length is the one that was typed, if any.
+
+        Raises UserError where it cannot be read, or has done as much already.
+        """
+        state = load_file(self.checkpoint_file, "checkpoint", "start a new run without --resume")
+        with fitting(self.checkpoint_file):
+            done, total = ("step", "total") if "step" in state else ("global_step", "total_steps")
+            for name, value in self.length.items():
+                if name != "minutes" and value <= state[done]:
+                    raise UserError(f"{self.folder} has done {state[done]} steps; --{name} "
+                                    f"{value} is not more than that")
+                state[total] = None if name == "minutes" else value
+        return state
 
     def keep_options(self) -> None:
         """Write the options of a run that goes on, once all that they name was found."""
         if self.main:
-            self._write(finished=False)
+            self.write(finished=False)
 
-    def finish(self) -> None:
-        """Mark the run as finished, so that --resume passes it over."""
-        self._write(finished=True)
-
-    def _write(self, finished: bool) -> None:
+    def write(self, finished: bool) -> None:
+        """Write the options, and whether the run is finished, so that --resume passes it over."""
         text = json.dumps({"finished": finished, "options": self.options}, indent=1, default=str)
-        write_atomically(
-            self.folder / "run.json", lambda file: file.write(f"{text}\n".encode()))
+        write_atomically(self.folder / "run.json", lambda file: file.write(f"{text}\n".encode()))
 
 
 def _read(folder: Path) -> tuple[bool, dict[str, Any]]:
     """Whether a run is finished, and its options."""
     file = folder / "run.json"
-    try:
-        with fitting(file):
-            content = json.loads(file.read_text())
-            return bool(content["finished"]), dict(content["options"])
-    except OSError as error:
-        raise UserError(f"{file} cannot be read: {error.strerror or error}") from error
+    with refusing(f"{file} cannot be read"), fitting(file):
+        content = json.loads(file.read_text())
+        return bool(content["finished"]), dict(content["options"])
 
 
 @contextmanager
-def fitting(
-    file: Path, otherwise: str = "start a new run without --resume"
-) -> Iterator[None]:
-    """Taking up what a file holds goes in here.  Raises UserError where it does not fit."""
+def fitting(file: Path, otherwise: str = "start a new run without --resume") -> Iterator[None]:
+    """Raise UserError where what is read from a file in here does not fit."""
     try:
         yield
     except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError,
@@ -158,22 +172,19 @@ def fitting(
         raise UserError(f"{file} is of another version or of other options; {otherwise}") from error
 
 
-def resumed(
-    typed: argparse.Namespace, run: Run, parse_args: Callable[[list[str]], argparse.Namespace]
-) -> argparse.Namespace:
-    """The options of a run to go on with; those of CHANGEABLE that were typed now win.
+def resumed(given: dict[str, Any], run: Run, parse_args: Parse) -> argparse.Namespace:
+    """Return the options of a run to go on with, those that were given now among them.
 
-    Raises UserError where others were typed, or run.json holds what nobody can type.
+    Raises UserError where run.json holds what nobody can type.
     """
-    given = {name: value for name, value in vars(typed).items()
-             if value is not None and name != "resume"}
-    if wrong := given.keys() - CHANGEABLE:
-        raise UserError(f"--resume goes on with the flags of the run; leave out --{min(wrong)}")
+    run.length = {name: given[name] for name in LENGTHS & given.keys()}
+    if run.length:
+        run.options |= dict.fromkeys(LENGTHS & run.options.keys()) | run.length
     usual = vars(parse_args([]))
     arguments = [f"--{name}" if value is True else f"--{name}={value}"
                  for name, value in run.options.items()
                  if name not in ("init", "resume") and value not in (None, False)
-                 and not (name in CHANGEABLE and value == usual.get(name))]
+                 and not (name in PLACES and value == usual.get(name))]
     try:
         options = parse_args(arguments)
     except UserError as error:
@@ -182,28 +193,25 @@ def resumed(
     return argparse.Namespace(**vars(options) | given)
 
 
-class StopSignals:
-    """Within this context the first Ctrl-C, SIGTERM or loss of the terminal sets ``stopped``.
+class StopSignals(ExitStack):
+    """Within this context the first signal to stop sets ``stopped``, and ``number`` to its own.
 
-    ``number`` is the signal's.
+    A second Ctrl-C, SIGTERM or loss of the terminal ends the process at once, where it comes later
+    than SAME_STOP: a system and a launcher may both send the first.
     """
 
     def __enter__(self) -> "StopSignals":
-        self.stopped, self.number = False, 0
-        self._before = {
-            number: signal.signal(number, self._stop)
-            for number in STOP_SIGNALS
-            if signal.getsignal(number) != signal.SIG_IGN  # as nohup wants it
-        }
+        self.stopped, self.number, self._first = False, 0, math.inf
+        self.enter_context(on_stop_signals(self._stop))
         return self
 
-    def __exit__(self, *exception: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
     def _stop(self, number: int, frame: object) -> None:
-        self.stopped, self.number = True, number
-        with suppress(OSError):
-            os.write(sys.stderr.fileno(), STOPPING)  # print may be at work below this
-        for each, handler in self._before.items():
-            signal.signal(each, handler)  # a second one ends the process at once
+        if not self.stopped:
+            self.stopped, self.number = True, number
+            with suppress(OSError):
+                os.write(2, STOPPING)  # print may be at work below this
+        if number in END_SIGNALS:
+            self._first = min(self._first, now := time.monotonic())
+            if now - self._first >= SAME_STOP:
+                self.close()
+                signal.raise_signal(number)

@@ -6,18 +6,29 @@ import os
 import re
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from shlex import quote
 from typing import Any, NoReturn, TextIO
+
+try:
+    import fcntl  # noqa: F401, of all that Windows lacks the first to be needed
+except ImportError:
+    print("error: this runs on Linux and macOS; on Windows in WSL, https://aka.ms/wsl, with the "
+          "same commands", file=sys.stderr)
+    sys.exit(2)
 
 ROOT = Path(__file__).resolve().parents[2]  # the repository
 TRAIN_LOG = ROOT / "train_log"
 LOG = "log.csv"  # in the folder of a training of the agent, a line a validation
 RENDERER = ROOT / "renderer.pkl"
 ACTOR = ROOT / "actor.pkl"
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # the last of a lost terminal
+# Of users, of systems and of a lost terminal, and what batch systems send ahead of those.
+END_SIGNALS = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
+STOP_SIGNALS = *END_SIGNALS, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU
+SYSTEM_MODULES = {"fcntl", "mmap", "os", "signal"}  # of which some systems lack parts
 LONGEST_LINE = 2000  # characters of an error
 LONGEST_NAME = 200  # bytes of a file to write, so that there is room for a number or a suffix
 
@@ -70,19 +81,16 @@ class Output:
 
     def write(self, text: str) -> int:
         """Write text, if that can be."""
-        with self._read_or_not():
-            self._stream.write(text)
+        self._try("write", text)
         return len(text)
 
     def flush(self) -> None:
-        """Likewise."""
-        with self._read_or_not():
-            self._stream.flush()
+        """Flush the stream, if that can be."""
+        self._try("flush")
 
-    @contextmanager
-    def _read_or_not(self) -> Iterator[None]:
+    def _try(self, method: str, *arguments: str) -> None:
         try:
-            yield
+            getattr(self._stream, method)(*arguments)
         except OSError as error:
             if error.errno not in (errno.EPIPE, errno.EIO):
                 self.failure = error
@@ -91,11 +99,27 @@ class Output:
         return getattr(self._stream, name)
 
 
+@contextmanager
+def on_stop_signals(handler: Callable | int) -> Iterator[None]:
+    """Let a handler have the signals that stop a program, and put back what had them before.
+
+    Ignored ones stay so, as nohup wants it; threads that may not set handlers change nothing.
+    """
+    may = threading.current_thread() is threading.main_thread()
+    before = {number: signal.signal(number, handler) for number in STOP_SIGNALS
+              if may and signal.getsignal(number) not in (signal.SIG_IGN, None)}
+    try:
+        yield
+    finally:
+        for number, former in before.items():
+            signal.signal(number, former)
+
+
 def run(main: Callable[[], None]) -> None:
     """Run a script: a UserError becomes one line on stderr and exit status 2.
 
-    So does what the system refuses.  SIGTERM ends it like an exception, so that nothing is left
-    half written.
+    So does what the system refuses or lacks.  A signal to stop ends it like an exception, so that
+    nothing is left half written.
     """
     for descriptor in range(3):
         try:
@@ -105,26 +129,31 @@ def run(main: Callable[[], None]) -> None:
     for name in [name for name in os.environ if name.startswith("TQDM_")]:
         del os.environ[name]  # bars have their settings, and nonsense in there would end them
     for name in ("stdout", "stderr"):
-        stream = getattr(sys, name) or open(os.devnull, "w")  # noqa: SIM115, where it is closed
-        stream.reconfigure(errors="backslashreplace")  # names of files may be any bytes
-        setattr(sys, name, Output(stream))
+        if (stream := getattr(sys, name)) is getattr(sys, f"__{name}__"):  # and no notebook's
+            stream = stream or open(os.devnull, "w")  # noqa: SIM115, where it is closed
+            stream.reconfigure(errors="backslashreplace")  # names of files may be any bytes
+            setattr(sys, name, Output(stream))
     try:
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-        output = sys.stdout
-        main()
-        output.flush()
-        if error := output.failure:
+        with on_stop_signals(lambda number, _: sys.exit(128 + number)):
+            main()
+        sys.stdout.flush()
+        if error := getattr(sys.stdout, "failure", None):
             raise UserError(f"cannot write to the standard output: {error.strerror}")
     except ModuleNotFoundError as error:
         own = ROOT / "baseline" / (error.name or "").split(".")[0]
         if own.exists() or own.with_suffix(".py").exists():
             raise
+        if own.name in sys.stdlib_module_names:
+            fail(f"this Python was built without its module {error.name}")
         pip = quote(sys.executable), "-m pip install -r", quote(str(ROOT / "requirements.txt"))
         fail(f"the package {error.name} is missing: {' '.join(pip)}")
+    except AttributeError as error:
+        module = getattr(error.obj, "__name__", type(error.obj).__module__)
+        if module not in SYSTEM_MODULES:
+            raise
+        fail(f"this system lacks {module}.{error.name}, which Linux has")
     except (UserError, OSError) as error:
         fail(str(error))
-    except KeyboardInterrupt:
-        sys.exit(128 + signal.SIGINT)
 
 
 def fail(says: str) -> NoReturn:
@@ -158,14 +187,12 @@ def enough_memory(flags: str) -> Iterator[None]:
     """What may take more memory than there is goes in here; a UserError then names the flags."""
     try:
         yield
-    except UserError:
-        raise
     except Exception as error:
         # By their words, as OpenCV, workers and the libraries of GPUs have errors of their own.
-        says = re.search(".*(out of memory|allocate|ALLOC_FAILED|MemoryError|signal: Killed|"
-                         "overflow|too big|dimension exceeded).*",
-                         f"{type(error).__name__}: {error}")
-        if not says:
+        says = re.search(r".*(out of memory|([Cc]an(no|')t|[Ff]ailed to|[Uu]nable to) allocate|"
+                         "ALLOC_FAILED|MemoryError|signal: Killed|ion overflow|array is too big|"
+                         "dimension exceeded).*", f"{type(error).__name__}: {error}")
+        if not says or isinstance(error, UserError):
             raise
         raise UserError(f"not enough memory, it seems: try a smaller {flags} "
                         f"({says[0].strip()})") from error
@@ -175,13 +202,10 @@ def number(kind: type, low: float, below: float, what: str) -> Callable[[str], i
     """An argparse type: a number of that kind from ``low`` and below ``below``."""
 
     def read(text: str) -> int | float:
-        try:
-            value = kind(text) if re.fullmatch(r"[-+.\deE]+", text, re.ASCII) else below
-        except ValueError:
-            value = below
-        if not low <= value < below:
-            raise argparse.ArgumentTypeError(f"{text[:100]} is not {what}")
-        return value
+        with suppress(ValueError):
+            if re.fullmatch(r"[-+.\deE]+", text, re.ASCII) and low <= kind(text) < below:
+                return kind(text)
+        raise argparse.ArgumentTypeError(f"{text[:100]} is not {what}")
 
     return read
 
@@ -195,20 +219,25 @@ seed_type = number(int, 1, 2**32, "a whole number from 1 to 4294967295")
 
 
 def path_type(text: str) -> Path:
-    """An argparse type: a path that can be, whether something is there or not."""
+    """Read an argument as a path that can be, whether something is there or not.
+
+    ~/ and ~NAME/ at its beginning become home folders, as where no shell did that.
+    """
+    path = os.path.expanduser(text)
     try:
         if not text:  # a variable of the shell that is not set
             raise ValueError("an empty path")
         if re.match("https?://", text, re.IGNORECASE):
             raise ValueError("an address and no path")
-        os.lstat(text)
+        if re.match("~(/|$|[^/]+/)", path) and not os.path.lexists(path):
+            raise ValueError("nobody's home folder; a name that begins with ~ is written ./~")
+        os.lstat(path)
     except (FileNotFoundError, NotADirectoryError):
         pass
-    except OSError as error:
-        raise argparse.ArgumentTypeError(f"{text}: {error.strerror}") from error
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text}: {error}") from error
-    return Path(text)
+    except (OSError, ValueError) as error:
+        says = getattr(error, "strerror", error)
+        raise argparse.ArgumentTypeError(f"{text}: {says}") from error
+    return Path(path)
 
 
 def new_file(text: str) -> Path:
@@ -219,15 +248,6 @@ def new_file(text: str) -> Path:
     if found.is_dir():
         raise argparse.ArgumentTypeError(f"cannot write {text}: it is a folder")
     return found
-
-
-def frame_step(text: str) -> int:
-    """What --frames says: ``all`` is 1, ``N`` or ``every N`` N, ``last`` more than there are."""
-    if text in ("all", "last"):
-        return 1 if text == "all" else sys.maxsize
-    if not (words := re.fullmatch(r"(?:every\s+)?0*([1-9]\d{0,17})", text, re.ASCII)):
-        raise UserError(f"--frames takes all, last, or every N, a whole number from 1; not {text}")
-    return int(words[1])
 
 
 def add_device_flags(parser: argparse._ActionsContainer) -> None:

@@ -6,6 +6,7 @@ import glob
 import os
 import re
 import secrets
+import shutil
 import stat
 import sys
 import tempfile
@@ -24,52 +25,74 @@ OWN = "LEARNING_TO_PAINT_DIR"  # the environment's name for a folder of caches a
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A new file beside ``path`` that takes its place at the end, or goes where there is none.
+def replacing(path: Path, durable: bool = True) -> Iterator[BinaryIO]:
+    """Yield a new file that takes the place of ``path`` at the end, or goes where there is none.
 
-    At any moment ``path`` holds the old or the new content.  What killed processes left of
-    earlier tries is removed.  Of a link, what it leads to is replaced; devices and pipes are
-    written to.  Raises OSError where the folder cannot be written, or a link leads nowhere.
+    At any moment ``path`` holds the old or the new content, and it keeps its mode, owner, group
+    and attributes.  Of a link, what it leads to is replaced.  Devices and pipes are written to,
+    and in the end so are files with several names and those that cannot be replaced.
+    durable: wait for the disk, and remove what killed processes left of earlier tries.
+    Raises OSError where the file or its folder cannot be written, or a link leads nowhere.
     """
-    if not _is_replaceable(path):
+    if (target := _target(path)) is None:
         with open(path, "ab") as file:
             yield file
         return
-    path = _behind(path)
-    make_folder(path.parent)
-    remove_leftovers(path.parent, path.name)
-    temporary, file = _begun(path)
+    make_folder(target.parent)
+    if durable:
+        remove_leftovers(target.parent, target.name)
+    temporary, file = _begun(target)
     try:
         with file:
+            movable = _is_movable(temporary, target)
             yield file
             file.flush()
-            os.fsync(file.fileno())
-            os.replace(temporary, path)
+            if durable:
+                os.fsync(file.fileno())
+            with suppress(OSError):  # as of a mount point
+                if movable:
+                    os.replace(temporary, target)
+                    return
+            with open(temporary, "rb") as new, open(target, "r+b") as old:
+                shutil.copyfileobj(new, old)
+                old.truncate()
+                os.fsync(old.fileno())
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _is_replaceable(path: Path) -> bool:
-    """Whether a path is that of a file, or of none yet, and not of a device, a pipe or the like."""
-    link = os.readlink(path) if path.is_symlink() else ""
+def _target(path: Path) -> Path | None:
+    """Return the file that writing to a path replaces; None for devices, pipes and open files.
+
+    Raises OSError where that is a folder, or may not be written, or a link leads nowhere.
+    """
     each = path
     for _ in range(MOST_LINKS):
         if OPEN_FILES.fullmatch(str(each)):
-            return False
+            return None
         if not each.is_symlink():
             break
         each = each.parent / os.readlink(each)
     try:
-        return stat.S_ISREG(mode := os.stat(path).st_mode) or stat.S_ISDIR(mode)
+        mode = os.stat(path).st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            return None
+        os.close(os.open(path, os.O_WRONLY))
     except (FileNotFoundError, NotADirectoryError):
-        if link:
-            raise FileNotFoundError(errno.ENOENT, f"a link that leads nowhere, to {link}") from None
-        return True
-
-
-def _behind(path: Path) -> Path:
-    """The file that a link leads to, or the path itself."""
+        if path.is_symlink():
+            raise FileNotFoundError(
+                errno.ENOENT, f"a link that leads nowhere, to {os.readlink(path)}") from None
     return real(path) if path.is_symlink() else path
+
+
+def _is_movable(temporary: Path, target: Path) -> bool:
+    """Return whether a new file, given the attributes of what it replaces, can take its place."""
+    try:
+        shutil.copystat(target, temporary)
+        os.chown(temporary, (old := target.stat()).st_uid, old.st_gid)
+    except OSError:  # another user's
+        return not target.exists()
+    return old.st_nlink == 1
 
 
 def real(path: Path) -> Path:
@@ -120,6 +143,15 @@ def _no_locks(says: str) -> None:
           file=sys.stderr)
 
 
+@contextmanager
+def refusing(what: str) -> Iterator[None]:
+    """Raise UserError, ``what`` and why, in place of an OSError or what PyTorch makes of one."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        raise UserError(f"{what}: {reason(error)}") from error
+
+
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Let ``write`` fill ``path``, whole or not at all; see ``replacing``.
 
@@ -129,13 +161,11 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
         with replacing(path) as file:
             write(file)
 
-    try:
+    with refusing(f"cannot write {path}"):
         try:
             fill()
         except FileNotFoundError:  # the folder was deleted meanwhile
             fill()
-    except (OSError, RuntimeError) as error:
-        raise UserError(f"cannot write {path}: {reason(error)}") from error
 
 
 def in_turn(work: Iterable[Callable[[], object]]) -> None:
@@ -151,24 +181,23 @@ def in_turn(work: Iterable[Callable[[], object]]) -> None:
 
 
 def lock_folder(folder: Path, wait: bool) -> int:
-    """A descriptor that keeps other processes from locking the folder until it is closed.
+    """Return a descriptor that keeps other processes from locking a folder until it is closed.
 
     Raises BlockingIOError where another one holds the lock and ``wait`` is False.
     """
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            raise
+        except OSError:  # no locks of folders, as on NFS
+            os.close(descriptor)
+            descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
+            lock(descriptor, wait)
     except BlockingIOError:
         os.close(descriptor)
         raise
-    except OSError:  # no locks of folders, as on NFS
-        os.close(descriptor)
-        descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            lock(descriptor, wait)
-        except BlockingIOError:
-            os.close(descriptor)
-            raise
     return descriptor
 
 
@@ -179,9 +208,9 @@ def own_folder(usual: Path) -> Path:
     that cannot be written, into the user's cache folder.
     """
     if named := os.environ.get(OWN):
-        return Path(named) / usual.name
+        return Path(os.path.expanduser(named)) / usual.name
     there = next(folder for folder in (usual, *usual.parents) if folder.exists())
-    if os.access(there, os.W_OK) and not os.statvfs(there).f_flag & os.ST_RDONLY:
+    if os.access(there, os.W_OK):
         return usual
     home = os.environ.get("HOME", "~") and os.path.expanduser("~")  # an empty one is no root
     found = (path for path in (os.environ.get("XDG_CACHE_HOME", ""), home and f"{home}/.cache",
@@ -198,34 +227,28 @@ def make_folder(folder: Path) -> None:
 
 
 def make_room(path: Path) -> None:
-    """Make the folder of a file to write where there is none, and try that it can be written.
-
-    Raises UserError where it cannot.
-    """
-    try:
-        if not _is_replaceable(path):
-            return
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
-    folder = _behind(path).parent
-    try:
-        make_folder(folder)
-        tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        raise UserError(f"cannot write in {folder}: {error.strerror or error}") from error
+    """Make the folder of a file to write where there is none; raise UserError if neither can be."""
+    with refusing(f"cannot write {path}"):
+        target = _target(path)
+    if target:
+        with refusing(f"cannot write in {target.parent}"):
+            make_folder(target.parent)
+            tempfile.TemporaryFile(dir=target.parent).close()
 
 
 def keep_apart(written: Iterable[Path | None], read: dict[Path, str]) -> dict[Path, str]:
     """Raise UserError where a file to write, if any, is one that is read, or another to write.
 
-    read: what each of those is.  Devices and pipes have room for all.  Returns what all real paths
-    are.
+    So it does where one may not be written.  read: what each of those is.  Devices and pipes have
+    room for all.  Returns what all real paths are.
     """
     taken = {real(path): f"{what} {path}" for path, what in read.items()}
     for path in filter(None, written):
-        if path.exists() and not path.is_file():
+        with refusing(f"cannot write {path}"):
+            target = _target(path)
+        if target is None:
             continue
-        if (there := real(path)) in taken:
+        if (there := real(target)) in taken:
             raise UserError(f"{path} would take the place of {taken[there]}")
         taken[there] = "another file to write"
     return taken

@@ -15,7 +15,7 @@ from PIL import Image, ImageChops, ImageCms, ImageFile, ImageOps
 from PIL import TiffImagePlugin as Tag
 
 from utils.command import UserError, silent_stderr
-from utils.files import make_room, write_atomically
+from utils.files import make_room, refusing, write_atomically
 
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 MAX_PIXELS = 2**28  # 16384 x 16384
@@ -35,7 +35,7 @@ class Source(BytesIO):
 
     bytes_left: int
 
-    def read(self, size: int | None = -1, /) -> bytes: 
+    def read(self, size: int | None = -1, /) -> bytes:
         part = super().read(size)
         if size != ImageFile.MAXBLOCK:  # which is read for each strip, however short
             self.bytes_left -= len(part)
@@ -79,12 +79,9 @@ def decode_picture(path: Path) -> np.ndarray:
 
 def _content(path: Path) -> bytes:
     """Return the bytes of a file; raise UserError where it cannot be read or is too long."""
-    try:
-        with open(path, "rb") as file:
-            size = os.fstat(file.fileno()).st_size or MAX_FILE_SIZE  # pipes have none
-            data = file.read(min(size, MAX_FILE_SIZE) + 1)
-    except OSError as error:
-        raise UserError(f"cannot read the image {path}: {error.strerror or error}") from error
+    with refusing(f"cannot read the image {path}"), open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size or MAX_FILE_SIZE  # pipes have none
+        data = file.read(min(size, MAX_FILE_SIZE) + 1)
     if len(data) > MAX_FILE_SIZE:
         raise UserError(f"{path} takes more than {MAX_FILE_SIZE >> 20} MiB")
     return data
