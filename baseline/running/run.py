@@ -1,6 +1,5 @@
 """A training run: its folder, lock, checkpoint and the signals that end it early."""
 
-import argparse
 import csv
 import fcntl
 import json
@@ -10,15 +9,17 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from shlex import quote
-from typing import Any
+from typing import Any, TypeVar
 
 from running.ranks import Ranks
 from utils.command import STOP_SIGNALS, TRAIN_LOG, UserError
 from utils.files import lock, make_folder, own_folder, reason, remove_leftovers, write_atomically
 from utils.weights import load_file, save_atomically
 
+Options = TypeVar("Options")  # a frozen dataclass
 CHANGEABLE = {"cache", "data", "device", "log", "output", "renderer"}  # options of resumed runs
 STOPPING = b"stopping as soon as all is saved; once more ends it at once, without that\n"
 
@@ -158,10 +159,8 @@ def fitting(
         raise UserError(f"{file} is of another version or of other options; {otherwise}") from error
 
 
-def resumed(
-    typed: argparse.Namespace, run: Run, parse_args: Callable[[list[str]], argparse.Namespace]
-) -> argparse.Namespace:
-    """The options of a run to go on with; those of CHANGEABLE that were typed now win.
+def resumed(typed: Options, run: Run, parse_args: Callable[[list[str]], Options]) -> Options:
+    """Return the options of a run to go on with; those of CHANGEABLE that were typed now win.
 
     Raises UserError where others were typed, or run.json holds what nobody can type.
     """
@@ -173,13 +172,13 @@ def resumed(
     arguments = [f"--{name}" if value is True else f"--{name}={value}"
                  for name, value in run.options.items()
                  if name not in ("init", "resume") and value not in (None, False)
-                 and not (name in CHANGEABLE and value == usual.get(name))]
+                 and not (name in CHANGEABLE and value == str(usual.get(name)))]
     try:
         options = parse_args(arguments)
     except UserError as error:
         raise UserError(f"{run.folder / 'run.json'}: {error}") from error
     run.options |= given
-    return argparse.Namespace(**vars(options) | given)
+    return replace(options, **given)
 
 
 class StopSignals:
