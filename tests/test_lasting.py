@@ -23,8 +23,8 @@ import torch
 
 from best_renderer import drawing_error
 from conftest import Checkout
-from DRL.rollout import Painter
 from forks import Script
+from grid.painter import load_painter
 from images import Images
 from painting.stroke_file import read_json
 from Renderer.model import Renderer
@@ -191,7 +191,7 @@ def error_of(checkout: Checkout, job: Job) -> float:
         load_weights(network, checkout.root / job.best, "the renderer", "")
         return drawing_error(network, strokes, draw_batch(strokes), FP32)[0]
     data = Images(checkout.root / "data" / "img_align_celeba", checkout.root / "cache")
-    painter = Painter.load(checkout.root / job.best, checkout.root / "renderer.pkl", FP32)
+    painter = load_painter(checkout.root / job.best, checkout.root / "renderer.pkl", FP32)
     return painter.measure(data.images[data.test[:2]], EPISODE, 2).errors[-1].item()
 
 
