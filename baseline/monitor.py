@@ -26,36 +26,6 @@ STROKES_LOGGED = (5, 20, 50, 100, 200, 400, 1000)  # where a bundle ends there
 EXPLODED = 1e9  # no metric of a sound training comes near
 
 
-class Gathered:
-    """Sums of metrics, gathered without waiting for the device.
-
-    ``bad`` is the first update that went wrong, from 1, or 0; ``worst`` are its metrics.
-    """
-
-    def __init__(self) -> None:
-        self.names: list[str] = []
-        self.sums = self.worst = self.bad = torch.zeros(())
-        self.updates = 0
-
-    def add(self, metrics: dict[str, torch.Tensor]) -> None:
-        """Add the metrics of an update."""
-        values = torch.stack(list(metrics.values()))
-        self.updates += 1
-        if not self.names:
-            self.names = list(metrics)
-            self.sums, self.worst = torch.zeros_like(values), torch.zeros_like(values)
-            self.bad = torch.zeros_like(values[0])
-        self.sums = self.sums + values
-        here = (self.bad == 0) & ~(values.abs() <= EXPLODED).all()
-        self.worst = torch.where(here, values, self.worst)
-        self.bad = torch.where(here, self.updates, self.bad)
-
-    def text(self, values: list[float]) -> str:
-        """Return metrics as text."""
-        return " ".join(f"{name} {value:.4g}"
-                        for name, value in zip(self.names, values, strict=True))
-
-
 class Monitor:
     """What the main process writes and prints of a training; silent until it is opened."""
 
@@ -72,7 +42,8 @@ class Monitor:
         self.events: Events | None = None
         self.rows: list[dict[str, str]] = []  # of log.csv
         self.last_round = 0, 0.0  # its update and seconds
-        self.round_metrics = Gathered()
+        self.names: list[str] = []  # of metrics
+        self.round_metrics: list[torch.Tensor] = []  # of the updates since the last round
         self.means: list[dict[str, float]] = []  # of the rounds since the last validation
 
     def open(self, folder: Path, step: int, update: int, seconds: float) -> None:
@@ -94,33 +65,41 @@ class Monitor:
                 self.events.scalar(name, value, step)
 
     def gather(self, metrics: dict[str, torch.Tensor]) -> None:
-        """Add the metrics of an update to those of its round."""
-        self.round_metrics.add(metrics)
+        """Add the metrics of an update to those of its round, without waiting for the device."""
+        self.names = list(metrics)
+        self.round_metrics.append(torch.stack(list(metrics.values())))
 
     def check(self, update: int) -> None:
         """Raise UserError where an update since the last round, or a network, went wrong."""
-        gathered = self.round_metrics
-        if bad := int(gathered.bad):
-            first = update - gathered.updates + bad
-            says = f"in update {first}: {gathered.text(gathered.worst.tolist())}"
-        elif bad := not all(map(finite, self.networks.values())):
+        count, says = len(self.round_metrics), ""
+        values = torch.stack(self.round_metrics or [torch.zeros(1)])  # (updates, metrics)
+        wrong = (~(values.abs() <= EXPLODED)).any(1).tolist()
+        if any(wrong):
+            first = wrong.index(True)
+            says = f"in update {update - count + first + 1}: {self.text(values[first].tolist())}"
+        elif not all(map(finite, self.networks.values())):
             says = f"by update {update}: weights are no finite numbers"
-        if bad:
+        if says:
             raise UserError(
                 f"the training diverged {says}; {self.folder} keeps the last good checkpoint, if "
                 "there is one yet; lower rates may help (--actor_rate, --critic_rate)")
+
+    def text(self, metrics: list[float]) -> str:
+        """Return metrics as text."""
+        return " ".join(f"{name} {value:.4g}"
+                        for name, value in zip(self.names, metrics, strict=True))
 
     def round(self, step: int, update: int, seconds: float, rates: dict[str, float]) -> None:
         """Log a round of learning, by its metrics' means over updates and processes.
 
         seconds: of work since the training began.  Raises UserError where it went wrong.
         """
-        gathered = self.round_metrics
-        if not gathered.updates:
+        if not self.round_metrics:
             return
         self.check(update)
-        means = (self.ranks.total(gathered.sums) / (self.ranks.world * gathered.updates)).tolist()
-        self.means.append(dict(zip(gathered.names, means, strict=True)))
+        count, sums = len(self.round_metrics), self.ranks.total(sum(self.round_metrics))
+        means = (sums / (self.ranks.world * count)).tolist()
+        self.means.append(dict(zip(self.names, means, strict=True)))
         frames = (update - self.last_round[0]) * self.batch_size
         frame_rate = frames / max(1e-9, seconds - self.last_round[1])
         self.last_round = update, seconds
@@ -128,10 +107,10 @@ class Monitor:
                  | {f"rate/{name}": rate for name, rate in rates.items()}
                  | {"frames_a_second": frame_rate})
         if self.debug:
-            say(f"  {gathered.text(means)}; {frame_rate:.1f} frames a second")
+            say(f"  {self.text(means)}; {frame_rate:.1f} frames a second")
         if self.events:
             self.events.flush()
-        self.round_metrics = Gathered()
+        self.round_metrics = []
 
     def episode(self, step: int, episode: int, statistics: dict[str, torch.Tensor]) -> None:
         """Log the means over processes of an episode's statistics, where there are any."""

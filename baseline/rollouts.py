@@ -4,6 +4,7 @@ A schedule does the smallest piece of work at a time and returns what came of it
 """
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,18 +30,15 @@ class Tick(NamedTuple):
 
 
 class Schedule:
-    """An order of acting and learning."""
+    """An order of acting and learning.
+
+    Its ``tick`` takes the training's counts of steps and episodes and its progress in [0, 1].
+    """
 
     burn_in: tuple[int, int]  # steps before a budget knows the rate; those of them not timed
     between_rounds = True  # whether an episode and its updates are over
     idle = True  # whether the training may end here
-
-    def tick(self, step: int, episode: int, progress: float) -> Tick:
-        """Act or learn once.
-
-        step, episode: how many the training has done; progress: of the training, in [0, 1].
-        """
-        raise NotImplementedError
+    tick: Callable[[int, int, float], Tick]
 
     def reset(self, step: int) -> None:
         """Begin at a step of a training whose ``state_dict`` is lost."""

@@ -14,7 +14,6 @@ from curve import read_run
 from DRL.actor import load_actor
 from DRL.rollout import Measured
 from images import Images
-from monitor import Gathered
 from running.ranks import Ranks
 from running.run import Run, resumed
 from train import parse_args
@@ -330,11 +329,11 @@ def test_the_first_update_that_goes_wrong_is_named(checkout, tmp_path):
         monitor.gather({"loss": torch.tensor(loss), "reward": torch.tensor(0.5)})
     with pytest.raises(UserError, match=r"diverged in update 2: loss nan reward 0\.5;"):
         training.check()
-    monitor.round_metrics = Gathered()
+    monitor.round_metrics = []
     monitor.gather({"loss": torch.tensor(-2e9)})
     with pytest.raises(UserError, match=r"diverged in update 3: loss -2e\+09;"):
         training.check()
-    monitor.round_metrics = Gathered()
+    monitor.round_metrics = []
     training.check()
     training.method.actor.fc.bias.data[3] = float("inf")
     with pytest.raises(UserError, match="weights are no finite numbers"):
