@@ -24,9 +24,9 @@ CHANGEABLE = {"cache", "data", "device", "log", "output", "renderer"}  # options
 STOPPING = b"stopping as soon as all is saved; once more ends it at once, without that\n"
 
 
-def log_folder(named: str | None) -> Path:
-    """Where the folders of runs go: where the user says, or see ``own_folder``."""
-    return own_folder(TRAIN_LOG) if named in (None, str(TRAIN_LOG)) else Path(named)
+def log_folder(named: Path | None) -> Path:
+    """Return where the folders of runs go: where the user says, or see ``own_folder``."""
+    return own_folder(TRAIN_LOG) if named in (None, TRAIN_LOG) else named
 
 
 class Run:
