@@ -1,4 +1,4 @@
-"""How good a renderer is, and the file of the best one, which several trainings may write."""
+"""The error of a renderer, and the weight file of the best one of several trainings."""
 
 import math
 import os
@@ -10,7 +10,8 @@ import torch
 from Renderer.model import Renderer
 from running.device import Precision
 from utils.command import UserError
-from utils.files import lock_folder, make_room
+from utils.files import make_room
+from utils.locks import lock_folder
 from utils.weights import half_state, load_weights, save_atomically
 
 PICTURES = 32  # that a validation gives, to be shown
@@ -20,7 +21,7 @@ PICTURES = 32  # that a validation gives, to be shown
 def drawing_error(
     renderer: Renderer, strokes: torch.Tensor, drawn: torch.Tensor, precision: Precision
 ) -> tuple[float, torch.Tensor]:
-    """The mean squared error on fixed strokes, and the first pictures the network made."""
+    """Return the mean squared error on fixed strokes, and the first pictures the network made."""
     error, shown = 0.0, []
     for inputs, wanted in zip(strokes.split(256), drawn.split(256), strict=True):
         with precision.autocast():
@@ -31,7 +32,7 @@ def drawing_error(
 
 
 def stamp(path: Path) -> tuple[int, ...] | None:
-    """What tells whether a file is still the same; None where there is none, or a device."""
+    """Return what tells a file from its replacement; None where it is no file."""
     if not path.is_file():
         return None
     stat = path.stat()
@@ -42,9 +43,9 @@ class Best:
     """A weight file that only a better network replaces."""
 
     def __init__(self, path: Path, family: str, measure: Callable[[Renderer], float]) -> None:
-        """measure: gives the error of a network.
+        """Find the file.  Raises UserError where it could not be written.
 
-        Raises UserError where the file could not be written.
+        measure: from a network to its error.
         """
         make_room(path)
         self.path, self.family, self.measure = path, family, measure

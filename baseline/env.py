@@ -23,7 +23,7 @@ class Environment:
         self.reset(torch.zeros(env_batch, dtype=torch.int64))
 
     def reset(self, image: torch.Tensor) -> None:
-        """Blank canvases before the images (B,) int64; see ``Images.targets`` for the code."""
+        """Begin an episode before the images (B,) int64; see ``Images.targets`` for the code."""
         self.image = image.to(self.device)
         self.target = self.data.targets(self.image)  # (B, 3, 128, 128) uint8
         self.canvas = torch.zeros_like(self.target)
@@ -31,31 +31,37 @@ class Environment:
         self.initial = self.error()  # (B,)
 
     def error(self) -> torch.Tensor:
-        """Mean squared error (B,) of each canvas, pixels in [0, 1]."""
+        """Return the mean squared error (B,) of each canvas, pixels in [0, 1]."""
         return (as_float(self.canvas) - as_float(self.target)).square().mean((1, 2, 3))
 
     @torch.no_grad()
     def step(self, action: torch.Tensor) -> torch.Tensor:
         """Paint a bundle (B, 13 N) on every canvas.
 
-        Returns the share (B,) of the first error that it removed, for monitoring.
+        Returns the fraction (B,) of the blank canvas's error that it removed, for monitoring.
         """
         before = self.error()
         self.canvas = self.advance(self.canvas, action)
         self.step_count += 1
         return (before - self.error()) / self.initial.clamp(min=1e-8)
 
+    def state(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return canvas and target (B, 3, 128, 128) in [0, 1], and the progress (B,)."""
+        progress = torch.full((len(self.canvas),), self.step_count / self.max_step,
+                              device=self.device)
+        return as_float(self.canvas), as_float(self.target), progress
+
     @property
     def done(self) -> bool:
-        """Whether the episode is over."""
+        """Say whether the episode is over."""
         return self.step_count >= self.max_step
 
     def state_dict(self) -> dict:
-        """Where the episode stands, for a checkpoint."""
+        """Return where the episode stands."""
         return {"image": self.image, "canvas": self.canvas, "step_count": self.step_count}
 
     def load_state_dict(self, state: dict) -> None:
-        """Take up an episode where ``state_dict`` left it."""
+        """Load what ``state_dict`` returned."""
         self.reset(state["image"])
         self.canvas = state["canvas"].to(self.device)
         self.step_count = state["step_count"]

@@ -1,9 +1,8 @@
 #!/usr/bin/env python3
 """Measure the squared error of an actor's paintings over a folder of images."""
 
-import argparse
-
 from constants import STEPS
+from options import EvaluateOptions
 from utils.command import (
     ACTOR,
     RENDERER,
@@ -18,7 +17,7 @@ from utils.command import (
 from utils.files import keep_apart
 
 
-def parse_args() -> argparse.Namespace:
+def parse_args() -> EvaluateOptions:
     """Read the command line."""
     parser = Parser(__doc__, "python3 baseline/evaluate.py --data my_images --limit 100")
     add = parser.add_argument
@@ -38,12 +37,12 @@ def parse_args() -> argparse.Namespace:
         help="images to paint side by side")
     add("--json", type=new_file, metavar="FILE", help="a file for the last line too")
     add_device_flags(parser)
-    options = parser.parse_args()
+    options = EvaluateOptions(**vars(parser.parse_args()))
     keep_apart([options.json], {options.actor: "the actor", options.renderer: "the renderer"})
     return options
 
 
-def main(options: argparse.Namespace) -> None:
+def main(options: EvaluateOptions) -> None:
     """Evaluate as the options say."""
     from evaluation import evaluate  # its imports take seconds, mistakes none
 

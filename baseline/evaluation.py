@@ -1,6 +1,5 @@
 """The squared error of an actor's paintings over a folder of images."""
 
-import argparse
 import json
 import math
 from functools import partial
@@ -12,6 +11,7 @@ from tqdm import tqdm
 from DRL.rollout import Painter
 from grid.painter import load_painter
 from images import Images
+from options import EvaluateOptions
 from Renderer.canvas import as_float, composite
 from Renderer.stroke_batch import draw_batch
 from running.device import Precision, pick_device
@@ -23,7 +23,7 @@ MARKS = (5, 20, 50, 100, 200, 400, 1000, 2000, 4000, 10000)  # strokes to measur
 
 
 def squared_errors(canvas: torch.Tensor, target: torch.Tensor) -> np.ndarray:
-    """Mean squared error (B,) of each canvas (B, 3, 128, 128) in [0, 1]."""
+    """Return the mean squared error (B,) of each canvas (B, 3, 128, 128) in [0, 1]."""
     return (canvas - target).square().mean((1, 2, 3)).cpu().numpy()
 
 
@@ -59,7 +59,7 @@ def both_errors(
 
 
 @enough_memory("--batch_size")
-def evaluate(options: argparse.Namespace) -> None:
+def evaluate(options: EvaluateOptions) -> None:
     """Paint the images, measure and report as the options of ``evaluate.py`` say."""
     device = pick_device(options.device)
     precision = Precision(options.precision, device)

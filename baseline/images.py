@@ -17,10 +17,11 @@ from tqdm import tqdm
 
 from constants import WIDTH
 from running.device import free_memory
-from utils.command import ROOT, UserError, one_line, silent_stderr
+from utils.command import ROOT, UserError, one_line
 from utils.files import own_folder, reason, replacing, write_atomically
 from utils.listing import image_files
 from utils.pictures import decode_picture
+from utils.streams import silent_stderr
 
 CACHE = ROOT / "data" / "cache"
 LAST_TEST_NUMBER = 2001  # CelebA's images 1..2001 are the test split

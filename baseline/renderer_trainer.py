@@ -1,11 +1,9 @@
-"""All that a training of the renderer holds, and its checkpoint."""
+"""A training of the renderer: what it holds, its validations and its checkpoint."""
 
-import argparse
 import math
 import sys
 from collections.abc import Callable
 from contextlib import closing
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,6 +11,7 @@ import torch.nn.functional as F
 from torchvision.utils import make_grid
 
 from best_renderer import Best, drawing_error
+from options import RendererOptions
 from Renderer.model import Renderer
 from Renderer.stroke_batch import draw_batch
 from Renderer.stroke_data import StrokeBatches, drawn_ahead, drawn_on
@@ -33,14 +32,14 @@ BURN_IN = {"cpu": 40, "cuda": 400}  # steps before --minutes becomes a number of
 
 
 def learning_rate(schedule: str, progress: float, peak: float) -> float:
-    """The rate at ``progress`` in [0, 1]: half a cosine, or a tenth after 40 % and 80 %."""
+    """Return the rate at ``progress`` in [0, 1]: half a cosine, or tenths after 40 and 80 %."""
     if schedule == "cosine":
         return cosine(progress, peak)
     return stepped(progress, (peak, peak / 10, peak / 100), (0.4, 0.8))
 
 
 def picture_pairs(drawn: torch.Tensor, made: torch.Tensor) -> torch.Tensor:
-    """A grid of pairs, drawn | network, white paint on black.  Returns (3, H, W) in [0, 1]."""
+    """Return a grid of pairs, drawn | network, white on black, (3, H, W) in [0, 1]."""
     pairs = torch.stack((drawn[: len(made)], made), 1).flatten(0, 1)  # (2n, 128, 128)
     return make_grid(1 - pairs[:, None], nrow=8, pad_value=0.5)
 
@@ -50,8 +49,8 @@ class Drawing:
 
     unit, exchange_every, settled = "step", 20, True
 
-    def __init__(self, options: argparse.Namespace, ranks: Ranks) -> None:
-        """options: those of ``train_renderer.py``.  Raises UserError where they do not fit."""
+    def __init__(self, options: RendererOptions, ranks: Ranks) -> None:
+        """Build all of it.  Raises UserError where the options do not fit."""
         self.options, self.ranks = options, ranks
         self.device = device = pick_device(options.device)
         if options.fast:
@@ -59,7 +58,7 @@ class Drawing:
         self.data = StrokeBatches(
             options.seed, ranks.part(options.batch_size, "--batch_size"), options.stroke, ranks,
             drawn=device.type == "cpu")
-        self.best = Best(Path(options.output), options.stroke, self.error_of)
+        self.best = Best(options.output, options.stroke, self.error_of)
         self.precision = Precision(options.precision, device, learning=True)
         rng = np.random.default_rng(VALIDATION_SEED)
         strokes = torch.from_numpy(rng.random((VALIDATION_STROKES, SHAPE_DIM), np.float32))
@@ -70,7 +69,7 @@ class Drawing:
         self.build()
 
     def build(self) -> None:
-        """The network, from the output file where there is one, and its optimiser."""
+        """Build the network, from the output file where there is one, and its optimizer."""
         options = self.options
         torch.manual_seed(options.seed)
         self.renderer = Renderer().to(self.device, memory_format=torch.channels_last)
@@ -86,7 +85,7 @@ class Drawing:
         self.learn = Graphed(self.update, graphed)
 
     def load(self, run: Run) -> None:
-        """Take up the checkpoint, in place of what the output file holds."""
+        """Load the checkpoint of a run, in place of what the output file holds."""
         state = self.ranks.share(run.load() if self.ranks.main else None)
         with fitting(run.checkpoint_file):
             self.renderer.load_state_dict(state["renderer"])
@@ -101,7 +100,7 @@ class Drawing:
                         drawn_on(self.device, self.data, self.done, end, self.options.fast))
 
     def update(self, inputs: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-        """Learn from strokes (n, 10) and their pictures (n, 128, 128).  Returns the loss."""
+        """Take a step by strokes (n, 10) and their pictures (n, 128, 128); return the loss."""
         with self.precision.autocast():
             made = self.forward(inputs)
         loss = F.mse_loss(made.float(), wanted)
@@ -112,11 +111,11 @@ class Drawing:
         return loss.detach()
 
     def error_of(self, network: Renderer) -> float:
-        """The error of a network on the fixed strokes."""
+        """Return the error of a network on the fixed strokes."""
         return drawing_error(network.to(self.device), self.strokes, self.drawn, self.precision)[0]
 
     def sound(self, error: float | None = None) -> float:
-        """The mean loss since the last validation.  error: that of a new one.
+        """Return the mean loss since the last validation.  error: that of a new one.
 
         Raises UserError where they or the weights are no finite numbers.
         """
@@ -179,9 +178,7 @@ class Drawing:
         return str(self.best)
 
 
-def train(
-    options: argparse.Namespace, parse_args: Callable[[list[str]], argparse.Namespace]
-) -> None:
+def train(options: RendererOptions, parse_args: Callable[[list[str]], RendererOptions]) -> None:
     """Train as the options say; parse_args: how those of a run that is resumed are read."""
     with Ranks(options.device or "auto") as ranks, enough_memory("--batch_size"), compiling():
         run, parent = None, log_folder(options.log)

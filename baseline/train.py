@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 
 from constants import BUNDLE, LARGEST_BUNDLE, METHOD_FLAGS, REPLAY_FLAGS, STEPS
+from options import TrainOptions
 from utils.command import (
     RENDERER,
     ROOT,
@@ -24,7 +25,7 @@ from utils.command import (
 )
 
 
-def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
+def parse_args(arguments: list[str] | None = None) -> TrainOptions:
     """Read the command line, or other arguments."""
     parser = Parser(__doc__, "python3 baseline/train.py --minutes 600")
     add = parser.add_argument_group("the reference's flags").add_argument
@@ -91,12 +92,12 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     for name in ("data", "cache", "renderer", "output", "init"):
         if getattr(options, name) is not None:
-            setattr(options, name, str(Path(getattr(options, name)).absolute()))
+            setattr(options, name, Path(getattr(options, name)).absolute())
     if options.train_times and options.minutes:
         raise UserError("--train_times does not go with --minutes: which of them ends it?")
     if options.resume is None:
         check(options)
-    return options
+    return TrainOptions(**vars(options))
 
 
 def check(options: argparse.Namespace) -> None:
@@ -128,7 +129,7 @@ def check_grid(options: argparse.Namespace) -> None:
 
 
 def discount(text: str) -> float:
-    """An argparse type: a number in [0, 1), or such as 0.95**5."""
+    """Read an argparse type: a number in [0, 1), or such as 0.95**5."""
     base, raised, power = text.partition("**")
     power = power if raised else 1
     try:
@@ -140,7 +141,7 @@ def discount(text: str) -> float:
     return value
 
 
-def main(options: argparse.Namespace) -> None:
+def main(options: TrainOptions) -> None:
     """Train as the options say."""
     from trainer import train  # its imports take seconds, mistakes none
 

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """Train the renderer network to draw what the rasteriser draws."""
 
-import argparse
 from pathlib import Path
 
 from constants import FAMILY_NAMES
+from options import RendererOptions
 from utils.command import (
     RENDERER,
     ROOT,
@@ -20,7 +20,7 @@ from utils.command import (
 )
 
 
-def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
+def parse_args(arguments: list[str] | None = None) -> RendererOptions:
     """Read the command line, or other arguments."""
     parser = Parser(__doc__, "python3 baseline/train_renderer.py --minutes 60")
     group = parser.add_argument_group("how it learns")
@@ -59,11 +59,11 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         options.output = RENDERER if bezier else ROOT / f"{options.stroke}.pkl"
     for name in ("log", "output"):
         if getattr(options, name):
-            setattr(options, name, str(Path(getattr(options, name)).absolute()))
-    return options
+            setattr(options, name, Path(getattr(options, name)).absolute())
+    return RendererOptions(**vars(options))
 
 
-def main(options: argparse.Namespace) -> None:
+def main(options: RendererOptions) -> None:
     """Train as the options say."""
     from renderer_trainer import train  # its imports take seconds, mistakes none
 

@@ -33,7 +33,7 @@ from grid.painter import load_painter
 from measure import Work, machine, seconds_of
 from painting.frames import Frames, every
 from painting.refine import random_shapes
-from Renderer.canvas import as_float, as_uint8
+from Renderer.canvas import as_uint8
 from Renderer.model import Renderer
 from Renderer.raster import paint_exact
 from Renderer.stroke_batch import draw_batch
@@ -136,8 +136,7 @@ def update(precision: Precision, kind: str, batch_size: int) -> Callable[[], obj
     canvas = torch.randint(256, (batch_size, 3, 128, 128), dtype=torch.uint8, device=device)
     batch = Transitions(
         canvas, torch.rand(batch_size, 65, device=device), canvas.flip(0),
-        torch.zeros(batch_size, dtype=torch.int64, device=device),
-        torch.randint(40, (batch_size,), device=device),
+        canvas.flip(1), torch.randint(40, (batch_size,), device=device),
     )
     everything = [agent.render.network, *agent.networks.values(),
                   *agent.target_networks.values()]
@@ -149,7 +148,7 @@ def update(precision: Precision, kind: str, batch_size: int) -> Callable[[], obj
                 network.requires_grad_(True)
             learner.learning = lambda network: nullcontext()
         try:
-            agent.update(batch, canvas.flip(1), 0.0)
+            agent.update(batch, 0.0)
         finally:
             learner.learning = frozen
 
@@ -171,9 +170,7 @@ def environment_step(precision: Precision, kind: str, paintings: int) -> Callabl
     device = precision.device
     agent = agent_of(precision, kind, reward="l2")
     env = Environment(OneImage(), agent.advance, paintings, 10**9, device)
-    progress = torch.zeros(paintings, device=device)
-    return lambda: env.step(
-        agent.explore(as_float(env.canvas), as_float(env.target), progress, ()))
+    return lambda: env.step(agent.explore(*env.state(), ()))
 
 
 def training_rates(pair: tuple[Precision, Precision], count: int, batch: int) -> None:

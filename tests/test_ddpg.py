@@ -17,6 +17,7 @@ from Renderer.model import Renderer
 from running.device import Precision
 
 FP32 = Precision("fp32", torch.device("cpu"))
+TARGET = u8(image(4, 3, 106))
 
 
 class GoldenRender:
@@ -56,12 +57,7 @@ def golden_agent(renderer):
 def batch():
     action = torch.from_numpy(np.random.default_rng(8).random((4, 65)).astype(np.float32))
     return Transitions(
-        u8(image(4, 3, 105)), action, u8(image(4, 3, 107)), torch.zeros(4, dtype=torch.int64),
-        torch.tensor([0, 13, 26, 39]),
-    )
-
-
-TARGET = u8(image(4, 3, 106))
+        u8(image(4, 3, 105)), action, u8(image(4, 3, 107)), TARGET, torch.tensor([0, 13, 26, 39]))
 
 
 def gradient_norm(network: nn.Module) -> float:
@@ -143,7 +139,7 @@ def test_an_update_takes_the_golden_steps(golden_agent, batch, monkeypatch):
             lambda *_, name=name: norms.update(
                 {name: gradient_norm(golden_agent.networks[name])}))
     monkeypatch.setattr(golden_agent, "rates", lambda progress: dict.fromkeys(before, 0.0))
-    metrics = golden_agent.update(batch, TARGET, 0.0)
+    metrics = golden_agent.update(batch, 0.0)
     for name, loss in (("actor", "policy"), ("critic", "value"), ("wgan", "wgan")):
         assert_golden(metrics[f"{name}/loss"], UPDATE[f"{loss}_loss"])
         assert_golden(norms[name], UPDATE[f"{name}_grad_norm"])
@@ -153,7 +149,7 @@ def test_update_moves_networks_and_target_networks(golden_agent, batch):
     before = {n: [p.clone() for p in net.parameters()] for n, net in golden_agent.networks.items()}
     targets = {n: [p.clone() for p in net.parameters()]
                for n, net in golden_agent.target_networks.items()}
-    metrics = golden_agent.update(batch, TARGET, 0.0)
+    metrics = golden_agent.update(batch, 0.0)
     assert all(torch.isfinite(value) for value in metrics.values())
     for name, network in golden_agent.networks.items():
         new = list(network.parameters())
@@ -169,7 +165,7 @@ def test_actor_learns_by_the_statistics_of_its_batch(renderer, batch):
     torch.manual_seed(0)
     agent = DDPG(Setup(render=renderer, precision=FP32), reward="l2")
     before = copy.deepcopy(agent.actor)
-    agent.update(batch, TARGET, 0.5)
+    agent.update(batch, 0.5)
     assert not torch.equal(agent.actor.bn1.weight, before.bn1.weight)
     assert not agent.actor.training
     for name, buffer in agent.actor.named_buffers():
@@ -205,10 +201,10 @@ def test_ema_is_about_a_hundredth_of_the_training_long(renderer, batch, monkeypa
     agent, calls = golden(renderer), []
     monkeypatch.setattr("DRL.learner.soft_update",
                         lambda target, network, *taus: calls.append(taus))
-    monkeypatch.setattr(agent, "learn", lambda batch, target: {})
+    monkeypatch.setattr(agent, "step_all", lambda *inputs: {})
     for updates in (0, 90, 4999):
         agent.updates = updates
-        agent.update(batch, TARGET, (updates + 1) / 10_000)
+        agent.update(batch, (updates + 1) / 10_000)
     assert [tau for tau, _ in calls] == pytest.approx([9 / 11, 9 / 101, 0.01])
     assert all(tau == buffer_tau for tau, buffer_tau in calls)
 
@@ -254,6 +250,6 @@ def test_bf16_agrees_with_fp32(renderer, batch, options):
                        for a in agents)
     assert fast.dtype == torch.float32
     assert (plain - fast).abs().max() < 0.02
-    metrics = [a.update(batch, TARGET, 0.0) for a in agents]
+    metrics = [a.update(batch, 0.0) for a in agents]
     assert metrics[0].keys() == metrics[1].keys()
     assert torch.allclose(metrics[0]["critic/loss"], metrics[1]["critic/loss"], rtol=0.3, atol=0)

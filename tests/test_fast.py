@@ -42,21 +42,20 @@ def agent_on(device: torch.device, fast: bool, kind: type[DDPG] = DDPG, **option
     return agent
 
 
-def batch_on(device: torch.device, seed: int) -> tuple[Transitions, torch.Tensor]:
-    """Return a batch and its targets."""
+def batch_on(device: torch.device, seed: int) -> Transitions:
+    """Return a random batch."""
     rng = np.random.default_rng(seed)
     batch = Transitions(
         u8(image(4, 3, seed)), torch.from_numpy(rng.random((4, 65), np.float32)),
-        u8(image(4, 3, seed + 1)), torch.zeros(4, dtype=torch.int64),
+        u8(image(4, 3, seed + 1)), u8(image(4, 3, seed + 2)),
         torch.from_numpy(rng.integers(40, size=4)),
     )
-    batch = Transitions(*(each.to(device) for each in batch))
-    return batch, u8(image(4, 3, seed + 2)).to(device)
+    return batch.to(device)
 
 
-def states_are_the_same(plain: DDPG, fast: DDPG, batch: Transitions, target: torch.Tensor) -> None:
-    """What both choose to paint, and what comes of it."""
-    inputs = as_float(batch.canvas), as_float(target), batch.step / 40, (1, 2)
+def states_are_the_same(plain: DDPG, fast: DDPG, batch: Transitions) -> None:
+    """Compare what both choose to paint, and what comes of it."""
+    inputs = as_float(batch.canvas), as_float(batch.target), batch.step / 40, (1, 2)
     one, two = (agent.explore(*inputs) for agent in (plain, fast))
     assert (one - two).abs().max() <= 1e-3
     one, two = (agent.advance(batch.canvas, one.clone()) for agent in (plain, fast))
@@ -88,8 +87,9 @@ def test_a_compiled_update_has_the_numbers_of_the_plain_one(monkeypatch, options
     plain, fast = (agent_on(torch.device("cpu"), fast, **options) for fast in (False, True))
     for seed in (105, 205):
         batch = batch_on(torch.device("cpu"), seed)
-        states_are_the_same(plain, fast, *batch)
-        one, two = (seeded(agent.learn, seed, *batch) for agent in (plain, fast))
+        states_are_the_same(plain, fast, batch)
+        alpha = torch.rand(4, generator=torch.Generator().manual_seed(seed))
+        one, two = (agent.step_all(alpha, *batch) for agent in (plain, fast))
         assert one.keys() == two.keys()
         for name, expected in one.items():
             assert two[name].item() == pytest.approx(expected.item(), rel=2e-3, abs=1e-4), name
@@ -212,8 +212,8 @@ def test_a_graphed_update_has_the_numbers_of_the_plain_one(monkeypatch, options,
         for agent in (plain, fast):
             monkeypatch.setattr(agent, "rates", lambda progress, rates=rates: rates)
         if "kind" not in options or k < 3:
-            states_are_the_same(plain, fast, *batch)
-        one, two = (seeded(agent.update, k, *batch, k / calls) for agent in (plain, fast))
+            states_are_the_same(plain, fast, batch)
+        one, two = (seeded(agent.update, k, batch, k / calls) for agent in (plain, fast))
         for name, expected in one.items():
             assert two[name].item() == pytest.approx(expected.item(), rel=0.02, abs=1e-3), name
         if k == calls - 2:

@@ -17,11 +17,12 @@ import numpy as np
 import pytest
 
 from conftest import ROOT
-from painting.frames import FrameWriter
+from painting.frames import Frames
 from test_fuzz_commands import SCRIPTS, flags_of, load_script
 from utils import files
 from utils.command import STOP_SIGNALS, UserError, enough_memory, new_file, path_type, run
-from utils.files import keep_apart, lock, lock_folder, make_room, replacing, write_atomically
+from utils.files import keep_apart, make_room, replacing, write_atomically
+from utils.locks import lock, lock_folder
 
 
 def put(path: Path, text: str = "new") -> None:
@@ -197,7 +198,7 @@ def test_a_read_only_file_is_refused_before_any_work(home):
     (home / "generated2.png").chmod(0o444)
     says = r"cannot write .*generated2\.png: Permission denied"
     for refuse in (put, make_room, lambda path: keep_apart([path], {}),
-                   lambda path: FrameWriter(path.parent, 0, 8, 8, [1, 1, 1])):
+                   lambda path: Frames(path.parent, 0, 8, 8, np.ones(3, int)).__enter__()):
         with pytest.raises(UserError, match=says):
             refuse(home / "generated2.png")
     assert (home / "generated2.png").read_text() == "old"
@@ -206,9 +207,9 @@ def test_a_read_only_file_is_refused_before_any_work(home):
 def test_frames_keep_the_mode_of_those_before(tmp_path):
     for number in range(2):
         (tmp_path / f"generated{number}.png").touch(0o600)
-    with FrameWriter(tmp_path, 0, 8, 8, [1, 1]) as frames:
-        for _ in range(2):
-            frames.write(np.zeros((8, 8, 3), np.uint8))
+    with Frames(tmp_path, 0, 8, 8, np.ones(2, int)) as frames:
+        for number in range(2):
+            frames.write(number, np.zeros((8, 8, 3), np.uint8))
     frames.check()
     assert {path.stat().st_mode & 0o777 for path in tmp_path.glob("*.png")} == {0o600}
     assert all(path.stat().st_size for path in tmp_path.glob("*.png"))

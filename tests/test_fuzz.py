@@ -23,8 +23,9 @@ from painting.stroke_file import read_json
 from painting.svg import write_svg
 from Renderer.raster import paint_frames
 from test_foreign import Call, Network, archive, parts, saved, weights
-from utils.command import UserError, one_line, silent_stderr
+from utils.command import UserError, one_line
 from utils.pictures import read_picture
+from utils.streams import silent_stderr
 from utils.weights import load_weights
 
 

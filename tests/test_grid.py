@@ -225,12 +225,12 @@ def test_processes_share_the_steps_that_one_alone_takes(pictures, monkeypatch):
 def test_learning_imitates_and_then_lowers_the_error_of_whole_paintings(pictures, family):
     learner = new_learner(family, "auto")
     learner.imitating = 30
-    errors = [learner.update(None, pictures[4 * update % 64 :][:4], 0.1)["actor/error"].item()
+    errors = [learner.update(pictures[4 * update % 64 :][:4], 0.1)["actor/error"].item()
               for update in range(50)]
     assert np.mean(errors[24:30]) < 0.7 * np.mean(errors[:6])
     assert np.mean(errors[-5:]) < 0.8 * np.mean(errors[30:35])
     statistics = learner.actor.bn1.running_mean.clone()
-    learner.update(None, pictures[:4], 0.1)
+    learner.update(pictures[:4], 0.1)
     assert torch.equal(learner.actor.bn1.running_mean, statistics)
 
 

@@ -38,16 +38,16 @@ def update_once(rank: int, world: int) -> dict[str, torch.Tensor]:
         torch.manual_seed(0)
         part = slice(rank, None, world)
         batch = Transitions(
-            u8(image(4, 3, 105)), torch.rand(4, 65), u8(image(4, 3, 107)),
-            torch.zeros(4, dtype=torch.int64), torch.tensor([0, 13, 26, 39]),
+            u8(image(4, 3, 105)), torch.rand(4, 65), u8(image(4, 3, 107)), u8(image(4, 3, 106)),
+            torch.tensor([0, 13, 26, 39]),
         )
-        target, alpha = u8(image(4, 3, 106)), torch.rand(4)
+        alpha = torch.rand(4)
         agent = DDPG(Setup(render=render, precision=precision, ranks=ranks))
         for name, seed, gain in (("actor", 2, 1.0), ("critic", 3, 0.8), ("wgan", 4, 2.0)):
             fill(agent.networks[name], name, seed, gain)
             fill(agent.target_networks[name], name, seed + 10, gain)
         agent.actor.train = lambda mode=True: agent.actor
-        agent.step_all(*(each[part] for each in (target, alpha, *batch)))
+        agent.step_all(*(each[part] for each in (alpha, *batch)))
         return {f"{name} {key}": parameter.grad for name, network in agent.networks.items()
                 for key, parameter in network.named_parameters()}
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from DRL.rpm import ReplayMemory
+from DRL.rpm import ReplayMemory, Transitions
 
 ENV_BATCH, MAX_STEP = 2, 3
 
@@ -25,16 +25,21 @@ def fill(memory: ReplayMemory, episodes: int, steps_of_last: int = MAX_STEP) -> 
         moment += 1
 
 
+def sample(memory: ReplayMemory, count: int, seed: int) -> Transitions:
+    """Draw transitions whose targets are the codes themselves."""
+    return memory.sample(count, np.random.default_rng(seed), lambda code: code)
+
+
 def check(memory: ReplayMemory, newest_episode: int) -> None:
-    batch = memory.sample(500, np.random.default_rng(0))
+    batch = sample(memory, 500, 0)
     now, after = batch.canvas[:, 0, 0, 0].int(), batch.next_canvas[:, 0, 0, 0].int()
     assert torch.equal(after - now, torch.full_like(now, 2))  # the same painting, a moment on
     moment = now // 2
     assert torch.equal(moment % (MAX_STEP + 1), batch.step)
     assert batch.step.max() == MAX_STEP - 1
     assert torch.allclose(batch.action[:, 0], (moment + 1) / 100)
-    assert torch.equal(batch.image, 10 * (moment // (MAX_STEP + 1)) + now % 2)
-    assert batch.image.max() // 10 == newest_episode
+    assert torch.equal(batch.target, 10 * (moment // (MAX_STEP + 1)) + now % 2)
+    assert batch.target.max() // 10 == newest_episode
 
 
 def test_transitions_lead_to_the_next_canvas():
@@ -58,7 +63,7 @@ def test_wrap_around_keeps_exactly_the_newest(steps_of_last):
 def test_sampling_is_uniform():
     memory = ReplayMemory(12, ENV_BATCH, MAX_STEP)
     fill(memory, 4)
-    batch = memory.sample(12_000, np.random.default_rng(1))
+    batch = sample(memory, 12_000, 1)
     _, counts = batch.canvas[:, 0, 0, 0].unique(return_counts=True)
     assert len(counts) == 12
     # Chi squared with 11 degrees of freedom exceeds 31.3 once in a thousand.
@@ -70,15 +75,14 @@ def test_an_empty_memory_says_so():
     memory.begin(canvas_of(0), torch.zeros(ENV_BATCH, dtype=torch.int64))
     assert len(memory) == 0
     with pytest.raises(ValueError, match="empty"):
-        memory.sample(1, np.random.default_rng(0))
+        sample(memory, 1, 0)
 
 
 def test_state_dict_restores_the_memory():
     memory, other = (ReplayMemory(12, ENV_BATCH, MAX_STEP) for _ in range(2))
     fill(memory, 5, 2)
     other.load_state_dict(memory.state_dict())
-    for mine, its in zip(*(m.sample(50, np.random.default_rng(2)) for m in (memory, other)),
-                         strict=True):
+    for mine, its in zip(*(sample(m, 50, 2) for m in (memory, other)), strict=True):
         assert torch.equal(mine, its)
 
 

@@ -14,7 +14,6 @@ from curve import read_run
 from DRL.actor import load_actor
 from DRL.rollout import Measured
 from images import Images
-from monitor import Gathered
 from running.ranks import Ranks
 from running.run import Run, resumed
 from train import parse_args
@@ -94,7 +93,7 @@ def go_on(training, ticks: int) -> None:
 
 def everything(training) -> dict:
     return {
-        "method": training.method.state_dict(), "source": training.source.state_dict(),
+        "method": training.method.state_dict(), "schedule": training.schedule.state_dict(),
         "numpy": training.rng.bit_generator.state,
     }
 
@@ -117,7 +116,6 @@ def test_agent_training_resumes_to_the_bit(checkout, tmp_path, ticks, method):
     saved_at = first.global_update
     go_on(first, 6)
     second = training_of(checkout, *method, "--seed", 99)
-    second.options.seed = first.options.seed  # of the noise of an episode
     second.load(log)
     go_on(second, 6)
     assert second.global_update == first.global_update > saved_at
@@ -136,9 +134,9 @@ def test_agent_training_without_its_memory_fills_it_again(checkout, tmp_path, ca
     second.load(log)
     assert "is gone" in capsys.readouterr().out
     assert_same(second.method.state_dict(), first.method.state_dict())
-    assert len(second.source.memory) == 0
+    assert len(second.schedule.memory) == 0
     go_on(second, 3)
-    assert second.source.updates_due == 2
+    assert second.schedule.updates_due == 2
 
 
 def test_train_script_logs_saves_stops_and_resumes(checkout):
@@ -185,7 +183,7 @@ def test_train_script_minutes_from_init(checkout):
 def test_a_resumed_run_has_the_options_it_had(tmp_path, flags):
     """Where they are the usual ones too, but others would come from what was typed beside them."""
     options = parse_args(list(flags))
-    run = Run.create(tmp_path, "Paint", json.loads(json.dumps(vars(options))), Ranks())
+    run = Run.create(tmp_path, "Paint", json.loads(json.dumps(vars(options), default=str)), Ranks())
     again = resumed({}, run, parse_args)
     same = vars(options).keys() - {"init", "resume"}
     assert {name: getattr(again, name) for name in same} == {
@@ -231,7 +229,7 @@ def test_the_better_of_actor_and_average_is_kept(checkout, tmp_path, monkeypatch
     def painter(averaged=False):
         measured = Measured(*torch.full((3, 3), errors[averaged]),
                             torch.zeros(4, 3, 128, 128, dtype=torch.uint8))
-        return SimpleNamespace(measure=lambda *inputs: measured)
+        return SimpleNamespace(bundle=5, measure=lambda *inputs: measured)
 
     monkeypatch.setattr(training.method, "painter", painter)
     for better, kept in ((True, True), (False, False), (None, False)):
@@ -335,11 +333,11 @@ def test_the_first_update_that_goes_wrong_is_named(checkout, tmp_path):
         monitor.gather({"loss": torch.tensor(loss), "reward": torch.tensor(0.5)})
     with pytest.raises(UserError, match=r"diverged in update 2: loss nan reward 0\.5;"):
         training.check()
-    monitor.round_metrics = Gathered()
+    monitor.round_metrics = []
     monitor.gather({"loss": torch.tensor(-2e9)})
     with pytest.raises(UserError, match=r"diverged in update 3: loss -2e\+09;"):
         training.check()
-    monitor.round_metrics = Gathered()
+    monitor.round_metrics = []
     training.check()
     training.method.actor.fc.bias.data[3] = float("inf")
     with pytest.raises(UserError, match="weights are no finite numbers"):

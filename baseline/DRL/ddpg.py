@@ -31,7 +31,7 @@ class DDPG(Learner):
         reward: str = "wgan", noise_factor: float = 0.0, actor_rate: float | None = None,
         critic_rate: float | None = None,
     ) -> None:
-        """Build the networks; an action is a bundle of N strokes.
+        """Build the networks.  An action is a bundle of N strokes.
 
         discount: of an action (0.95**N).  noise_factor: standard deviation, see ``explore``.
         actor_rate, critic_rate: highest rates of a cosine, in place of the reference's steps.
@@ -152,13 +152,17 @@ class DDPG(Learner):
         metrics = {"real": real_mean, "fake": fake_mean, "penalty": penalty}
         return fake_mean - real_mean + penalty, metrics
 
-    def learn(self, batch: Transitions, target: torch.Tensor) -> Metrics:
-        """Take a step of discriminator, critic and actor, then soft-update the target networks."""
-        return self.step_all(target, torch.rand(len(target), device=target.device), *batch)
+    def update(self, batch: Transitions, progress: float) -> Metrics:
+        """Take a step of discriminator, critic and actor, then of target networks and EMA."""
+        self.set_rates(progress)
+        alpha = torch.rand(len(batch.target), device=batch.target.device)
+        metrics = self.step_all(alpha, *batch)
+        self.update_ema(progress)
+        return metrics
 
     def _step_all(
-        self, target: torch.Tensor, alpha: torch.Tensor, canvas: torch.Tensor,
-        action: torch.Tensor, next_canvas: torch.Tensor, _: torch.Tensor, step: torch.Tensor,
+        self, alpha: torch.Tensor, canvas: torch.Tensor, action: torch.Tensor,
+        next_canvas: torch.Tensor, target: torch.Tensor, step: torch.Tensor,
     ) -> Metrics:
         canvas, next_canvas, target = map(as_float, (canvas, next_canvas, target))
         metrics = {}

@@ -4,6 +4,7 @@ import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import nn
@@ -11,7 +12,6 @@ from torch import nn
 from constants import BUNDLE
 from DRL.actor import Actor
 from DRL.rollout import Painter
-from DRL.rpm import Transitions
 from Renderer.canvas import composite
 from Renderer.model import TrainedRender
 from running.device import Precision
@@ -24,7 +24,7 @@ Metrics = dict[str, torch.Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class Setup:
-    """What every method is told.
+    """The settings of every method.
 
     fast: compile the networks, and on a GPU replay updates as CUDA graphs.
     """
@@ -64,7 +64,7 @@ def soft_update(
 
 
 class Learner:
-    """An actor and the networks trained with it; a method adds the losses.
+    """An actor and the networks trained with it; a method adds the equations and the rates.
 
     networks, target_networks, optimizers: by name.  ema_actor: the EMA of the actor.  All
     networks are frozen except during their own step.
@@ -80,7 +80,7 @@ class Learner:
         None: there are none.  betas: Adam's, where they are not the usual ones.  readout: the
         actor's.
         """
-        self.setup, self.tau = setup, tau
+        self.tau = tau
         self.render, self.precision, self.ranks = setup.render, setup.precision, setup.ranks
         self.max_step, self.bundle = setup.max_step, setup.bundle
         gpu, several = self.precision.device.type == "cuda", self.ranks.world > 1
@@ -121,45 +121,38 @@ class Learner:
         """Return the learning rate of each network at ``progress`` in [0, 1]."""
         raise NotImplementedError
 
-    def learn(self, batch: Transitions | None, target: torch.Tensor) -> Metrics:
-        """Take a step of each network.
+    def update(self, batch: Any, progress: float) -> Metrics:
+        """Take a step of each network, then of its target network and of the EMA.
 
-        batch: None where the method paints all its states; target: (B, 3, 128, 128) uint8.
-        Returns means over the batch, still on the device.
+        batch: what the method learns from; progress: of the training, in [0, 1].  Returns means
+        over the batch, still on the device.
         """
         raise NotImplementedError
 
-    def update(
-        self, batch: Transitions | None, target: torch.Tensor, progress: float
-    ) -> Metrics:
-        """Do an update: ``learn`` at the rates of ``progress`` in [0, 1], then update the EMA."""
+    def set_rates(self, progress: float) -> None:
+        """Set the learning rates of an update."""
         for name, rate in self.rates(progress).items():
             set_rate(self.optimizers[name], rate)
-        metrics = self.learn(batch, target)
+
+    def update_ema(self, progress: float) -> None:
+        """Count an update and move the EMA of the actor."""
         self.updates += 1
         tau = min(1, max(9 / (10 + self.updates), progress / self.updates / EMA_LENGTH))
         soft_update(self.ema_actor, self.actor, tau, tau)
-        return metrics
-
-    @contextmanager
-    def step(self, name: str) -> Iterator[list[nn.Parameter]]:
-        """Take an optimizer step of a network by the gradients gathered in this context."""
-        network, optimizer = self.networks[name], self.optimizers[name]
-        optimizer.zero_grad(set_to_none=True)
-        with learning(network):
-            yield list(network.parameters())
-        self.ranks.mean_gradients(network)
-        optimizer.step()
 
     def minimize(
         self, name: str, loss_of: Callable[..., tuple[torch.Tensor, Metrics]],
         *inputs: torch.Tensor,
     ) -> Metrics:
         """Take an optimizer step of a network down a loss; return the loss and its metrics."""
-        with self.step(name) as weights:
+        network, optimizer = self.networks[name], self.optimizers[name]
+        optimizer.zero_grad(set_to_none=True)
+        with learning(network):
             with self.precision.autocast():
                 loss, metrics = loss_of(*inputs)
-            loss.backward(inputs=weights)
+            loss.backward(inputs=list(network.parameters()))
+        self.ranks.mean_gradients(network)
+        optimizer.step()
         metrics = {"loss": loss} | metrics
         return {f"{name}/{key}": value.detach() for key, value in metrics.items()}
 
@@ -171,10 +164,17 @@ class Learner:
         """Return a painter with that actor."""
         return Painter(self.finished(averaged), self.render, self.precision)
 
-    def go_on_from(self, actor: Actor) -> None:
-        """Load the weights of another actor with the same read-out."""
+    def start_from(self, actor: Actor) -> None:
+        """Load the weights of an actor with the same read-out; target networks follow."""
         self.actor.load_state_dict(actor.state_dict())
         self.ema_actor.load_state_dict(actor.state_dict())
+        for name, network in self.target_networks.items():
+            network.load_state_dict(self.networks[name].state_dict())
+
+    def make_same(self) -> None:
+        """Give every process the main one's networks."""
+        for network in (*self.networks.values(), *self.target_networks.values(), self.ema_actor):
+            self.ranks.make_same(network)
 
     def state_dict(self) -> dict:
         """Return networks, target networks, optimizers, the EMA and the number of updates."""

@@ -26,10 +26,7 @@ class ActionCritic(Critic):
         super().__init__(9 + bundle * STROKE_DIM)
 
     def forward(
-        self,
-        canvas: torch.Tensor,
-        target: torch.Tensor,
-        progress: torch.Tensor,
+        self, canvas: torch.Tensor, target: torch.Tensor, progress: torch.Tensor,
         action: torch.Tensor,
     ) -> torch.Tensor:
         """Return the value (B, 1).

@@ -20,6 +20,7 @@ from torch.func import functional_call
 
 from DRL.actor import Actor, fold_batch_norm, folded_weights, normalized_convolutions
 from DRL.learner import Learner, Metrics, Setup, learning
+from grid.multipliers import measure_multipliers
 from grid.painter import GridPainter
 from grid.passes import PAINTING, choose
 from grid.start import IMITATION, imitation_loss, initialize
@@ -32,9 +33,6 @@ from running.optim import adam, cosine, orthogonal
 RATE, WARM_UP = 3e-3, 100  # highest learning rate; updates in which it rises to its cosine
 MOMENTUM = 0.9  # of Muon
 MUON_RMS = 0.3  # root mean square of a Muon step over rate and multipliers; about that of Adam
-OUTPUT_STEP = 100.0  # standard deviations an output moves by, over the rate, if all weights agree
-LOGIT_STEP = 30.0  # of the last layer, the same in units of its logits
-MOST = 3.0  # of a learning-rate multiplier
 MEASURE_EVERY = 300  # updates between measurements of the activations
 MEASURED = 4  # pictures that they are measured on
 EARLY_WEIGHT = 0.3  # of the error after an earlier pass
@@ -48,7 +46,7 @@ class GridLearner(Learner):
     """An actor with a grid read-out that learns from whole paintings."""
 
     def __init__(self, setup: Setup, *, actor_rate: float | None = None) -> None:
-        """actor_rate: the highest learning rate of a cosine after a warm-up."""
+        """Build the actor; actor_rate: the highest rate of a cosine after a warm-up."""
         super().__init__(setup, {}, readout="grid")
         self.family = setup.render.family
         self.peak = actor_rate or RATE
@@ -65,13 +63,13 @@ class GridLearner(Learner):
         """Return the learning rate at ``progress`` in [0, 1]: half a cosine, after a warm-up."""
         return {"actor": min(1, (self.updates + 1) / WARM_UP) * cosine(progress, self.peak)}
 
-    def go_on_from(self, actor: Actor) -> None:
-        """Start from an actor with a grid read-out."""
-        super().go_on_from(actor)
+    def start_from(self, actor: Actor) -> None:
+        """Load the weights of an actor with a grid read-out, which needs no imitation."""
+        super().start_from(actor)
         self.imitating = 0
 
     def painter(self, averaged: bool = False) -> GridPainter:
-        """Return the policy of the actor, or of its running average."""
+        """Return a painter with the actor or its EMA."""
         return GridPainter(self.finished(averaged), self.render, self.precision)
 
     def state_dict(self) -> dict:
@@ -80,19 +78,20 @@ class GridLearner(Learner):
                                        "imitating": self.imitating}
 
     def load_state_dict(self, state: dict) -> None:
-        """Restore what ``state_dict`` gave."""
+        """Load what ``state_dict`` returned."""
         super().load_state_dict(state)
         self.multipliers = [each.to(self.precision.device) for each in state["multipliers"]]
         torch._foreach_copy_(self.momenta, state["momenta"])
         self.imitating = state["imitating"]
 
-    def learn(self, batch: None, target: torch.Tensor) -> Metrics:
+    def update(self, batch: torch.Tensor, progress: float) -> Metrics:
         """Take one optimizer step by paintings of targets (B, 3, 128, 128) uint8.
 
         Returns the mean squared error of the finished paintings; in the first updates, of the
         imitated numbers.
         """
-        target, actor = as_float(target.cpu()), self.actor
+        self.set_rates(progress)
+        target, actor = as_float(batch.cpu()), self.actor
         if self.updates == 0 and self.imitating:
             initialize(actor, target, self.family)
             self.ranks.make_same(actor)
@@ -109,6 +108,7 @@ class GridLearner(Learner):
             loss.backward()
         self.ranks.mean_gradients(actor)
         self.step()
+        self.update_ema(progress)
         return {"actor/error": error.detach()}
 
     def policy(self) -> Policy:
@@ -144,40 +144,16 @@ class GridLearner(Learner):
 
     @torch.no_grad()
     def measure_activations(self, target: torch.Tensor) -> None:
-        """Set each weight's learning-rate multiplier by the activations in some paintings.
-
-        A weight's multiplier is its output's standard deviation over the mean size of its input
-        and their number, so that all inputs move an output alike, and all outputs move by alike
-        fractions of their deviation.
-        """
-        policy, measured = self.policy(), {}
-        _, canvases = self.paint(policy, target)
-
-        def hook(layer: nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor) -> None:
-            (x,) = inputs
-            if isinstance(layer, nn.Linear):
-                size, taps = x.abs().mean((0, 1)), 1
-                deviation = torch.full_like(layer.bias, LOGIT_STEP / OUTPUT_STEP)
-            else:
-                size, deviation = x.abs().mean((0, 2, 3)), output.float().std((0, 2, 3))
-                typical = deviation.median()
-                deviation = deviation.clamp(typical / 10, 3 * typical)
-                taps = layer.weight[0, 0].numel()
-            measured[layer] = multipliers(size.float(), deviation, taps)
-
-        layers = [*(conv for _, conv, _ in normalized_convolutions(self.actor)), self.actor.fc]
-        handles = [layer.register_forward_hook(hook) for layer in layers]
+        """Set the learning-rate multipliers by the activations in some paintings."""
+        _, canvases = self.paint(self.policy(), target)
         seen = torch.cat([torch.zeros_like(target), *map(unstacked, canvases[:-1])])
         progress = torch.tensor([which.progress for which in PAINTING])
+        inputs = (seen, target.repeat(len(PAINTING), 1, 1, 1),
+                  progress.repeat_interleave(len(target)))
         with self.precision.autocast():
-            self.actor(seen.to(self.precision.device),
-                       target.repeat(len(PAINTING), 1, 1, 1).to(self.precision.device),
-                       progress.repeat_interleave(len(target)).to(self.precision.device))
-        for handle in handles:
-            handle.remove()
-        self.multipliers = [
-            self.ranks.total(measured[layer]).div_(self.ranks.world).view(
-                *measured[layer].shape, *[1] * (layer.weight.dim() - 2)) for layer in layers]
+            measured = measure_multipliers(
+                self.actor, *(each.to(self.precision.device) for each in inputs))
+        self.multipliers = [self.ranks.total(each).div_(self.ranks.world) for each in measured]
 
     def painting_loss(
         self, policy: Policy, target: torch.Tensor
@@ -244,14 +220,3 @@ class GridLearner(Learner):
             errors.append(error)
             grads.append(grad.view(sum(counts), -1))
         return float(np.mean(errors)), list(torch.stack(grads).split(counts, 1))
-
-
-def multipliers(size: torch.Tensor, deviation: torch.Tensor, taps: int) -> torch.Tensor:
-    """Return the learning-rate multipliers (N, C) of a layer's weights.
-
-    size: mean absolute inputs (C,); deviation: standard deviations of the outputs (N,); taps:
-    weights for each input and output.  Inputs that are hardly there get a bounded step.
-    """
-    typical = size[size <= size.quantile(0.95)].mean()  # without the few that are huge
-    total = taps * len(size) * (size + 0.1 * typical + 1e-6)
-    return (OUTPUT_STEP * deviation[:, None] / total).clamp(max=MOST)

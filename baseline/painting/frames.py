@@ -12,7 +12,8 @@ import cv2
 import numpy as np
 
 from utils.command import UserError
-from utils.files import lock_folder, make_room, reason, remove_leftovers, replacing
+from utils.files import make_room, reason, remove_leftovers, replacing
+from utils.locks import lock_folder
 from utils.pictures import resized
 
 QUEUED_FRAMES = 8  # that wait for each thread before painting waits for them,

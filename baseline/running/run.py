@@ -1,6 +1,5 @@
 """A training run: its folder, lock, checkpoint and the signals that end it early."""
 
-import argparse
 import csv
 import fcntl
 import json
@@ -10,26 +9,29 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from shlex import quote
-from typing import Any
+from typing import Any, TypeVar
 
 from running.ranks import Ranks
 from utils.command import END_SIGNALS, LOG, TRAIN_LOG, UserError, on_stop_signals, one_line
-from utils.files import lock, make_room, own_folder, refusing, remove_leftovers, write_atomically
+from utils.files import make_room, own_folder, refusing, remove_leftovers, write_atomically
+from utils.locks import lock
 from utils.weights import load_file, save_atomically
 
 PLACES = {"cache", "data", "device", "log", "output", "renderer"}  # which may change, as may
 LENGTHS = {"minutes", "steps", "train_times"}  # of which a new one takes the place of all
 SAME_STOP = 1.0  # seconds from a stop signal to another that is a second one
-Parse = Callable[[list[str]], argparse.Namespace]  # of a script's flags
+Options = TypeVar("Options")  # a frozen dataclass
+Parse = Callable[[list[str]], Options]  # of a script's flags
 STOPPING = b"stopping as soon as all is saved; once more ends it at once, without that\n"
 
 
-def log_folder(named: str | None) -> Path:
-    """Where the folders of runs go: where the user says, or see ``own_folder``."""
-    return own_folder(TRAIN_LOG) if named in (None, str(TRAIN_LOG)) else Path(named)
+def log_folder(named: Path | None) -> Path:
+    """Return where the folders of runs go: where the user says, or see ``own_folder``."""
+    return own_folder(TRAIN_LOG) if named in (None, TRAIN_LOG) else named
 
 
 class Run:
@@ -74,8 +76,8 @@ class Run:
         return run
 
     @classmethod
-    def reopen(cls, parent: Path, prefix: str, typed: argparse.Namespace, ranks: Ranks,
-               parse_args: Parse) -> tuple["Run", argparse.Namespace]:
+    def reopen(cls, parent: Path, prefix: str, typed: Options, ranks: Ranks,
+               parse_args: Parse) -> tuple["Run", Options]:
         """Return the run to go on with, in the folder that --resume names, and its options.
 
         Without a name it is the newest unfinished one that can be read and that nobody holds;
@@ -172,7 +174,7 @@ def fitting(file: Path, otherwise: str = "start a new run without --resume") -> 
         raise UserError(f"{file} is of another version or of other options; {otherwise}") from error
 
 
-def resumed(given: dict[str, Any], run: Run, parse_args: Parse) -> argparse.Namespace:
+def resumed(given: dict[str, Any], run: Run, parse_args: Parse) -> Options:
     """Return the options of a run to go on with, those that were given now among them.
 
     Raises UserError where run.json holds what nobody can type.
@@ -184,13 +186,13 @@ def resumed(given: dict[str, Any], run: Run, parse_args: Parse) -> argparse.Name
     arguments = [f"--{name}" if value is True else f"--{name}={value}"
                  for name, value in run.options.items()
                  if name not in ("init", "resume") and value not in (None, False)
-                 and not (name in PLACES and value == usual.get(name))]
+                 and not (name in PLACES and value == str(usual.get(name)))]
     try:
         options = parse_args(arguments)
     except UserError as error:
         raise UserError(f"{run.folder / 'run.json'}: {error}") from error
     run.options |= given
-    return argparse.Namespace(**vars(options) | given)
+    return replace(options, **given)
 
 
 class StopSignals(ExitStack):

@@ -1,7 +1,6 @@
 """What every script's command line shares."""
 
 import argparse
-import errno
 import os
 import re
 import signal
@@ -11,7 +10,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from shlex import quote
-from typing import Any, NoReturn, TextIO
+from typing import NoReturn
+
+from utils.streams import prepare_streams
 
 try:
     import fcntl  # noqa: F401, of all that Windows lacks the first to be needed
@@ -69,36 +70,6 @@ class Parser(argparse.ArgumentParser):
         return options
 
 
-class Output:
-    """A stream to print on, which may lose its reader, its terminal or its room: work goes on.
-
-    ``failure`` is why something else than a reader was lacking, as of a full disk.
-    """
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-        self.failure: OSError | None = None
-
-    def write(self, text: str) -> int:
-        """Write text, if that can be."""
-        self._try("write", text)
-        return len(text)
-
-    def flush(self) -> None:
-        """Flush the stream, if that can be."""
-        self._try("flush")
-
-    def _try(self, method: str, *arguments: str) -> None:
-        try:
-            getattr(self._stream, method)(*arguments)
-        except OSError as error:
-            if error.errno not in (errno.EPIPE, errno.EIO):
-                self.failure = error
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
-
-
 @contextmanager
 def on_stop_signals(handler: Callable | int) -> Iterator[None]:
     """Let a handler have the signals that stop a program, and put back what had them before.
@@ -121,18 +92,7 @@ def run(main: Callable[[], None]) -> None:
     So does what the system refuses or lacks.  A signal to stop ends it like an exception, so that
     nothing is left half written.
     """
-    for descriptor in range(3):
-        try:
-            os.fstat(descriptor)
-        except OSError:  # it is closed: nothing else shall get its number
-            os.open(os.devnull, os.O_RDWR)
-    for name in [name for name in os.environ if name.startswith("TQDM_")]:
-        del os.environ[name]  # bars have their settings, and nonsense in there would end them
-    for name in ("stdout", "stderr"):
-        if (stream := getattr(sys, name)) is getattr(sys, f"__{name}__"):  # and no notebook's
-            stream = stream or open(os.devnull, "w")  # noqa: SIM115, where it is closed
-            stream.reconfigure(errors="backslashreplace")  # names of files may be any bytes
-            setattr(sys, name, Output(stream))
+    prepare_streams()
     try:
         with on_stop_signals(lambda number, _: sys.exit(128 + number)):
             main()
@@ -168,18 +128,6 @@ def one_line(text: str) -> str:
     if len(text) > LONGEST_LINE:
         text = f"{text[: LONGEST_LINE // 2]} .. {text[-LONGEST_LINE // 2 :]}"
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
-
-
-@contextmanager
-def silent_stderr() -> Iterator[TextIO]:
-    """Hide what C libraries print on stderr; yield a file that still leads there."""
-    with open(os.dup(2), "w") as stderr:
-        try:
-            with open(os.devnull, "w") as null:
-                os.dup2(null.fileno(), 2)
-            yield stderr
-        finally:
-            os.dup2(stderr.fileno(), 2)
 
 
 @contextmanager

@@ -14,8 +14,9 @@ import numpy as np
 from PIL import Image, ImageChops, ImageCms, ImageFile, ImageOps
 from PIL import TiffImagePlugin as Tag
 
-from utils.command import UserError, silent_stderr
+from utils.command import UserError
 from utils.files import make_room, refusing, write_atomically
+from utils.streams import silent_stderr
 
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 MAX_PIXELS = 2**28  # 16384 x 16384

@@ -75,7 +75,7 @@ def load_file(path: Path, what: str, otherwise: str) -> Any:
     raise UserError(f"{what} {path} {flaw}; {otherwise}")
 
 
-def _flaw(path: Path) -> str:
+def _flaw(path: Path) -> str:  # noqa: C901, PLR0912, a line for each flaw
     """Why a file is not one of tensors and plain values, as far as can be told before loading it.
 
     PyTorch itself refuses to run code.  This says which, and keeps away from the rest that it

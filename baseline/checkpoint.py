@@ -1,0 +1,113 @@
+"""A training of the agent on disk: its checkpoint, each process's own file, the best networks."""
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from DRL.actor import load_actor
+from DRL.learner import Learner
+from options import TrainOptions
+from running.ranks import Ranks
+from running.run import Run, fitting
+from utils.command import UserError
+from utils.weights import half_state, load_file, load_weights, save_atomically
+
+HELP = "see --init in --help"
+
+
+def digests(renderer: Path, names: list[str]) -> dict[str, str]:
+    """Return digests of what a checkpoint does not hold but depends on."""
+    return {"renderer": hashlib.sha256(renderer.read_bytes()).hexdigest(),
+            "images": hashlib.sha256(os.fsencode("\n".join(names))).hexdigest()}
+
+
+def random_state(rng: np.random.Generator, device: torch.device) -> dict[str, Any]:
+    """Return the states of all generators of random numbers."""
+    return {"numpy": rng.bit_generator.state, "torch": torch.get_rng_state(),
+            "cuda": torch.cuda.get_rng_state() if device.type == "cuda" else None}
+
+
+def load_random_state(
+    state: dict[str, Any], rng: np.random.Generator, device: torch.device
+) -> None:
+    """Load what ``random_state`` returned; a GPU that it was not made on keeps its own."""
+    rng.bit_generator.state = state["numpy"]
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] is not None and device.type == "cuda":
+        torch.cuda.set_rng_state(state["cuda"])
+
+
+def own_file(run: Run, ranks: Ranks, name: str) -> Path:
+    """Return the file beside the checkpoint of what this process has to itself."""
+    return run.folder / f"{name}-{ranks.rank}of{ranks.world}.pt"
+
+
+def save(run: Run, ranks: Ranks, state: dict[str, Any], own: dict[str, Any]) -> None:
+    """Write the checkpoint, and beside it what each process has to itself.
+
+    state: the same in every process, with the counts "global_step" and, of "method", "updates".
+    """
+    name = f"memory-{state['global_step']}-{state['method']['updates']}"
+    save_atomically(own, own_file(run, ranks, name))
+    ranks.wait()
+    if ranks.main:
+        run.save(state | {"memory": name})
+    ranks.wait()
+    for old in run.folder.glob("memory-*.pt"):  # of other numbers of processes too
+        if not old.match(f"{name}-*of{ranks.world}.pt"):
+            old.unlink(missing_ok=True)
+
+
+def load(
+    run: Run, ranks: Ranks, inputs: dict[str, str]
+) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """Read the checkpoint and this process's own file.
+
+    inputs: see ``digests``.  Returns None in place of what is a
+    process's own where the inputs changed, or where one of these files is lost.
+    """
+    state = ranks.share(run.load() if ranks.main else None)
+    with fitting(run.checkpoint_file):
+        path = own_file(run, ranks, state["memory"])
+        changed = [name for name in inputs if inputs[name] != state["inputs"][name]]
+    if not ranks.any(bool(changed) or not path.is_file()):
+        return state, load_file(path, "replay memory", "delete it")
+    why = (f"{' and '.join(changed)} changed" if changed else
+           f"{path.name} or another process's is gone")
+    print(f"{why}: the memory is filled anew, so this goes on but not exactly as it would have")
+    return state, None
+
+
+def save_networks(folder: Path, networks: dict[str, nn.Module], family: str) -> None:
+    """Write the weight file of each network."""
+    for name, network in networks.items():
+        more = {"readout": network.readout} if name == "actor" else {}
+        save_atomically(half_state(network, family=family, **more), folder / f"{name}.pkl")
+
+
+def start_from(method: Learner, options: TrainOptions) -> None:
+    """Load the networks of another training; its actor must be there, the rest may be.
+
+    Raises UserError where the actor is of another kind.
+    """
+    path = options.init / "actor.pkl"
+    actor, family = load_actor(path, "the actor to start from", HELP)
+    if family != method.render.family:
+        raise UserError(
+            f"the actor to start from {path} paints with {family} strokes, but the "
+            f"renderer {options.renderer} draws {method.render.family} strokes")
+    if actor.readout != method.actor.readout:
+        raise UserError(f"the actor to start from {path} has the read-out {actor.readout}; "
+                        f"--method {options.method} needs {method.actor.readout}")
+    if actor.bundle != method.bundle:
+        raise UserError(f"the actor to start from {path} paints bundles of {actor.bundle} "
+                        f"strokes; --bundle says {method.bundle}")
+    for name in method.networks.keys() - {"actor"}:
+        if (path := options.init / f"{name}.pkl").is_file():
+            load_weights(method.networks[name], path, f"the {name} to start from", HELP)
+    method.start_from(actor)
