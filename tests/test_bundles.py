@@ -70,8 +70,7 @@ def logged(monkeypatch, checkout, *flags) -> tuple[object, dict[str, float]]:
     """A training, and what one validation of it logs."""
     training = training_of(checkout, "--validate_episodes", 1, "--validate_interval", 1, *flags)
     numbers = {}
-    monkeypatch.setattr(
-        training.monitor, "scalar", lambda name, value, step: numbers.setdefault(name, value))
+    monkeypatch.setattr(training.monitor, "log", lambda step, values: numbers.update(values))
     training.validate()
     return training, numbers
 
