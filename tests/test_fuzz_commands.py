@@ -131,7 +131,7 @@ def sandbox(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name, network in (("actor", Actor()), ("renderer", Renderer())):
         save_atomically(half_state(network), here / f"{name}.pkl")
     monkeypatch.chdir(here)
-    monkeypatch.setenv("HOME", str(here / "folder"))
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
     return here.parent
 
 
@@ -162,7 +162,7 @@ def asked_for(path: Path, words: list[str]) -> bool:
     """Whether some word of a command line names a file, or the folder of frames that it is in."""
     frame = re.fullmatch(r"(generated\d+|painting)\.png", path.name)
     for word in (*words, "output", "replay.png", "curve.svg"):
-        place = Path(os.path.abspath(os.path.expanduser(word)))
+        place = Path(os.path.abspath(word))
         if path == place or (frame and place in (path.parent, path.parent.parent)):
             return True
         if path.parent == place.parent and path.suffix == place.suffix and path.stem.startswith(
