@@ -14,8 +14,12 @@ from conftest import ROOT, Checkout
 from test_training import RENDERER_TINY, TINY
 
 MODULES = {"opencv-python": "cv2", "pillow": "PIL", "ipykernel": "IPython"}  # else the same
-# In the README.
-RUN = {"pytest-xdist": "pytest -q -n 2", "tensorboard": "tensorboard --logdir train_log"}
+RUN = {  # what is not imported: the file that runs it, and how
+    "pytest-xdist": ("README.md", "pytest -q -n 2"),
+    "tensorboard": ("README.md", "tensorboard --logdir train_log"),
+    "ruff": ("tests/test_house.py", 'run("ruff", '),
+    "import-linter": ("tests/test_house.py", 'run("lint-imports", '),
+}
 
 # Python runs it at its start: what could reach beyond this machine is noted and fails.  Let be
 # are Unix sockets, and the programs that ctypes asks for the paths of libraries.
@@ -58,7 +62,7 @@ def requirements(file: str, bound: str = ">=") -> dict[str, str]:
 
 
 def modules(names: dict[str, str]) -> set[str]:
-    """The modules that requirements bring, without those that only a command of the README runs."""
+    """The modules that requirements bring, without those that are only run as commands."""
     return {MODULES.get(name, name) for name in names if name not in RUN}
 
 
@@ -97,11 +101,11 @@ def test_the_tests_need_what_is_listed_and_nothing_else():
     assert own <= found <= own | modules(requirements("requirements.txt"))
 
 
-def test_the_readme_runs_what_is_listed_and_not_imported():
+def test_what_is_listed_and_not_imported_is_run():
     listed = requirements("requirements.txt") | requirements("tests/requirements.txt")
-    for name, command in RUN.items():
+    for name, (file, command) in RUN.items():
         assert name in listed
-        assert command in (ROOT / "README.md").read_text()
+        assert command in (ROOT / file).read_text()
 
 
 def test_the_oldest_versions_are_the_lower_bounds():
