@@ -5,6 +5,7 @@ import io
 import os
 import re
 import shutil
+import signal
 import sys
 from collections.abc import Iterator
 from functools import cache
@@ -18,6 +19,11 @@ from forks import Script
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the cores, one thread for each
     os.environ["OMP_NUM_THREADS"] = os.environ["NUMBA_NUM_THREADS"] = "1"
+
+for number in (signal.SIGINT, signal.SIGHUP):  # which nohup and shells ignore in the background
+    if signal.getsignal(number) == signal.SIG_IGN:
+        default = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+        signal.signal(number, default)
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "baseline"))

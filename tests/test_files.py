@@ -19,7 +19,7 @@ import pytest
 from conftest import ROOT
 from painting.frames import Frames
 from test_fuzz_commands import SCRIPTS, flags_of, load_script
-from utils import files
+from utils import files, locks
 from utils.command import STOP_SIGNALS, UserError, enough_memory, new_file, path_type, run
 from utils.files import keep_apart, make_room, replacing, write_atomically
 from utils.locks import lock, lock_folder
@@ -116,7 +116,7 @@ def test_without_locks_the_work_goes_on_and_says_so_once(tmp_path, monkeypatch, 
     def refuse(*_: object) -> None:
         raise OSError(code, os.strerror(code))
 
-    files._no_locks.cache_clear()
+    locks._no_locks.cache_clear()
     monkeypatch.setattr(fcntl, "flock", refuse)
     with open(tmp_path / ".lock", "w") as file:
         assert not lock(file.fileno(), wait=False, how=refuse)

@@ -4,7 +4,7 @@ import os
 import signal
 import subprocess
 import sys
-from argparse import Namespace
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -170,10 +170,18 @@ def test_warnings_of_batch_systems_never_end_at_once(clock):
     assert (signals.stopped, signals.number) == (True, signal.SIGXCPU)
 
 
+@dataclass(frozen=True)
+class Options:
+    """Flags that are all of a training's length."""
+
+    resume: Path | None = None
+    steps: int | None = None
+    minutes: float | None = None
+
+
 def reopened(folder: Path, **typed: object) -> Run:
-    """The run that --resume opens, of jobs whose flags are all of a training's length."""
-    typed = Namespace(**{"resume": False, "steps": None, "minutes": None} | typed)
-    return Run.reopen(folder, "Count", typed, Ranks(), lambda arguments: Namespace())[0]
+    """Return the run that --resume opens."""
+    return Run.reopen(folder, "Count", Options(**typed), Ranks(), lambda arguments: Options())[0]
 
 
 def test_resume_takes_the_newest_run_that_can_be_read_and_that_nobody_holds(tmp_path, capsys):
