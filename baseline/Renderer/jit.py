@@ -3,19 +3,15 @@
 import os
 import warnings
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
-from types import ModuleType
 
 from utils.command import UserError
 
 
-@cache
-def load_kernels() -> ModuleType:
-    """Import the kernels: numba compiles each at its first call, keeps it, and says so.
+def start_numba() -> None:
+    """Import numba with the variables that it reads then, and let it say when it compiles.
 
-    Set the variables that numba reads when it is imported.  Raises UserError where others of them
-    keep it from starting.
+    Raises UserError where others of its variables keep it from starting.
     """
     os.environ.pop("NUMBA_THREADING_LAYER", None)  # another program's, which may not be there
     if os.environ.get("OMP_NUM_THREADS", "").isdecimal():  # or numba would give PyTorch its own
@@ -23,8 +19,6 @@ def load_kernels() -> ModuleType:
     warnings.filterwarnings("ignore", "Environment variable 'NUMBA_")
     try:
         from numba.core import event
-
-        from Renderer import kernels
     except (ValueError, RuntimeError) as error:  # of nonsense in other variables
         raise UserError(f"numba does not start: {error}; see its variables NUMBA_..") from error
 
@@ -43,7 +37,6 @@ def load_kernels() -> ModuleType:
             """Say nothing."""
 
     event.register("numba:compile", Compiling())
-    return kernels
 
 
 def compiled(**options: bool) -> Callable[[Callable], Callable]:

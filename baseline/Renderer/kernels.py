@@ -1,6 +1,6 @@
 """The kernels of the exact rasterizer and of its gradient, as numba compiles them.
 
-``jit.load_kernels`` imports this module, which imports numba.
+``raster.load_kernels`` imports this module, which imports numba.
 """
 
 import numpy as np

@@ -6,12 +6,14 @@ the canvas.  Inside a tile of 128 pixels the painting equals that of ``draw`` an
 
 import math
 from collections.abc import Callable, Iterable, Iterator
+from functools import cache
+from types import ModuleType
 
 import cv2
 import numpy as np
 import torch
 
-from Renderer.jit import load_kernels
+from Renderer.jit import start_numba
 from Renderer.stroke_batch import half_widths
 from Renderer.stroke_gen import FAMILIES, Discs, Triangles
 from Renderer.strokes import Strokes
@@ -22,6 +24,15 @@ PIXELS_AT_ONCE = 2**24  # of boxes that are drawn before they are blended
 STROKES_AT_ONCE = 256
 STROKES_A_CHUNK = 4  # of a thread's work: early strokes are larger than late ones
 REPORT_INTERVAL = 64  # strokes
+
+
+@cache
+def load_kernels() -> ModuleType:
+    """Import the kernels, which numba compiles at their first calls."""
+    start_numba()
+    from Renderer import kernels
+
+    return kernels
 
 
 def place(strokes: Strokes, shapes: torch.Tensor, scale: float = 1.0) -> Discs | Triangles:

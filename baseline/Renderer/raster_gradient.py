@@ -11,8 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from Renderer.jit import load_kernels
-from Renderer.raster import STROKES_A_CHUNK, Boxes, place
+from Renderer.raster import STROKES_A_CHUNK, Boxes, load_kernels, place
 from Renderer.stroke_gen import Discs, Triangles
 from Renderer.strokes import Strokes
 
