@@ -42,9 +42,9 @@ def parse_args(arguments: list[str] | None = None) -> TrainOptions:
     add("--noise_factor", type=weight,
         help="standard deviation of the noise while exploring: on actions (0); with --method "
         "model_free on the actor's parameters, the same in a whole episode (0.05)")
-    add("--validate_interval", type=positive_int, default=50, metavar="N",
-        help="episodes between validations and checkpoints; with --method grid an episode is "
-        "--max_step updates")
+    add("--validate_interval", type=positive_int, metavar="N",
+        help="episodes between validations and checkpoints (50; with --method grid, where an "
+        "episode is --max_step updates, 5)")
     add("--validate_episodes", type=positive_int, default=5, metavar="N",
         help="how many times env_batch test images a validation paints")
     add("--train_times", type=positive_int, metavar="N",
@@ -111,6 +111,7 @@ def check(options: argparse.Namespace) -> None:
         if getattr(options, name) is not None:
             raise UserError(f"--method {options.method} does not know --{name}")
     defaults = defaults | {"batch_size": 16 * STEPS if grid else 96,
+                           "validate_interval": 5 if grid else 50,
                            "train_times": None if options.minutes else 2_000_000}
     for name, default in defaults.items():
         if getattr(options, name) is None:

@@ -6,7 +6,7 @@ into the actor; what the actor sees is cut off from it.  There is no critic and 
 
 Batch normalization keeps the statistics of the first pictures, as a batch has few of them.  Each
 weight has a learning-rate multiplier of its own, in the spirit of maximal update parametrization
-(Yang and Hu, 2021), so that no layer outruns the others and no ReLU dies.  Convolutions take the
+(Yang and Hu, 2021), so that no layer outruns the others and few ReLUs die.  Convolutions take the
 orthogonal steps of Muon (Jordan et al., 2024), all else Adam's.
 """
 
@@ -112,12 +112,16 @@ class GridLearner(Learner):
         return {"actor/error": error.detach()}
 
     def policy(self) -> Policy:
-        """Return the actor with its batch normalization folded; gradients flow to its weights."""
-        weights = folded_weights(self.actor)
+        """Return the actor with its batch normalization folded; gradients flow to its weights.
+
+        It takes and returns tensors on the CPU, where the rasterizer is.
+        """
+        weights, device = folded_weights(self.actor), self.precision.device
 
         def act(*inputs: torch.Tensor) -> torch.Tensor:
             with self.precision.autocast():
-                return functional_call(self.folded, weights, inputs)
+                inputs = tuple(each.to(device) for each in inputs)
+                return functional_call(self.folded, weights, inputs).cpu()
 
         return act
 
@@ -128,10 +132,11 @@ class GridLearner(Learner):
         lr = optimizer.param_groups[0]["lr"]
         before, dtype = last.clone(), torch.bfloat16 if self.precision.bf16 else last.dtype
         optimizer.step()
-        last.copy_(torch.lerp(before, last, self.multipliers[-1]))
+        *multipliers, last_multiplier = self.multipliers
+        last.copy_(torch.lerp(before, last, last_multiplier))
         steps = []
         for number, (weight, momentum, multiplier) in enumerate(
-                zip(self.filters, self.momenta, self.multipliers, strict=False)):
+                zip(self.filters, self.momenta, multipliers, strict=True)):
             momentum.lerp_(weight.grad, 1 - MOMENTUM)
             steps.append(torch.zeros_like(weight))
             if number % self.ranks.world == self.ranks.rank:  # the others' come from others
@@ -167,20 +172,18 @@ class GridLearner(Learner):
         first = 0 if turn == 0 else COARSE  # of the passes that are learned
         bundles, canvases = self.paint(policy, target, first)
         below = canvases[first - 1] if first else None
-        ends = [(len(PAINTING), 1.0)]
-        if turn < COARSE:
-            early = COARSE + 1 if first else 1 + self.updates // COARSE_EVERY % COARSE
-            ends.append((early, EARLY_WEIGHT))
-        grads, error = [torch.zeros_like(each) for each in bundles], 0.0
-        for end, weight in reversed(ends):
-            error, found = self.gradient(bundles[first:end], target, below)
-            for grad, each in zip(grads[first:], found, strict=False):
-                grad += weight * each
-        for grad in grads[:COARSE]:
-            grad *= COARSE_EVERY
-        loss = sum((grad * each).sum() for grad, each in zip(
-            grads[first:], bundles[first:], strict=True)) / len(target)
-        return loss, torch.tensor(error)
+        error, grads = self.gradient(bundles[first:], target, below)
+        if turn != COARSE_EVERY - 1:
+            end = COARSE + 1 if first else 1 + self.updates // COARSE_EVERY % COARSE
+            _, early_grads = self.gradient(bundles[first:end], target, below)
+            for grad, early_grad in zip(grads, early_grads, strict=False):  # of the passes by then
+                grad += EARLY_WEIGHT * early_grad
+        if first == 0:  # as much as if they were learned in every update
+            for grad in grads[:COARSE]:
+                grad *= COARSE_EVERY
+        loss = sum((grad * bundle).sum()
+                   for grad, bundle in zip(grads, bundles[first:], strict=True))
+        return loss / len(target), torch.tensor(error)
 
     def paint(
         self, policy: Policy, target: torch.Tensor, first: int = len(PAINTING)
@@ -190,13 +193,11 @@ class GridLearner(Learner):
         first: of the passes through which gradients flow.  Returns the bundles of each pass,
         (B, bundles, 13 N), and the stacked canvas (128 B, 128, 3) after it.
         """
-        device, column = self.precision.device, Layout.column(len(target))
-        canvas = np.zeros(stacked(target).shape, np.float32)
+        column, canvas = Layout.column(len(target)), np.zeros(stacked(target).shape, np.float32)
         bundles, canvases = [], []
         for number, which in enumerate(PAINTING):
             with torch.set_grad_enabled(number >= first):
-                seen = column.cut(canvas).to(device)
-                bundles.append(choose(policy, seen, target.to(device), which).cpu())
+                bundles.append(choose(policy, column.cut(canvas), target, which))
             for action in bundles[-1].unbind(1):
                 paint_exact(column.strokes(self.family, action), canvas)
             canvases.append(canvas.copy())
@@ -219,4 +220,5 @@ class GridLearner(Learner):
                                           None if below is None else below[rows])
             errors.append(error)
             grads.append(grad.view(sum(counts), -1))
-        return float(np.mean(errors)), list(torch.stack(grads).split(counts, 1))
+        return float(np.mean(errors)), [
+            part.clone() for part in torch.stack(grads).split(counts, 1)]

@@ -76,7 +76,7 @@ def imitation_loss(
     which = LESSONS[update % len(LESSONS)]
     canvas, bundles = lesson(target, which, family)
     numbers = policy(canvas, target, torch.full((len(target),), which.progress))
-    return (numbers.cpu()[:, CELLS[which.side]] - bundles).square().mean()
+    return (numbers[:, CELLS[which.side]] - bundles).square().mean()
 
 
 @torch.no_grad()
@@ -96,8 +96,12 @@ def initialize(actor: Actor, target: torch.Tensor, family: str) -> None:
     device = actor.fc.weight.device
     canvas = torch.cat([lesson(target, which, family)[0] for which in LESSONS[:3]])
     progress = torch.tensor([which.progress for which in LESSONS[:3]])
-    for _, _, norm in normalized_convolutions(actor):
+    norms = [norm for _, _, norm in normalized_convolutions(actor)]
+    momentum = norms[0].momentum
+    for norm in norms:
         norm.momentum = 1.0  # the statistics become those of this batch
     actor.train()(canvas.to(device), target.repeat(3, 1, 1, 1).to(device),
                   progress.repeat_interleave(len(target)).to(device))
     actor.eval()
+    for norm in norms:
+        norm.momentum = momentum
