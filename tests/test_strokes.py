@@ -151,7 +151,7 @@ def test_shapes_are_placed_at_fractional_widths(family):
         assert torch.equal(one, other)
     shapes = place(strokes, 128 * 1.37)
     if isinstance(shapes, Triangles):
-        wanted = (strokes[:, :6].numpy() * (255 * 1.37) + 0.5).astype(int)
+        wanted = (strokes[:, :6].numpy() * (256 * 1.37 - 1) + 0.5).astype(int)
         assert np.array_equal(torch.stack((shapes.rows, shapes.columns), 2).flatten(1), wanted)
     else:
         assert isinstance(shapes, Discs)
@@ -159,6 +159,17 @@ def test_shapes_are_placed_at_fractional_widths(family):
         assert np.array_equal(torch.stack((shapes.row, shapes.column), 2)[:, 0], start)
         assert shapes.radius.max() <= 65 * 1.37 + 0.5
     assert all(torch.equal(part, part.trunc()) for part in shapes[:-1])
+
+
+@pytest.mark.parametrize("width", [128, 296, 512, 1000])
+def test_triangles_cover_pictures_of_any_width_to_the_border(width):
+    """Corners in the border pixels at width 128 lie in the border pixels at any width."""
+    for low, high in ((0, 1), (0.4 / 255, 254.6 / 255)):
+        corners = [(low, low), (low, high), (high, high), (high, low)]
+        halves = [np.ravel(corners[:k] + corners[k + 1 :]) for k in range(4)]
+        pictures = [draw([*half, 0, 0, 1, 1], width, "triangle") for half in halves]
+        picture = np.min(pictures, 0)
+        assert picture[[0, -1]].max() == picture[:, [0, -1]].max() == 0
 
 
 @pytest.mark.parametrize(("family", "width", "largest"), [

@@ -112,9 +112,24 @@ def opaque_bezier_discs(strokes: torch.Tensor, width: float = WIDTH) -> Discs:
     return discs._replace(opacity=torch.ones_like(discs.opacity))
 
 
+def corner_places(strokes: torch.Tensor) -> torch.Tensor:
+    """Return the corners of triangles (n, 6) float64; those in the border pixels lie on the border.
+
+    Unlike discs, triangles do not reach beyond their corners.  Left where they are, corners in the
+    first or last pixel at WIDTH would show bare canvas along the border of wider pictures.
+    """
+    places = strokes[:, :6].double()
+    pixels = grid_pixel(places, WIDTH)
+    at_border = (pixels == 0) | (pixels == 2 * WIDTH - 1)
+    return torch.where(at_border, pixels / (2 * WIDTH - 1), places)
+
+
 def triangles(strokes: torch.Tensor, width: float = WIDTH) -> Triangles:
-    """Place triangles: corners P0, P1 and P2, none of them relative, and opacity w0."""
-    pixels = grid_pixel(strokes[:, :6].double(), width)
+    """Place triangles: corners P0, P1 and P2, none of them relative, and opacity w0.
+
+    0 and 1 are the first and the last pixel at any width.
+    """
+    pixels = whole(corner_places(strokes) * (2 * width - 1) + 0.5)
     return Triangles(pixels[:, 0::2], pixels[:, 1::2], strokes[:, 8].double())
 
 
