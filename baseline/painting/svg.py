@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import torch
 
 from constants import WIDTH
 from painting.stroke_file import absolute_points, picture_scale, write_lines
-from Renderer.stroke_gen import FAMILIES
+from Renderer.stroke_gen import FAMILIES, corner_places
 from Renderer.strokes import Strokes
 
 FLATNESS = 0.1  # canvas pixels that straight pieces may miss a curve by
@@ -96,10 +97,16 @@ def _rectangle(top: int, left: int, bottom: int, right: int) -> str:
 def _elements(strokes: Strokes, prefix: str) -> Iterator[str]:
     """Yield each stroke as a line in canvas pixels, an empty one where nothing of it shows."""
     family = FAMILIES[strokes.family]
-    still = family.points == 1 or not family.radii
-    corner = strokes.tiles[:, None, :2]
-    # Places from 0 to 1 are spread over the 255 steps between the 256 pixels of the double grid.
-    points = corner + (absolute_points(strokes) - corner) * (1 - 1 / (2 * WIDTH)) + STILL * still
+    still = family.points == 1
+    corner, side = strokes.tiles[:, None, :2], strokes.tiles[:, None, 2:]
+    if family.radii:
+        # Places from 0 to 1 are spread over the 255 steps between the 256 pixels of the double
+        # grid.
+        points = corner + (absolute_points(strokes) - corner) * (1 - 1 / (2 * WIDTH))
+        points += STILL * still
+    else:
+        places = corner_places(torch.from_numpy(strokes.shapes)).numpy()
+        points = corner + places.reshape(-1, 3, 2) * side
     radii = 1 + np.trunc(strokes.shapes[:, 6 : 6 + family.radii].astype(float) * (WIDTH // 2))
     if family.radii:
         radii += np.where(np.ptp(radii, 1, keepdims=True), 0, 0.25 if still else 0.5)
