@@ -197,7 +197,7 @@ def test_huge_and_missing_files_are_refused(tmp_path, monkeypatch):
         read_json(tmp_path / "s.json")
     with pytest.raises(UserError, match="cannot read"):
         read_json(tmp_path)
-    monkeypatch.setattr(stroke_file, "LARGEST_FILE", 2)
+    monkeypatch.setattr(stroke_file, "MAX_FILE_SIZE", 2)
     (tmp_path / "s.json").write_text("{}  ")
     with pytest.raises(UserError, match="more than"):
         read_json(tmp_path / "s.json")

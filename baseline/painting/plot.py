@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 
-from painting.stroke_file import absolute_points, picture_scale, write_lines
+from painting.stroke_file import absolute_points, absolute_radii, picture_scale, write_lines
 from Renderer.stroke_gen import FAMILIES
 from Renderer.strokes import Strokes
 
-OUTLINE = 1.0  # picture pixels, the width of a triangle's sides
+OUTLINE_WIDTH = 1.0  # picture pixels, of a triangle's sides
 
 
 def write_plot(
@@ -31,9 +31,8 @@ def _lines(
     height, width = picture_size
     scale = picture_scale(strokes, picture_size)
     points = (absolute_points(strokes) * scale)[..., ::-1]  # (n, points, 2) x, y
-    z = strokes.shapes[:, 6 : 6 + family.radii].astype(float)
-    radii = (1 + 64 * z) / 256 * strokes.tiles[:, 2:] * scale.mean()  # (n, radii)
-    widths = 2 * radii.mean(1) if family.radii else np.full(len(strokes), OUTLINE)
+    widths = (2 * (absolute_radii(strokes) * scale.mean()).mean(1) if family.radii else
+              np.full(len(strokes), OUTLINE_WIDTH))
     opacities = (strokes.shapes[:, 8 : 8 + family.opacities].astype(float).mean(1)
                  if family.opacities else np.ones(len(strokes)))
     groups: dict[str, list[str]] = {}
