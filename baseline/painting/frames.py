@@ -12,14 +12,14 @@ import cv2
 import numpy as np
 
 from utils.command import UserError
-from utils.files import make_room, reason, remove_leftovers, replacing
+from utils.files import make_room, reason, refusing, remove_leftovers, replacing
 from utils.locks import lock_folder
 from utils.pictures import resized
 
-QUEUED_FRAMES = 8  # that wait for each thread before painting waits for them,
-QUEUED_BYTES = 2**28  # or fewer, where they are large
-HOLD = 2.0  # seconds that a video shows its last frame, but no more than
-HOLD_FRACTION = 0.2  # of the length that was asked for
+QUEUED_FRAMES = 8  # a thread
+QUEUED_BYTES = 2**28
+HOLD = 2.0  # seconds that a video shows its last frame, at most
+HOLD_FRACTION = 0.2  # of the length that was asked for, at most
 
 # The filter of differences to the row above, with the lightest deflate.  OpenCV's default is
 # a fifth slower and larger on painted frames; without deflate it is no faster and three times
@@ -51,16 +51,11 @@ def fitted(total: int, fps: float, seconds: float | None = None) -> np.ndarray:
     return times
 
 
-def has_other_names(path: Path) -> bool:
-    """Return whether a path leads to a file that has other names."""
-    return path.is_file() and (path.is_symlink() or path.stat().st_nlink > 1)
-
-
 class Writer:
-    """Write frames in threads while more are painted; only a few wait at any time.
+    """Write frames in threads while more are painted, of which only a few wait at any time.
 
-    A context that waits for the last frame.  The file appears when it is finished or not at all.
-    Where writing fails it ends, ``check`` raises the reason, and painting goes on.
+    As a context it waits for the last frame.  The file appears when it is finished or not at all.
+    A failure ends the writing, not the painting; ``check`` raises it.
     """
 
     FAILURES: tuple[type[Exception], ...] = (OSError,)
@@ -74,7 +69,7 @@ class Writer:
         painting is, see ``every`` and ``fitted``.
         """
         self.path, self.width, self.height, self.times = path, width, height, times
-        self._room = QUEUED_FRAMES * threads
+        self._max_pending = QUEUED_FRAMES * threads
         self._pool, self._stack = ThreadPoolExecutor(threads), ExitStack()
         self._pending: deque[Future] = deque()
         self._failure: UserError | None = None
@@ -93,25 +88,29 @@ class Writer:
         """Begin the file."""
         self._file = self._stack.enter_context(replacing(self.path))
 
-    def _add(self, picture: np.ndarray, times: int) -> None:
-        """Write a frame of the final size."""
+    def _add(self, picture: np.ndarray, destination: object) -> None:
+        """Write a frame of the final size; destination: see ``_queue``."""
         raise NotImplementedError
 
     def _finish(self) -> None:
         """Write what is left."""
 
-    def _queue(self, frame: np.ndarray, how: object) -> None:
-        """Let a thread resize and add a frame; wait until there is room for it."""
-        room = min(self._room, max(1, QUEUED_BYTES // frame.nbytes))
-        while self._pending and (self._pending[0].done() or len(self._pending) >= room):
+    def _queue(self, frame: np.ndarray, destination: object) -> None:
+        """Let a thread resize and add a frame, once few enough wait.
+
+        destination: how often the frame comes in the file, or the file that it goes to.
+        """
+        most = min(self._max_pending, max(1, QUEUED_BYTES // frame.nbytes))
+        while self._pending and (self._pending[0].done() or len(self._pending) >= most):
             self._pending.popleft().result()
-        self._pending.append(self._pool.submit(self._guard, lambda: self._add(
-            resized(frame, self.width, self.height), how)))
+        self._pending.append(self._pool.submit(self._guard, lambda: (
+            self._failure or  # after which libav would crash
+            self._add(resized(frame, self.width, self.height), destination))))
 
     def _guard(self, work: Callable[[], object]) -> None:
-        """Do a part of the work, unless one has failed before: libav would crash."""
+        """Do a part of the work; keep the reason where it fails."""
         try:
-            self._failure or work()
+            work()
         except UserError as error:
             self._failure = error
         except self.FAILURES as error:
@@ -124,21 +123,21 @@ class Writer:
 
     def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
         self._pool.shutdown(cancel_futures=kind is not None)
-        failure = self._failure or (kind and UserError(f"{self.path} was broken off"))
-        self._failure = None
-        self._guard(lambda: self._close(failure))
+        self._guard(lambda: self._close(kind is not None))
 
-    def _close(self, failure: UserError | None) -> None:
+    def _close(self, broken_off: bool) -> None:
+        """Finish the file, or discard it after a failure."""
         with self._stack:
-            if failure:
-                raise failure
+            self.check()
+            if broken_off:
+                raise UserError(f"{self.path} was broken off")
             for future in self._pending:
                 future.result()
             self._finish()
 
 
 class Frames(Writer):
-    """Writes ``folder/generated<N>.png``, N upward from ``first`` without a gap."""
+    """Write ``folder/generated<N>.png``, N upward from ``first`` without a gap."""
 
     def __init__(self, folder: Path, first: int, width: int, height: int,
                  times: np.ndarray) -> None:
@@ -161,8 +160,7 @@ class Frames(Writer):
         """Return the frames in words: nothing, one, or how many from which to which."""
         count = self.next - self.first
         first, last = self._frame(self.first), self._frame(self.next - 1)
-        return [] if not count else [str(first)] if count == 1 else [
-            f"{count} frames, {first} to {last.name}"]
+        return [f"{count} frames, {first} to {last.name}"] if count > 1 else [str(first)] * count
 
     def later_frames(self) -> list[Path]:
         """Return the frames of an earlier painting that the folder holds after the last one."""
@@ -178,15 +176,18 @@ class Frames(Writer):
                 f"another painting goes to {self.path}; name another --output") from error
         remove_leftovers(self.path)
         for number in range(self.first, self.first + int(self.times.sum())):
-            if (frame := self._frame(number)).exists() and not has_other_names(frame):
+            if (frame := self._frame(number)).exists() and not _is_linked(frame):
                 make_room(frame)  # raises UserError where it is read-only
 
     def _add(self, picture: np.ndarray, path: Path) -> None:
         encoded = cv2.imencode(".png", picture, PNG_FLAGS)[1]
-        try:
-            if has_other_names(path):  # what those lead to stays
-                path.unlink()
+        with refusing(f"cannot write {path}"):
+            if _is_linked(path):
+                path.unlink()  # what the link leads to stays
             with replacing(path, durable=False) as file:
                 file.write(encoded)
-        except OSError as error:
-            raise UserError(f"cannot write {path}: {reason(error)}") from error
+
+
+def _is_linked(path: Path) -> bool:
+    """Return whether a file has several names: a link leads to it, or from here to another."""
+    return path.is_file() and (path.is_symlink() or path.stat().st_nlink > 1)

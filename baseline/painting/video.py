@@ -14,7 +14,23 @@ from utils.command import UserError
 from utils.files import make_room
 
 
-class Mp4(Writer):
+class Video(Writer):
+    """A file of frames at a constant rate, no larger than players show."""
+
+    MAX_FPS: int
+
+    def __init__(self, path: Path, height: int, width: int, fps: float, times: np.ndarray) -> None:
+        """Prepare a video of a painting of that size; see ``Writer``."""
+        super().__init__(path, *self.fit(width, height), times)
+        self._fps, self._shown = fps, 0  # frames
+
+    @classmethod
+    def fit(cls, width: int, height: int) -> tuple[int, int]:
+        """Return the width and height in which players show a picture of this size."""
+        raise NotImplementedError
+
+
+class Mp4(Video):
     """H.264 in 4:2:0, as browsers and phones play it."""
 
     FAILURES = (OSError, av.FFmpegError)
@@ -25,22 +41,15 @@ class Mp4(Writer):
 
     @classmethod
     def fit(cls, width: int, height: int) -> tuple[int, int]:
-        """Return the size that a picture of this size is shown in: even, and within the limits."""
         blocks = -(-width // 16) * -(-height // 16)
         scale = min(1, cls.MAX_SIDE / max(width, height), (cls.MAX_BLOCKS / blocks) ** 0.5)
         grain = 2 if scale == 1 else 16
         width, height = (max(2, int(side * scale) // grain * grain) for side in (width, height))
         return width, height
 
-    def __init__(
-        self, path: Path, width: int, height: int, times: np.ndarray, fps: float
-    ) -> None:
-        """Prepare a video of a size that ``fit`` gave; see ``Writer``."""
-        super().__init__(path, width, height, times)
-        self._rate, self._shown = Fraction(fps).limit_denominator(1000), 0
-
     def _open(self) -> None:
         super()._open()
+        self._rate = Fraction(self._fps).limit_denominator(1000)
         self._video = av.open(f"file:{self._file.name}", "w", format="mp4",
                               options={"movflags": "+faststart"})
         self._stream = self._video.add_stream("libx264", rate=self._rate)
@@ -66,7 +75,7 @@ class Mp4(Writer):
         self._video.close()
 
 
-class Gif(Writer):
+class Gif(Video):
     """An endless GIF.
 
     Each frame holds the pixels that changed, in a palette of 255 colors of its own: a painting of
@@ -81,20 +90,13 @@ class Gif(Writer):
 
     @classmethod
     def fit(cls, width: int, height: int) -> tuple[int, int]:
-        """Return the size that a picture of this size is shown in: within the limit."""
         scale = min(1, cls.MAX_SIDE / max(width, height))
         return max(1, round(width * scale)), max(1, round(height * scale))
 
-    def __init__(
-        self, path: Path, width: int, height: int, times: np.ndarray, fps: float
-    ) -> None:
-        """Prepare a video of a size that ``fit`` gave; see ``Writer``."""
-        super().__init__(path, width, height, times)
-        self._drawn: np.ndarray | None = None  # each pixel when it was drawn last, RGB
-        self._fps, self._shown, self._clock = fps, 0, 0
-
     def _open(self) -> None:
         super()._open()
+        self._drawn: np.ndarray | None = None  # each pixel when it was drawn last, RGB
+        self._clock = 0  # hundredths of a second
         size = np.array([self.width, self.height], "<u2")
         self._file.write(b"GIF89a" + size.tobytes() + self.HEAD)
 
@@ -133,7 +135,7 @@ class Gif(Writer):
 KINDS = {".mp4": Mp4, ".gif": Gif}
 
 
-def video_kind(path: Path, fps: float) -> type[Mp4 | Gif]:
+def video_kind(path: Path, fps: float) -> type[Video]:
     """Return the writer for a file.  Raises UserError where there is none, or not at that rate."""
     kind = path.suffix.lower()
     if kind not in KINDS or path.is_dir():
@@ -144,17 +146,14 @@ def video_kind(path: Path, fps: float) -> type[Mp4 | Gif]:
     return KINDS[kind]
 
 
-def open_video(
-    path: Path, *, height: int, width: int, fps: float, times: np.ndarray
-) -> Mp4 | Gif:
+def open_video(path: Path, *, height: int, width: int, fps: float, times: np.ndarray) -> Video:
     """Return the writer of a painting's video; its size is within what players show.
 
     height, width: of the painting; times: see ``fitted``.  Raises UserError where the file cannot
     be written.
     """
-    kind = video_kind(path, fps)
+    video = video_kind(path, fps)(path, height, width, fps, times)
     make_room(path)
-    video = kind(path, *kind.fit(width, height), times, fps)
     if video.width < width - 1 or video.height < height - 1:
         print(f"{path} is {video.width}x{video.height}: many players show no larger "
               f"{path.suffix}", file=sys.stderr)
