@@ -12,7 +12,6 @@ import math
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -31,32 +30,27 @@ LAST_T = 0.99  # of the last disc on a curve
 # half a pixel on average.  A disc that does not move is half a pixel off, less the larger the
 # picture, and half a pixel narrower than the path of a moving one.  This is half of that.
 STILL = 1 / 8  # canvas pixels
-GROUPS_A_SECOND = 25  # of strokes that appear together in an animation
+GROUPS_PER_SECOND = 25  # of strokes that appear together in an animation
 # Viewers that do not animate, or are told not to, show the finished painting.
 ANIMATION = ("<style>@keyframes {0}{{from{{visibility:hidden}}}}@media(prefers-reduced-motion:"
              "no-preference){{.{0}>g{{animation:{0} 1ms backwards}}}}</style>")
 
 
-class Sweep(NamedTuple):
-    """Discs on a stroke's curve, canvas pixels; the stroke is the hulls of each and the next."""
-
-    centers: np.ndarray  # (m, 2) row, column
-    radii: np.ndarray  # (m,)
-    opacities: np.ndarray  # (m,) of the visible part of each hull, and of the last disc
-
-
 def write_svg(
-    path: Path, strokes: Strokes, picture_size: tuple[int, int], seconds: float | None = None
+    path: Path, strokes: Strokes, picture_size: tuple[int, int], seconds: float | None = None,
+    ground: tuple[int, int, int] | None = (0, 0, 0),
 ) -> None:
     """Write the painting of a picture of that height and width, whole or not at all.
 
-    seconds: paint it stroke by stroke in that time, where the viewer can; then it stays.
+    seconds: paint it stroke by stroke in that time, where the viewer can; then it stays.  ground:
+    RGB of the bare canvas, 0 .. 255, or None: none, the page shines through.
     """
-    write_lines(path, _lines(strokes, picture_size, seconds))
+    write_lines(path, _lines(strokes, picture_size, seconds, ground))
 
 
 def _lines(
-    strokes: Strokes, picture_size: tuple[int, int], seconds: float | None
+    strokes: Strokes, picture_size: tuple[int, int], seconds: float | None,
+    ground: tuple[int, int, int] | None,
 ) -> Iterator[str]:
     """Yield the lines of the file."""
     height, width = picture_size
@@ -68,15 +62,16 @@ def _lines(
            f'viewBox="0 0 {width} {height}">')
     if seconds is not None:
         yield ANIMATION.format(prefix)
-    yield f'<rect width="{width}" height="{height}"/>'
+    if ground is not None:
+        yield f'<rect width="{width}" height="{height}" fill="#{bytes(ground).hex()}"/>'
     for clip in np.unique(strokes.clips, axis=0).tolist():
-        yield f'<clipPath id="{_clip_name(prefix, clip)}">{_rectangle(*clip)}/></clipPath>'
+        yield f'<clipPath id="{_clip_name(prefix, clip)}"><rect {_area(*clip)}/></clipPath>'
     yield f'<g class="{prefix}" transform="scale({across:.9g} {down:.9g})">'
     elements = _elements(strokes, prefix)
     if seconds is None:
         yield from elements
     else:
-        together = max(1, math.ceil(len(strokes) / max(1, seconds * GROUPS_A_SECOND)))
+        together = max(1, math.ceil(len(strokes) / max(1, seconds * GROUPS_PER_SECOND)))
         for first in range(0, len(strokes), together):
             yield f'<g style="animation-delay:{seconds * first / len(strokes):.2f}s">'
             yield from islice(elements, together)
@@ -89,59 +84,72 @@ def _clip_name(prefix: str, clip: list[int]) -> str:
     return f"{prefix}c{'-'.join(map(str, clip))}"
 
 
-def _rectangle(top: int, left: int, bottom: int, right: int) -> str:
-    """Return a rectangle, open for further attributes."""
-    return f'<rect x="{left}" y="{top}" width="{right - left}" height="{bottom - top}"'
+def _area(top: int, left: int, bottom: int, right: int) -> str:
+    """Return the attributes of a rectangle."""
+    return f'x="{left}" y="{top}" width="{right - left}" height="{bottom - top}"'
 
 
 def _elements(strokes: Strokes, prefix: str) -> Iterator[str]:
     """Yield each stroke as a line in canvas pixels, an empty one where nothing of it shows."""
     family = FAMILIES[strokes.family]
-    still = family.points == 1
-    corner, side = strokes.tiles[:, None, :2], strokes.tiles[:, None, 2:]
-    if family.radii:
-        # Places from 0 to 1 are spread over the 255 steps between the 256 pixels of the double
-        # grid.
-        points = corner + (absolute_points(strokes) - corner) * (1 - 1 / (2 * WIDTH))
-        points += STILL * still
-    else:
-        places = corner_places(torch.from_numpy(strokes.shapes)).numpy()
-        points = corner + places.reshape(-1, 3, 2) * side
-    radii = 1 + np.trunc(strokes.shapes[:, 6 : 6 + family.radii].astype(float) * (WIDTH // 2))
-    if family.radii:
-        radii += np.where(np.ptp(radii, 1, keepdims=True), 0, 0.25 if still else 0.5)
-    radii *= strokes.tiles[:, 2:] / (2 * WIDTH)
+    points, radii = _points(strokes), _radii(strokes)
     opacities = strokes.shapes[:, 8 : 8 + family.opacities].astype(float)
     colors = (strokes.colors[:, ::-1] * 255 + 0.5).astype(np.uint8)
     for number, clip in enumerate(strokes.clips.tolist()):
         fill = "#" + colors[number].tobytes().hex()
         ends = opacities[number] if family.opacities else np.ones(1)
         if family.radii:
-            sweep = _sweep(points[number], radii[number], ends)
-            reach = sweep.radii[:, None]
-            box = *(sweep.centers - reach).min(0), *(sweep.centers + reach).max(0)
-            pieces = [*_hulls(sweep), _disc(*sweep.centers[-1], sweep.radii[-1])]
+            centers, reach, levels = _sweep(points[number], radii[number], ends)
+            pieces = _outlines(centers, reach)
+            low, high = (centers - reach[:, None]).min(0), (centers + reach[:, None]).max(0)
         else:
-            box = *points[number].min(0), *points[number].max(0)
-            pieces = [_polygon(points[number])]
-        whole = *map(math.floor, box[:2]), *map(math.ceil, box[2:])  # pixels
-        visible = *map(max, whole[:2], clip[:2]), *map(min, whole[2:], clip[2:])
+            start, *turns = next(_relative(points[number][None, :, ::-1]))
+            pieces = [f"M{start}l{' '.join(turns)}z"]
+            low, high = points[number].min(0), points[number].max(0)
+        box = *map(math.floor, low), *map(math.ceil, high)  # top, left, bottom, right
+        visible = *map(max, box[:2], clip[:2]), *map(min, box[2:], clip[2:])
         if visible[0] >= visible[2] or visible[1] >= visible[3]:
             yield ""
         elif np.ptp(ends) < MASKED:
-            cut = "" if visible == whole else f' clip-path="url(#{_clip_name(prefix, clip)})"'
+            cut = "" if visible == box else f' clip-path="url(#{_clip_name(prefix, clip)})"'
             yield _path("".join(pieces), fill, ends.mean(), cut)
         else:
-            yield _masked(pieces, sweep.opacities, fill, visible, f"{prefix}m{number}")
+            yield _masked(pieces, levels, fill, visible, f"{prefix}m{number}")
 
 
-def _sweep(points: np.ndarray, radii: np.ndarray, opacities: np.ndarray) -> Sweep:
-    """Return discs close enough to each other on the curve of points (3, 2), or a disc (1, 2).
+def _points(strokes: Strokes) -> np.ndarray:
+    """Return the points (n, points, 2), rows and columns, in canvas pixels as they are painted."""
+    family = FAMILIES[strokes.family]
+    corner, side = strokes.tiles[:, None, :2], strokes.tiles[:, None, 2:]
+    if not family.radii:
+        places = corner_places(torch.from_numpy(strokes.shapes)).numpy()
+        return corner + places.reshape(-1, 3, 2) * side
+    # Places from 0 to 1 are spread over the 255 steps between the 256 pixels of the double grid.
+    points = corner + (absolute_points(strokes) - corner) * (1 - 1 / (2 * WIDTH))
+    return points + STILL * (family.points == 1)
 
-    radii, opacities: at its two ends, or throughout where there is one.
+
+def _radii(strokes: Strokes) -> np.ndarray:
+    """Return the radii (n, radii) in canvas pixels as they are painted."""
+    family = FAMILIES[strokes.family]
+    radii = 1 + np.trunc(strokes.shapes[:, 6 : 6 + family.radii].astype(float) * (WIDTH // 2))
+    if family.radii:
+        constant = np.ptp(radii, 1, keepdims=True) == 0
+        radii += constant * (0.25 if family.points == 1 else 0.5)
+    return radii * strokes.tiles[:, 2:] / (2 * WIDTH)
+
+
+def _sweep(
+    points: np.ndarray, radii: np.ndarray, opacities: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return discs on the curve of points (3, 2): centers (m, 2), radii (m,), opacities (m,).
+
+    The stroke is the hulls of each and the next; opacities are those of the visible part of each
+    hull, and of the last disc.  A point (1, 2) is a disc.  radii, opacities: at the curve's two
+    ends, or throughout where there is one.
     """
     if len(points) == 1:
-        return Sweep(points, radii, opacities)
+        return points, radii, opacities
     bend = np.hypot(*(points[0] - 2 * points[1] + points[2]))
     way = np.hypot(*np.diff(points, axis=0).T).sum() + np.ptp(radii)
     steps = min(np.ptp(opacities) / OPACITY_STEP, way / CRESCENT)
@@ -151,40 +159,38 @@ def _sweep(points: np.ndarray, radii: np.ndarray, opacities: np.ndarray) -> Swee
     curve += np.outer(t * t, points[2])
     opacity = opacities[0] + (opacities[-1] - opacities[0]) * t
     opacity[:-1] = (opacity[:-1] + opacity[1:]) / 2
-    return Sweep(curve, radii[0] + (radii[1] - radii[0]) * t, opacity)
+    return curve, radii[0] + (radii[1] - radii[0]) * t, opacity
 
 
-def _hulls(sweep: Sweep) -> list[str]:
-    """Return the visible parts of the hulls of each disc and the next as path data, or "".
+def _outlines(centers: np.ndarray, radii: np.ndarray) -> list[str]:
+    """Return the visible part of the hull of each disc and the next, and the last disc (m,).
 
-    A part is the outline behind the first disc, and straight sides to where they touch the next,
-    which covers the rest.
+    All are path data, "" where nothing is visible.  A part is the outline behind the first disc,
+    and straight sides to where they touch the next, which covers the rest.
     """
-    centers, radii = sweep.centers[:, ::-1], sweep.radii[:, None]  # (m, 2) x, y
-    way = np.diff(centers, axis=0)
+    discs = centers[:, ::-1], radii[:, None]  # x, y (m, 2) and radius (m, 1)
+    (start, end), (radius, next_radius) = ((each[:-1], each[1:]) for each in discs)
+    way = end - start
     length = np.maximum(np.hypot(*way.T), 1e-9)[:, None]
-    cosine = (radii[:-1] - radii[1:]) / length  # of the angle between the way and the tangent point
+    cosine = (radius - next_radius) / length  # of the angle between the way and the tangent point
     sine = np.sqrt(np.clip(1 - cosine * cosine, 0, 1))
     ahead = way / length
     aside = ahead[:, ::-1] * (-1, 1)
-    sides = [cosine * ahead + sine * aside, cosine * ahead - sine * aside]
-    corners = np.stack([
-        centers[:-1] + radii[:-1] * sides[0], centers[:-1] + radii[:-1] * sides[1],
-        centers[1:] + radii[1:] * sides[1], centers[1:] + radii[1:] * sides[0],
-    ], 1)  # (m - 1, 4, 2)
-    hidden = cosine[:, 0] <= -1
-    covering = (cosine[:, 0] >= 1) | (sine * radii[:-1] < 0.01)[:, 0]
-    hulls = []
-    for k, (start, round_back, along, across) in enumerate(_relative(corners)):
+    left, right = cosine * ahead + sine * aside, cosine * ahead - sine * aside
+    corners = np.stack((start + radius * left, start + radius * right,
+                        end + next_radius * right, end + next_radius * left), 1)  # (m - 1, 4, 2)
+    hidden, large = cosine[:, 0] <= -1, cosine[:, 0] > 0
+    covering = (cosine[:, 0] >= 1) | (sine * radius < 0.01)[:, 0]
+    outlines = []
+    for k, (first, round_back, along, across) in enumerate(_relative(corners)):
         if hidden[k]:
-            hulls.append("")
+            outlines.append("")
         elif covering[k]:
-            hulls.append(_disc(*sweep.centers[k], sweep.radii[k]))
+            outlines.append(_disc(*centers[k], radii[k]))
         else:
-            radius, large = _text(sweep.radii[k]), int(cosine[k, 0] > 0)
-            arc = f"a{radius} {radius} 0 {large} 1 {round_back}"
-            hulls.append(f"M{start}{arc}l{along} {across}z")
-    return hulls
+            arc = f"a{_text(radii[k])} {_text(radii[k])} 0 {int(large[k])} 1 {round_back}"
+            outlines.append(f"M{first}{arc}l{along} {across}z")
+    return [*outlines, _disc(*centers[-1], radii[-1])]
 
 
 def _relative(corners: np.ndarray) -> Iterator[list[str]]:
@@ -207,12 +213,6 @@ def _disc(row: float, column: float, radius: float) -> str:
     return f"M{_text(column - radius)} {_text(row)}{half}{way} 0{half}-{way} 0z"
 
 
-def _polygon(corners: np.ndarray) -> str:
-    """Return corners (3, 2) of rows and columns as path data."""
-    start, *turns = next(_relative(corners[None, :, ::-1]))
-    return f"M{start}l{' '.join(turns)}z"
-
-
 def _path(data: str, fill: str, opacity: float, cut: str) -> str:
     """Return a path of one opacity; cut: its clip rectangle as an attribute."""
     if opacity < 1 / 512:
@@ -228,6 +228,6 @@ def _masked(
     grays = (opacities * 255 + 0.5).astype(np.uint8).tolist()
     painted = "".join(f'<path fill="#{3 * f"{gray:02x}"}" d="{piece}"/>'
                       for gray, piece in zip(grays, pieces, strict=True) if piece)
-    area = _rectangle(*visible).removeprefix("<rect ")  # for viewers that know no default
+    area = _area(*visible)  # of the mask too, for viewers that know no default
     return (f'<mask id="{name}" maskUnits="userSpaceOnUse" {area}>{painted}</mask>'
-            f'{_rectangle(*visible)} fill="{fill}" mask="url(#{name})"/>')
+            f'<rect {area} fill="{fill}" mask="url(#{name})"/>')

@@ -18,6 +18,7 @@ class Video(Writer):
     """A file of frames at a constant rate, no larger than players show."""
 
     MAX_FPS: int
+    MAX_SIDE: int  # pixels
 
     def __init__(self, path: Path, height: int, width: int, fps: float, times: np.ndarray) -> None:
         """Prepare a video of a painting of that size; see ``Writer``."""
@@ -27,7 +28,8 @@ class Video(Writer):
     @classmethod
     def fit(cls, width: int, height: int) -> tuple[int, int]:
         """Return the width and height in which players show a picture of this size."""
-        raise NotImplementedError
+        scale = min(1, cls.MAX_SIDE / max(width, height))
+        return max(1, round(width * scale)), max(1, round(height * scale))
 
 
 class Mp4(Video):
@@ -35,7 +37,7 @@ class Mp4(Video):
 
     FAILURES = (OSError, av.FFmpegError)
     MAX_FPS = 120
-    MAX_SIDE, MAX_BLOCKS = 4096, 36864  # pixels, macroblocks of 16 x 16: H.264 level 5.2
+    MAX_SIDE, MAX_BLOCKS = 4096, 36864  # macroblocks of 16 x 16 pixels: H.264 level 5.2
     BT709 = 1
     SCALING = 0x4 | 0x40000  # bicubic, accurate: rounding down turns grays greenish
 
@@ -83,15 +85,10 @@ class Gif(Video):
     """
 
     MAX_FPS = 50  # browsers slow down what is faster
-    MAX_SIDE = 1024  # pixels
+    MAX_SIDE = 1024
     LEAST_CHANGE = 3  # levels of 255; a pixel that differs by no more is not drawn again
     MAX_TIME = 65535  # of a frame, hundredths of a second
     HEAD = b"\x70\0\0!\xff\x0bNETSCAPE2.0\x03\x01\0\0\0"  # no common palette; repeat for ever
-
-    @classmethod
-    def fit(cls, width: int, height: int) -> tuple[int, int]:
-        scale = min(1, cls.MAX_SIDE / max(width, height))
-        return max(1, round(width * scale)), max(1, round(height * scale))
 
     def _open(self) -> None:
         super()._open()
