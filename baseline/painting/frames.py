@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
+from itertools import count, takewhile
 from pathlib import Path
 
 import cv2
@@ -21,9 +22,8 @@ QUEUED_BYTES = 2**28
 HOLD = 2.0  # seconds that a video shows its last frame, at most
 HOLD_FRACTION = 0.2  # of the length that was asked for, at most
 
-# The filter of differences to the row above, with the lightest deflate.  OpenCV's default is
-# a fifth slower and larger on painted frames; without deflate it is no faster and three times
-# larger.
+# The filter of differences to the row above, with the lightest deflate: OpenCV's default is a
+# fifth slower and larger on painted frames; no deflate is no faster and three times larger.
 PNG_FLAGS = (cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_UP)
 
 
@@ -32,9 +32,8 @@ def every(step: int, total: int) -> np.ndarray:
 
     Every ``step``-th one is, and the last.
     """
-    times = (np.arange(1, total + 1) % step == 0).astype(np.int64)
-    times[-1] = 1
-    return times
+    numbers = np.arange(1, total + 1)
+    return ((numbers % step == 0) | (numbers == total)).astype(np.int64)
 
 
 def fitted(total: int, fps: float, seconds: float | None = None) -> np.ndarray:
@@ -158,15 +157,13 @@ class Frames(Writer):
 
     def written(self) -> list[str]:
         """Return the frames in words: nothing, one, or how many from which to which."""
-        count = self.next - self.first
+        total = self.next - self.first
         first, last = self._frame(self.first), self._frame(self.next - 1)
-        return [f"{count} frames, {first} to {last.name}"] if count > 1 else [str(first)] * count
+        return [f"{total} frames, {first} to {last.name}"] if total > 1 else [str(first)] * total
 
     def later_frames(self) -> list[Path]:
-        """Return the frames of an earlier painting that the folder holds after the last one."""
-        numbers = (path.stem[len("generated"):] for path in self.path.glob("generated*.png"))
-        later = sorted(int(n) for n in numbers if n.isdecimal() and int(n) >= self.next)
-        return [self._frame(number) for number in later]
+        """Return the frames of an earlier painting whose numbers follow the last one's."""
+        return list(takewhile(Path.exists, map(self._frame, count(self.next))))
 
     def _open(self) -> None:
         try:

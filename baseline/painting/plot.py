@@ -1,6 +1,5 @@
 """Strokes as the center lines that plotters draw: one path each, by color, nothing filled."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +8,7 @@ from painting.stroke_file import absolute_points, absolute_radii, picture_scale,
 from Renderer.stroke_gen import FAMILIES
 from Renderer.strokes import Strokes
 
+STYLE = 'fill="none" stroke-linecap="round" stroke-linejoin="round"'
 OUTLINE_WIDTH = 1.0  # picture pixels, of a triangle's sides
 
 
@@ -20,13 +20,6 @@ def write_plot(
     Each visible one is a path with its mean width and opacity; those of one color are a group,
     in the order in which the colors first come.  millimetres: the width of the page.
     """
-    write_lines(path, _lines(strokes, picture_size, millimetres))
-
-
-def _lines(
-    strokes: Strokes, picture_size: tuple[int, int], millimetres: float | None
-) -> Iterator[str]:
-    """Yield the lines of the file."""
     family = FAMILIES[strokes.family]
     height, width = picture_size
     scale = picture_scale(strokes, picture_size)
@@ -45,13 +38,11 @@ def _lines(
     page = f'width="{width}" height="{height}"'
     if millimetres:
         page = f'width="{millimetres:g}mm" height="{millimetres * height / width:g}mm"'
-    yield (f'<svg xmlns="http://www.w3.org/2000/svg" {page} viewBox="0 0 {width} {height}" '
-           'fill="none" stroke-linecap="round" stroke-linejoin="round">')
+    page += f' viewBox="0 0 {width} {height}"'
+    lines = [f'<svg xmlns="http://www.w3.org/2000/svg" {page} {STYLE}>']
     for color, paths in groups.items():
-        yield f'<g stroke="{color}">'
-        yield from paths
-        yield "</g>"
-    yield "</svg>"
+        lines += [f'<g stroke="{color}">', *paths, "</g>"]
+    write_lines(path, [*lines, "</svg>"])
 
 
 def _path(points: np.ndarray, curved: bool) -> str:

@@ -35,7 +35,7 @@ import numpy as np
 from Renderer.stroke_gen import FAMILIES, SHAPE_DIM, Family
 from Renderer.strokes import Strokes
 from utils.command import UserError
-from utils.files import reason, write_atomically
+from utils.files import refusing, write_atomically
 
 VERSION = 1
 MAX_SIZE = {"height": 2**20, "width": 2**20, "canvas_height": 2**13, "canvas_width": 2**13}
@@ -115,13 +115,11 @@ def read_json(path: Path) -> tuple[Strokes, tuple[int, int], dict[str, Any]]:
 
     Raises UserError where the file is missing or differs in any way from the format.
     """
+    with refusing(f"cannot read the strokes {path}"), open(path, "rb") as file:
+        data = file.read(MAX_FILE_SIZE + 1)
     try:
-        with open(path, "rb") as file:
-            data = file.read(MAX_FILE_SIZE + 1)
         _require(len(data) <= MAX_FILE_SIZE, f"more than {MAX_FILE_SIZE >> 20} MiB")
         return _strokes(json.loads(data))  # in UTF-8, 16 or 32, with a byte order mark or without
-    except OSError as error:
-        raise UserError(f"cannot read the strokes {path}: {reason(error)}") from error
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not a stroke file: {error}") from error
 
@@ -140,7 +138,7 @@ def _strokes(content: Any) -> tuple[Strokes, tuple[int, int], dict[str, Any]]:
     _require(isinstance(content.get("settings"), dict), "settings is no object")
     height, width, *canvas = (int(content[key]) for key in MAX_SIZE)
     scale = np.array([height, width]) / canvas
-    tiles, clips = (_areas(content.get(key), key, scale) for key in ("tiles", "clips"))
+    tiles, clips = (_areas(content.get(f"{what}s"), what, scale) for what in ("tile", "clip"))
     sides = tiles[:, 2:] - tiles[:, :2]
     _refuse(sides[:, 0] != sides[:, 1], "tile", "is not a square of the canvas")
     _refuse(sides > MAX_SIZE["canvas_width"], "tile", "is larger than any canvas")
@@ -222,10 +220,9 @@ def _numbers(rows: list, length: int, what: str) -> np.ndarray:
     return np.array(rows, float).reshape(len(rows), length)
 
 
-def _areas(areas: Any, key: str, scale: np.ndarray) -> np.ndarray:
+def _areas(areas: Any, what: str, scale: np.ndarray) -> np.ndarray:
     """Return rectangles of the picture as (n, 4) int64 of the canvas."""
-    _require(isinstance(areas, list), f"{key} is no list")
-    what = key[:-1]
+    _require(isinstance(areas, list), f"{what}s is no list")
     exact = _numbers(areas, 4, what) / np.tile(scale, 2)
     whole = exact.round()
     _refuse(abs(exact - whole) > 0.01, what, "does not end at whole pixels of the canvas")

@@ -23,13 +23,13 @@ from Renderer.strokes import Strokes
 
 FLATNESS = 0.1  # canvas pixels that straight pieces may miss a curve by
 OPACITY_STEP = 1 / 64  # between the pieces of a stroke
-MASKED = 1 / 32  # the least difference of opacity that is worth a mask, which some viewers lack
-CRESCENT = 0.25  # canvas pixels, the least that a piece shows of a disc
+MIN_MASKED_RANGE = 1 / 32  # of opacity; less is not worth a mask, which some viewers lack
+MIN_CRESCENT = 0.25  # canvas pixels that a piece shows of a disc
 LAST_T = 0.99  # of the last disc on a curve
 # The rasterizer places by the centers of the double grid's pixels, and truncates discs that move by
 # half a pixel on average.  A disc that does not move is half a pixel off, less the larger the
 # picture, and half a pixel narrower than the path of a moving one.  This is half of that.
-STILL = 1 / 8  # canvas pixels
+STATIC_OFFSET = 1 / 8  # canvas pixels
 GROUPS_PER_SECOND = 25  # of strokes that appear together in an animation
 # Viewers that do not animate, or are told not to, show the finished painting.
 ANIMATION = ("<style>@keyframes {0}{{from{{visibility:hidden}}}}@media(prefers-reduced-motion:"
@@ -64,10 +64,11 @@ def _lines(
         yield ANIMATION.format(prefix)
     if ground is not None:
         yield f'<rect width="{width}" height="{height}" fill="#{bytes(ground).hex()}"/>'
-    for clip in np.unique(strokes.clips, axis=0).tolist():
-        yield f'<clipPath id="{_clip_name(prefix, clip)}"><rect {_area(*clip)}/></clipPath>'
+    clips, clip_numbers = np.unique(strokes.clips, axis=0, return_inverse=True)
+    for number, clip in enumerate(clips.tolist()):
+        yield f'<clipPath id="{prefix}c{number}"><rect {_area(*clip)}/></clipPath>'
     yield f'<g class="{prefix}" transform="scale({across:.9g} {down:.9g})">'
-    elements = _elements(strokes, prefix)
+    elements = _elements(strokes, clip_numbers.reshape(-1), prefix)
     if seconds is None:
         yield from elements
     else:
@@ -79,20 +80,15 @@ def _lines(
     yield "</g></svg>"
 
 
-def _clip_name(prefix: str, clip: list[int]) -> str:
-    """Return the id of a clip rectangle."""
-    return f"{prefix}c{'-'.join(map(str, clip))}"
-
-
 def _area(top: int, left: int, bottom: int, right: int) -> str:
     """Return the attributes of a rectangle."""
     return f'x="{left}" y="{top}" width="{right - left}" height="{bottom - top}"'
 
 
-def _elements(strokes: Strokes, prefix: str) -> Iterator[str]:
+def _elements(strokes: Strokes, clip_numbers: np.ndarray, prefix: str) -> Iterator[str]:
     """Yield each stroke as a line in canvas pixels, an empty one where nothing of it shows."""
     family = FAMILIES[strokes.family]
-    points, radii = _points(strokes), _radii(strokes)
+    points, radii = _placed(strokes)
     opacities = strokes.shapes[:, 8 : 8 + family.opacities].astype(float)
     colors = (strokes.colors[:, ::-1] * 255 + 0.5).astype(np.uint8)
     for number, clip in enumerate(strokes.clips.tolist()):
@@ -110,33 +106,26 @@ def _elements(strokes: Strokes, prefix: str) -> Iterator[str]:
         visible = *map(max, box[:2], clip[:2]), *map(min, box[2:], clip[2:])
         if visible[0] >= visible[2] or visible[1] >= visible[3]:
             yield ""
-        elif np.ptp(ends) < MASKED:
-            cut = "" if visible == box else f' clip-path="url(#{_clip_name(prefix, clip)})"'
+        elif np.ptp(ends) < MIN_MASKED_RANGE:
+            cut = "" if visible == box else f' clip-path="url(#{prefix}c{clip_numbers[number]})"'
             yield _path("".join(pieces), fill, ends.mean(), cut)
         else:
             yield _masked(pieces, levels, fill, visible, f"{prefix}m{number}")
 
 
-def _points(strokes: Strokes) -> np.ndarray:
-    """Return the points (n, points, 2), rows and columns, in canvas pixels as they are painted."""
+def _placed(strokes: Strokes) -> tuple[np.ndarray, np.ndarray]:
+    """Return points (n, points, 2) and radii (n, radii) in canvas pixels, as they are painted."""
     family = FAMILIES[strokes.family]
     corner, side = strokes.tiles[:, None, :2], strokes.tiles[:, None, 2:]
     if not family.radii:
         places = corner_places(torch.from_numpy(strokes.shapes)).numpy()
-        return corner + places.reshape(-1, 3, 2) * side
+        return corner + places.reshape(-1, 3, 2) * side, np.zeros((len(strokes), 0))
+    is_static = family.points == 1
     # Places from 0 to 1 are spread over the 255 steps between the 256 pixels of the double grid.
     points = corner + (absolute_points(strokes) - corner) * (1 - 1 / (2 * WIDTH))
-    return points + STILL * (family.points == 1)
-
-
-def _radii(strokes: Strokes) -> np.ndarray:
-    """Return the radii (n, radii) in canvas pixels as they are painted."""
-    family = FAMILIES[strokes.family]
     radii = 1 + np.trunc(strokes.shapes[:, 6 : 6 + family.radii].astype(float) * (WIDTH // 2))
-    if family.radii:
-        constant = np.ptp(radii, 1, keepdims=True) == 0
-        radii += constant * (0.25 if family.points == 1 else 0.5)
-    return radii * strokes.tiles[:, 2:] / (2 * WIDTH)
+    radii += np.where(np.ptp(radii, 1, keepdims=True), 0, 0.25 if is_static else 0.5)
+    return points + STATIC_OFFSET * is_static, radii * side[:, 0] / (2 * WIDTH)
 
 
 def _sweep(
@@ -152,11 +141,10 @@ def _sweep(
         return points, radii, opacities
     bend = np.hypot(*(points[0] - 2 * points[1] + points[2]))
     way = np.hypot(*np.diff(points, axis=0).T).sum() + np.ptp(radii)
-    steps = min(np.ptp(opacities) / OPACITY_STEP, way / CRESCENT)
+    steps = min(np.ptp(opacities) / OPACITY_STEP, way / MIN_CRESCENT)
     count = max(1, math.ceil(max(steps, math.sqrt(bend / (4 * FLATNESS)))))
     t = np.linspace(0, LAST_T, count + 1)
-    curve = np.outer((1 - t) ** 2, points[0]) + np.outer(2 * t * (1 - t), points[1])
-    curve += np.outer(t * t, points[2])
+    curve = np.stack(((1 - t) ** 2, 2 * t * (1 - t), t * t), 1) @ points
     opacity = opacities[0] + (opacities[-1] - opacities[0]) * t
     opacity[:-1] = (opacity[:-1] + opacity[1:]) / 2
     return curve, radii[0] + (radii[1] - radii[0]) * t, opacity

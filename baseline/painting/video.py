@@ -92,24 +92,19 @@ class Gif(Video):
 
     def _open(self) -> None:
         super()._open()
-        self._drawn: np.ndarray | None = None  # each pixel when it was drawn last, RGB
         self._clock = 0  # hundredths of a second
+        self._drawn = np.full((self.height, self.width, 3), -255, np.int16)  # RGB, not yet
         size = np.array([self.width, self.height], "<u2")
         self._file.write(b"GIF89a" + size.tobytes() + self.HEAD)
 
     def _add(self, picture: np.ndarray, times: int) -> None:
         picture = cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
-        if self._drawn is None:
-            self._drawn = picture
-            changed = np.ones(picture.shape[:2], bool)
-        else:
-            changed = cv2.absdiff(picture, self._drawn).max(2) > self.LEAST_CHANGE
-            changed[0, 0] |= not changed.any()  # some pixel, for its time
-            self._drawn[changed] = picture[changed]
-        rows, columns = (np.flatnonzero(changed.any(axis)) for axis in (1, 0))
-        box = (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
-        changed = changed[box]
-        pixels = Image.fromarray(picture[box][changed][None])  # one row of them
+        changed = np.abs(picture - self._drawn).max(2) > self.LEAST_CHANGE
+        changed[0, 0] |= not changed.any()  # some pixel, for its time
+        self._drawn[changed] = picture[changed]
+        pixels = Image.fromarray(picture[changed][None])  # one row of them
+        left, top, width, height = cv2.boundingRect(changed.astype(np.uint8))
+        changed = changed[top : top + height, left : left + width]
         few = pixels.quantize(255, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
         palette = few.getpalette()
         nothing = len(palette) // 3  # the transparent color
@@ -120,9 +115,8 @@ class Gif(Video):
         self._shown += times
         time = min(round(100 * self._shown / self._fps) - self._clock, self.MAX_TIME)
         self._clock += time
-        corner = (int(columns[0]), int(rows[0]))
         self._file.writelines(GifImagePlugin.getdata(
-            image, corner, include_color_table=True, transparency=nothing,
+            image, (left, top), include_color_table=True, transparency=nothing,
             duration=10 * time, disposal=1))
 
     def _finish(self) -> None:
