@@ -74,7 +74,7 @@ class Writer:
         self._failure: UserError | None = None
 
     def write(self, number: int, frame: np.ndarray) -> None:
-        """Take a frame, (h, w, 3) uint8 BGR, that does not change any more; ``number`` from 0."""
+        """Queue frame ``number``, from 0: (h, w, 3) uint8 BGR, which must not change afterwards."""
         if times := int(self.times[number]):
             self._queue(frame, times)
 
@@ -84,7 +84,7 @@ class Writer:
             raise self._failure
 
     def _open(self) -> None:
-        """Begin the file."""
+        """Open the file."""
         self._file = self._stack.enter_context(replacing(self.path))
 
     def _add(self, picture: np.ndarray, destination: object) -> None:
@@ -92,22 +92,22 @@ class Writer:
         raise NotImplementedError
 
     def _finish(self) -> None:
-        """Write what is left."""
+        """Write the end of the file."""
 
     def _queue(self, frame: np.ndarray, destination: object) -> None:
-        """Let a thread resize and add a frame, once few enough wait.
+        """Let a thread resize and add a frame; block while too many wait.
 
         destination: how often the frame comes in the file, or the file that it goes to.
         """
         most = min(self._max_pending, max(1, QUEUED_BYTES // frame.nbytes))
         while self._pending and (self._pending[0].done() or len(self._pending) >= most):
             self._pending.popleft().result()
-        self._pending.append(self._pool.submit(self._guard, lambda: (
-            self._failure or  # after which libav would crash
-            self._add(resized(frame, self.width, self.height), destination))))
+        # After a failure libav would crash.
+        self._pending.append(self._pool.submit(self._guard, lambda: self._failure or self._add(
+            resized(frame, self.width, self.height), destination)))
 
     def _guard(self, work: Callable[[], object]) -> None:
-        """Do a part of the work; keep the reason where it fails."""
+        """Do a part of the work; store the reason where it fails."""
         try:
             work()
         except UserError as error:
@@ -146,7 +146,7 @@ class Frames(Writer):
         self._newest: np.ndarray | None = None  # of the frames that were written
 
     def write(self, number: int, frame: np.ndarray) -> None:
-        """Take a frame; see ``Writer``.  The newest one is not written twice."""
+        """Queue a frame; see ``Writer``.  The newest one is not written twice."""
         if self.times[number] and frame is not self._newest:
             self._queue(frame, self._frame(self.next))
             self.next, self._newest = self.next + 1, frame

@@ -39,7 +39,7 @@ def repainted(strokes: Strokes, size: tuple[int, int], wanted: np.ndarray) -> It
 def write_video(
     path: Path, strokes: Strokes, size: tuple[int, int], fps: float, seconds: float | None
 ) -> str:
-    """Write a video in which a stroke is a frame, or as many of them as fit in the seconds."""
+    """Write a video, a frame per stroke or as many as fit in the seconds; describe its size."""
     times = fitted(len(strokes), fps, seconds)
     with open_video(path, height=size[0], width=size[1], fps=fps, times=times) as video:
         steps = repainted(strokes, (video.height, video.width), np.flatnonzero(times))

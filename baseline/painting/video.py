@@ -93,7 +93,7 @@ class Gif(Video):
     def _open(self) -> None:
         super()._open()
         self._clock = 0  # hundredths of a second
-        self._drawn = np.full((self.height, self.width, 3), -255, np.int16)  # RGB, not yet
+        self._drawn = np.full((self.height, self.width, 3), -255, np.int16)  # RGB; none yet
         size = np.array([self.width, self.height], "<u2")
         self._file.write(b"GIF89a" + size.tobytes() + self.HEAD)
 
