@@ -5,11 +5,10 @@ import argparse
 import re
 from pathlib import Path
 
-from constants import STEPS, VIDEOS
+from constants import BUNDLE, FAMILY_NAMES, LONGEST_SIDE, STEPS, VIDEOS
 from painting.options import PaintOptions, frame_step
 from utils.command import (
     ACTOR,
-    RENDERER,
     ROOT,
     Parser,
     UserError,
@@ -26,16 +25,27 @@ from utils.command import (
 )
 from utils.listing import FOREIGN, SUFFIXES
 
-LARGEST_OVERLAP = 96
+REFINE = 20  # steps
+STROKE_FILES = (".json", ".svg")
 
 
-def divide(text: str) -> tuple[int, int] | None:
-    """Return D or RxC as rows and columns of tiles, auto as None: an argparse type."""
+def divide(text: str) -> tuple[int, int] | str:
+    """Return D or RxC as rows and columns of tiles, auto as it is: an argparse type."""
     if text == "auto":
-        return None
+        return text
     if not (numbers := re.fullmatch(r"([1-9]\d{0,4})(?:x([1-9]\d{0,4}))?", text, re.ASCII)):
         raise argparse.ArgumentTypeError(f"{text[:100]} is not D, RxC or auto")
     return int(numbers[1]), int(numbers[2] or numbers[1])
+
+
+def color(text: str) -> str:
+    """Return a color as #rrggbb, or none: an argparse type."""
+    from PIL.ImageColor import getrgb
+
+    try:
+        return text if text == "none" else "#{:02x}{:02x}{:02x}".format(*getrgb(text))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text[:100]} is no color and not none") from error
 
 
 def parse_args() -> PaintOptions:
@@ -46,28 +56,35 @@ def parse_args() -> PaintOptions:
                         "flags; what is transparent counts as white")
     add = parser.add_argument_group("how to paint").add_argument
     add("--max_step", type=positive_int, metavar="N",
-        help="steps, each of as many strokes as the actor chooses at once; with --divide, half of "
-        f"them on the tiles ({STEPS}, and {STEPS} more on the tiles)")
-    add("--divide", type=divide, default="4", metavar="D|RxC|auto",
-        help="paint the second half on D x D tiles, or on R rows and C columns; 1: no second "
-        "half; auto: tiles that hardly stretch the image")
-    add("--overlap", default=0, metavar="PX",
-        type=number(int, 0, LARGEST_OVERLAP + 1, f"a whole number from 0 to {LARGEST_OVERLAP}"),
-        help="let neighboring tiles, of 128 pixels, share PX of them and paint all on one "
-        "canvas, without seams")
-    add("--refine", type=whole_number, default=0, metavar="N",
-        help="improve all strokes together by N steps after the actor")
-    add("--actor", type=path_type, default=ACTOR, metavar="FILE",
-        help="weights of the actor; none: random strokes, to be refined")
-    add("--renderer", type=path_type, default=RENDERER, metavar="FILE",
-        help="weights of the renderer")
+        help=f"steps, each of {BUNDLE} strokes on each tile; half of them on the whole image, half "
+        f"on tiles ({2 * STEPS}: {STEPS} and {STEPS}; with --divide 1 {STEPS})")
+    add("--divide", type=divide, metavar="D|RxC|auto",
+        help="paint the second half on D x D tiles, or on R rows and C columns; auto: on tiles "
+        "that hardly stretch the image, 4x4 of a square (the default); 1: no second half (the "
+        "default of --stroke)")
+    add("--refine", type=whole_number, default=REFINE, metavar="N",
+        help="improve all strokes together by N gradient steps afterwards")
+    add("--actor", type=path_type, metavar="FILE",
+        help="weights of the actor (actor.pkl); none: random strokes, to be refined")
+    add("--stroke", choices=FAMILY_NAMES, help="random strokes of this family in place of an "
+        "actor's, to be refined; no weights are needed")
+    add("--renderer", type=path_type, metavar="FILE",
+        help="weights of the renderer, for actors that see its canvas (renderer.pkl)")
+    add("--canvas", choices=("exact", "neural"), help="by what the actor sees its strokes painted, "
+        "the exact rasterizer or the neural renderer (as it was trained)")
     add("--seed", type=seed_type, default=1234, metavar="N",
-        help="of what --refine draws by chance")
+        help="of the random numbers")
     add = parser.add_argument_group("what to write").add_argument
     add("-o", "--output", type=path_type, default=Path("output"), metavar="PATH",
-        help="folder for the finished painting.png and the frames generated<N>.png, or a file for "
-        "the finished painting (then frames come beside it where --frames asks for some); of "
-        "several images each gets a folder in it, and its name in all other files'")
+        help="folder for the finished painting.png and the frames generated<N>.png; or a file: a "
+        "picture of the painting, its strokes (.svg, .json) or a film (.mp4, .gif). Of several "
+        "images each gets a folder in the folder, and its name in the files' names")
+    add("--size", metavar="N",
+        type=number(int, 1, LONGEST_SIDE + 1, f"a whole number from 1 to {LONGEST_SIDE}"),
+        help="pixels of the painting's longer side (the image's, at least 512 a side)")
+    add("--background", type=color, metavar="COLOR|none", help="color behind what is transparent "
+        "in an image, and of the ground of an .svg (white, and black); none: the painting keeps "
+        "the image's transparency, and an .svg has no ground")
     add("--frames", nargs="+", metavar="all|every N|last",
         help="the frames to write (all, of images above 2 megapixels the last)")
     add("--video", type=new_file, metavar="FILE", help="a video too, .mp4 or .gif")
@@ -88,25 +105,36 @@ def parse_args() -> PaintOptions:
     if images and img:
         raise UserError("name the images alone or by --img, not both")
     flags["frames"] = flags["frames"] and frame_step(" ".join(flags["frames"]))
+    kind = "" if output.is_dir() else output.suffix.lower()
+    if kind in STROKE_FILES:
+        flags["strokes"].append(output)
+    elif kind in VIDEOS:
+        if flags["video"]:
+            raise UserError(f"--output {output} and --video {flags['video']} are both videos")
+        flags["video"] = output
+    elif kind and kind not in SUFFIXES | FOREIGN:
+        raise UserError(f"--output {output}: {kind} is no kind of picture, film or strokes; "
+                        "the name of a new folder has no dot")
+    if at_random := flags["actor"] == Path("none") or bool(flags["stroke"] and not flags["actor"]):
+        flags["actor"] = None
+    elif not flags["actor"]:
+        flags["actor"] = ACTOR
+    flags["divide"] = flags["divide"] or ((1, 1) if at_random else "auto")
     options = PaintOptions(
-        images=images or img or [ROOT / "image" / "test.png"],
-        alone=output.suffix.lower() in SUFFIXES | FOREIGN and not output.is_dir(), **flags)
+        **flags, images=images or img or [ROOT / "image" / "test.png"], alone=bool(kind))
     check(options)
     return options
 
 
 def check(options: PaintOptions) -> None:
     """Raise UserError where options do not go together."""
-    if options.overlap and options.divide == (1, 1):
-        raise UserError("--overlap needs tiles: --divide 2 or more")
-    if options.actor == Path("none") and not options.refine:
-        raise UserError("--actor none gives random strokes; improve them with --refine N")
+    if options.actor is None and not options.refine:
+        raise UserError("random strokes need --refine N, say 300")
+    if options.stroke and (options.actor or options.renderer or options.canvas):
+        raise UserError("--stroke paints without weights; leave out --actor, --renderer, --canvas")
     if options.seconds and not (options.video or any(
             path.suffix.lower() == ".svg" for path in options.strokes)):
-        raise UserError("--seconds needs --video or --strokes FILE.svg")
-    if options.output.suffix.lower() in (".json", ".svg", *VIDEOS) and not options.output.is_dir():
-        raise UserError(f"--output {options.output} is no picture; --strokes writes strokes and "
-                        "--video videos")
+        raise UserError("--seconds needs a video or an .svg to write")
 
 
 def main(options: PaintOptions) -> None:

@@ -92,7 +92,7 @@ def blend(canvas, box, start, opacity, colors):
 def compare(canvas, target, box, start, opacity, colors, by_opacity, by_row):
     """Blend strokes in order, then go back through them with the error of the finished canvas.
 
-    Fill by_opacity (pixels,) and by_row (height, n, 5): gradient to the color, curvature, worth.
+    Fill by_opacity (pixels,) and by_row (height, n, 5): gradient to the color, coverage, worth.
     A stroke covers ``weight`` of a pixel: its opacity times the transparency of later strokes.
     """
     n = len(box)
@@ -124,7 +124,7 @@ def compare(canvas, target, box, start, opacity, colors, by_opacity, by_row):
                 at = start[i] + (y - box[i, 0]) * (end - first) - first
                 b, g, r = colors[i]
                 k -= end - first
-                sum_b = sum_g = sum_r = curvature = worth = np.float32(0)
+                sum_b = sum_g = sum_r = coverage = worth = np.float32(0)
                 for x in range(first, end):
                     a = opacity[at + x]
                     d_b = b - before[k + x - first, 0]
@@ -137,12 +137,12 @@ def compare(canvas, target, box, start, opacity, colors, by_opacity, by_row):
                     sum_b += weight * error[x, 0]
                     sum_g += weight * error[x, 1]
                     sum_r += weight * error[x, 2]
-                    curvature += weight * weight
+                    coverage += weight
                     worth += (weight * weight * (d_b * d_b + d_g * d_g + d_r * d_r) / 2
                               - a * grad)
                     through[x] *= 1 - a
                 by_row[y, i, 0], by_row[y, i, 1], by_row[y, i, 2] = sum_b, sum_g, sum_r
-                by_row[y, i, 3], by_row[y, i, 4] = curvature, worth
+                by_row[y, i, 3], by_row[y, i, 4] = coverage, worth
 
 
 @compiled(parallel=True, fastmath=True)

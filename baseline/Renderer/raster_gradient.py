@@ -23,7 +23,7 @@ class Gradient(NamedTuple):
     places: np.ndarray  # (n, shapes, 3) to row, column and radius; a triangle's corners have none
     opacity: np.ndarray  # (n, shapes)
     colors: np.ndarray  # (n, 3)
-    curvature: np.ndarray  # (n,) second derivative to a channel of the color
+    coverage: np.ndarray  # (n,) pixels that show the stroke: its weights, summed
     worth: np.ndarray  # (n,) how much the error would grow without the stroke
 
 

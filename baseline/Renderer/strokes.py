@@ -25,6 +25,11 @@ class Strokes:
         arrays = (field.name for field in fields(self)[3:])
         return replace(self, **{name: getattr(self, name)[part] for name in arrays})
 
+    def scaled(self, factor: int) -> "Strokes":
+        """Return the strokes on a canvas that is ``factor`` times as large."""
+        return replace(self, height=factor * self.height, width=factor * self.width,
+                       tiles=factor * self.tiles, clips=factor * self.clips)
+
     @classmethod
     def join(cls, parts: Iterable["Strokes"]) -> "Strokes":
         """Join at least one part of a painting, all on the same canvas and of one family."""

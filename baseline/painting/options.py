@@ -14,14 +14,17 @@ class PaintOptions:
 
     images: list[Path]
     max_step: int | None  # None: as many as the actor learned
-    divide: tuple[int, int] | None  # rows and columns of tiles, None: chosen by the image's shape
-    overlap: int  # pixels
+    divide: tuple[int, int] | str  # rows and columns of tiles, or auto: by the image's shape
     refine: int  # steps
-    actor: Path
-    renderer: Path
+    actor: Path | None  # None: random strokes
+    stroke: str | None  # the family of random strokes, None: the renderer's
+    renderer: Path | None  # None: renderer.pkl where one is needed
+    canvas: str | None  # that the actor sees, exact or neural, None: that it learned on
     seed: int
-    output: Path  # a folder, or the file of the finished painting
+    output: Path  # a folder, or the file that is wanted
     alone: bool  # whether ``output`` is that file
+    size: int | None  # pixels of its longer side
+    background: str | None  # behind what is transparent: #rrggbb, none, or None: white
     frames: int | None  # write each such frame; None: what nobody asked for
     video: Path | None
     fps: float
@@ -34,17 +37,30 @@ class PaintOptions:
 
     @property
     def folder(self) -> Path | None:
-        """Where the frames go."""
+        """Return the folder of the frames."""
         return self.output if not self.alone else self.output.parent if self.frames else None
 
     @property
-    def painting(self) -> Path:
-        """Where the finished painting goes."""
-        return self.output if self.alone else self.output / "painting.png"
+    def painting(self) -> Path | None:
+        """Return the file of the finished painting, None where only other files are wanted."""
+        if not self.alone:
+            return self.output / "painting.png"
+        return None if self.output in (self.video, *self.strokes) else self.output
+
+    @property
+    def color(self) -> tuple[int, ...] | None:
+        """Return the background's color, RGB, where one was chosen."""
+        chosen = self.background not in (None, "none")
+        return tuple(bytes.fromhex(self.background[1:])) if chosen else None
+
+    @property
+    def ground(self) -> tuple[int, ...] | None:
+        """Return the color of an SVG's ground, RGB: black, as of the canvas, if none was chosen."""
+        return (0, 0, 0) if self.background is None else self.color
 
     def files(self) -> list[Path]:
-        """Return the files to write, but for the frames and the finished painting."""
-        return [path for path in (self.video, *self.strokes, self.compare) if path]
+        """Return the files to write, but for the frames."""
+        return [path for path in (self.painting, self.video, *self.strokes, self.compare) if path]
 
     def named(self, name: str | None) -> "PaintOptions":
         """Return the options with the files of the one painting of this name among several."""

@@ -17,7 +17,7 @@ from painting.video import open_video, video_kind
 from Renderer.strokes import Strokes
 from utils.command import LONGEST_NAME, UserError
 from utils.files import in_turn, keep_apart, make_room, real
-from utils.pictures import compare, picture_file, resized, write_picture
+from utils.pictures import compare, picture_file, write_picture
 
 LARGE = 2e6  # pixels of an image, above which not all frames are written unasked
 FRAME_BYTES = 0.37  # a pixel of a frame, about: 0.23 on the whole canvas, 0.48 on 4x4 tiles
@@ -49,18 +49,18 @@ def check_places(options: PaintOptions) -> None:
             raise UserError(f"cannot write {path}: the name of a stroke file ends in .json or .svg")
     if options.video:
         video_kind(options.video, options.fps)
-    for path in filter(None, (options.compare, options.alone and options.output)):
+    for path in filter(None, (options.compare, options.painting if options.alone else None)):
         picture_file(path)
     if options.alone and options.frames and len(options.images) > 1:
         raise UserError("frames of several images need a folder for each: let --output be one")
     read = dict.fromkeys(options.images, "the image") | dict.fromkeys(
-        (options.actor, options.renderer), "the weights")
+        filter(None, (options.actor, options.renderer)), "the weights")
     written, folders = [], set()
     for image, name in zip(options.images, own_names(options.images), strict=True):
         if name in (".", ".."):
             raise UserError(f"{image} gives no name for its folder; paint it alone or rename it")
         own = options.named(name)
-        written += (paths := [own.painting, *own.files()])
+        written += (paths := own.files())
         if folder := next(filter(Path.is_dir, paths), None):
             raise UserError(f"cannot write {folder}: it is a folder")
         longest = max((path.name for path in paths), key=lambda name: len(os.fsencode(name)))
@@ -77,11 +77,12 @@ def writers_of(
 ) -> list[Writer]:
     """Return the writers of the frames of a painting.
 
-    options: with the painting's own files; image: its name; size: height and width in pixels;
-    total: frames.  Raises UserError where a file or a folder cannot be written.
+    options: with the painting's own files; image: its name; size: height and width of the
+    painting; total: frames.  Raises UserError where a file or a folder cannot be written.
     """
     height, width = size
-    picture_file(options.painting, height, width)
+    if options.painting:
+        picture_file(options.painting, height, width)
     if options.compare:
         lines = np.zeros((2, 1, width, 3), np.uint8)
         picture_file(options.compare, height, compare(*lines).shape[1])
@@ -103,21 +104,23 @@ def writers_of(
 
 
 def write_files(
-    options: PaintOptions, picture: np.ndarray, frame: np.ndarray, strokes: Strokes,
-    source: dict[str, Any],
+    options: PaintOptions, photo: np.ndarray, alpha: np.ndarray | None, painting: np.ndarray,
+    strokes: Strokes, source: dict[str, Any],
 ) -> None:
-    """Write what is made of a whole painting, the last frame first.
+    """Write what is made of a whole painting.
 
-    source: what a stroke file is to tell of the painting.  Raises UserError where a file could not
-    be written, after the others.
+    photo, painting: (h, w, 3) uint8 BGR; alpha: (h, w) uint8, the opacity of the picture to write,
+    or None: opaque; source: what a stroke file is to tell of the painting.  Raises UserError where
+    a file could not be written, after the others.
     """
-    size = picture.shape[:2]
-    painting = resized(frame, *size[::-1])
-    work = [partial(write_picture, options.painting, painting)]
+    size, work = painting.shape[:2], []
+    if options.painting:
+        picture = painting if alpha is None else np.dstack((painting, alpha))
+        work.append(partial(write_picture, options.painting, picture))
     for path in options.strokes:
         work.append(partial(write_json, path, strokes, size, source)
                     if path.suffix.lower() == ".json" else
-                    partial(write_svg, path, strokes, size, options.seconds))
+                    partial(write_svg, path, strokes, size, options.seconds, options.ground))
     if options.compare:
-        work.append(lambda: write_picture(options.compare, compare(picture, painting)))
+        work.append(lambda: write_picture(options.compare, compare(photo, painting)))
     in_turn(work)

@@ -13,11 +13,10 @@ from Renderer.raster_gradient import backward_to_shapes, gradient
 from Renderer.stroke_gen import FAMILIES, SHAPE_DIM
 from Renderer.strokes import Strokes
 
-LR = 0.02  # highest of Adam's, in parts of a tile
+LR = 0.015  # highest of Adam's, in parts of a tile
 LR_MULTIPLIERS = (1, 1, 1.5, 1.5, 1, 1, 0.5, 0.5, 2, 2)  # by shape number
 BETAS = (0.9, 0.99)
-COLOR_STEP = 0.5  # of the way to each color's own optimum
-LEAST_CURVATURE = 0.3  # pixels; strokes that are hardly visible keep their colors
+LEAST_COVERAGE = 0.3  # pixels; strokes that are hardly visible keep their colors
 SEED_INTERVAL = 20  # steps between re-seedings
 LEAST_SEEDED, MOST_SEEDED = 0.05, 0.3  # of the strokes, those of least worth
 IDLE = 0.1  # of the mean worth; strokes of less are seeded again
@@ -79,8 +78,9 @@ def refine(
         progress = step / steps
         rate = (1 + math.cos(math.pi * progress)) / 2 * rates
         moved = shapes.detach() - rate * adam.step(shapes.grad)
-        color_steps = result.colors / (result.curvature[:, None] + LEAST_CURVATURE)
-        recolored = strokes.colors - COLOR_STEP * color_steps
+        # The weights of a pixel's strokes sum to at most 1, so that the coverage bounds each row
+        # sum of the colors' Hessian, and steps of all colors at once lower the error.
+        recolored = strokes.colors - result.colors / (result.coverage[:, None] + LEAST_COVERAGE)
         strokes = replace(strokes, shapes=moved.clamp_(0, 1).numpy(),
                           colors=recolored.clip(0, 1))
         if step % SEED_INTERVAL == SEED_INTERVAL - 1 and progress < SEED_UNTIL:
@@ -118,7 +118,7 @@ def reseed(
                         max(first, column - 16) : min(end, column + 17)]
         distance = (y - row) ** 2 + (x - column) ** 2
         error[y, x] *= 1 - np.exp(-distance / 72)  # others go elsewhere
-    shapes = shapes_around(strokes.family, np.array(centers), 0.08, 0.03, 0.6, rng)
+    shapes = shapes_around(strokes.family, np.array(centers), 0.02, 0.03, 0.6, rng)
     return replace(strokes, shapes=shapes, colors=np.float32(colors))
 
 

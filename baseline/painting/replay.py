@@ -1,17 +1,16 @@
 """Paint a stroke file again, at any size, as a picture, a video or SVG."""
 
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from constants import LONGEST_SIDE, VIDEOS
-from painting.frames import fitted
+from constants import VIDEOS
+from painting.drawing import draw_frames, size_of
+from painting.frames import Writer, fitted
 from painting.options import ReplayOptions
 from painting.plot import write_plot
-from painting.steps import Step, repaint_steps, write_steps
 from painting.stroke_file import read_json
 from painting.svg import write_svg
 from painting.video import open_video
@@ -20,20 +19,12 @@ from utils.command import UserError, enough_memory
 from utils.pictures import picture_file, write_picture
 
 
-def size_with_side(size: tuple[int, int], side: int | None) -> tuple[int, int]:
-    """Return a height and width with this longest side."""
-    scale = (side or max(size)) / max(size)
-    height, width = (max(1, round(length * scale)) for length in size)
-    if max(height, width) > LONGEST_SIDE:
-        raise UserError(f"{width}x{height} is too large; --size takes {LONGEST_SIDE} at most")
-    return height, width
-
-
-def repainted(strokes: Strokes, size: tuple[int, int], wanted: np.ndarray) -> Iterator[Step]:
-    """Paint strokes with a progress bar; see ``repaint_steps``.  Each is a step."""
+def draw(
+    strokes: Strokes, size: tuple[int, int], writers: list[Writer]
+) -> np.ndarray:
+    """Draw strokes with a progress bar, one a frame; see ``draw_frames``."""
     with tqdm(total=len(strokes), unit="stroke", disable=None) as bar:
-        yield from repaint_steps(strokes, size, np.ones(len(strokes), int), wanted,
-                                 report=bar.update)
+        return draw_frames(strokes, [1] * len(strokes), size, writers, len(strokes), bar.update)
 
 
 def write_video(
@@ -42,8 +33,7 @@ def write_video(
     """Write a video, a frame per stroke or as many as fit in the seconds; describe its size."""
     times = fitted(len(strokes), fps, seconds)
     with open_video(path, height=size[0], width=size[1], fps=fps, times=times) as video:
-        steps = repainted(strokes, (video.height, video.width), np.flatnonzero(times))
-        write_steps(steps, [video], len(strokes))
+        draw(strokes, (video.height, video.width), [video])
     video.check()
     return f"{video.width}x{video.height}, {times.sum() / fps:.1f} s at {fps:g} frames a second"
 
@@ -57,7 +47,7 @@ def paint_again(options: ReplayOptions) -> None:
     strokes = strokes[: options.until]
     if len(strokes) == 0:
         raise UserError(f"{options.file} holds no strokes")
-    size = size_with_side(size, options.size)
+    size = size_of(*size, options.size or max(size))
     what = f"{size[1]}x{size[0]}"
     if options.lines:
         write_plot(output, strokes, size, options.millimetres)
@@ -67,7 +57,6 @@ def paint_again(options: ReplayOptions) -> None:
         what = write_video(output, strokes, size, options.fps or 30, options.seconds)
     else:
         picture_file(output, *size)
-        (step,) = repainted(strokes, size, np.array([len(strokes) - 1]))
-        write_picture(output, step.frame)
+        write_picture(output, draw(strokes, size, []))
     spent = time.monotonic() - start
     print(f"{len(strokes)} strokes in {spent:.1f} s: {output}, {what}", flush=True)

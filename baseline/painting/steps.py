@@ -1,34 +1,32 @@
-"""The steps of a painting: strokes, one on each tile, and the canvas after them."""
+"""The strokes of a painting, step by step, by an actor or at random."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from constants import BUNDLE, WIDTH
 from DRL.rollout import Painter
 from grid.painter import GridPainter
 from grid.passes import plan, plan_on_top
-from painting.frames import Writer
 from painting.refine import random_shapes
-from painting.tiles import Stage, from_tiles, paint_placed, smooth_seams, to_tiles
-from Renderer.canvas import as_uint8
+from painting.tiles import Stage
 from Renderer.layout import Layout
-from Renderer.raster import paint_exact, paint_frames
+from Renderer.model import TrainedRender
 from Renderer.strokes import Strokes
+
+STROKES_AT_ONCE = 64  # that the neural renderer draws
 
 
 class Step(NamedTuple):
-    """A stroke on each tile."""
+    """A bundle of strokes on each tile of a stage."""
 
-    frame_number: int  # from 0
-    frame: np.ndarray  # (h, w, 3) uint8 BGR, the canvas with the strokes
-    strokes: Strokes  # since the step before
-    error: float | None  # mean squared error in [0, 1] after the last stroke of a bundle
-    bundle: str = ""  # the stage and the number of the bundle in words
+    strokes: Strokes  # the first stroke of every tile, then the second of every tile, ..
+    tiles: int
+    name: str  # the stage and the number of the bundle
+    error: float | None = None  # mean squared error of the canvas that the actor sees
 
 
 def target_of(picture: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -41,98 +39,75 @@ def squared_error(canvas: np.ndarray, target: np.ndarray) -> float:
     return float(np.square(canvas - target).mean())
 
 
-def paint_steps(painter: Painter, picture: np.ndarray, stages: list[Stage]) -> Iterator[Step]:
-    """Paint a picture (h, w, 3) uint8 BGR by an actor.
+def paint_steps(
+    painter: Painter, picture: np.ndarray, stages: list[Stage],
+    paint: Callable[[Strokes, np.ndarray], object],
+) -> Iterator[Step]:
+    """Let an actor choose the strokes for a picture (h, w, 3) uint8 BGR.
 
-    An actor of the paper's kind paints each tile on the neural canvas.  A grid actor, and the
-    strokes of tiles that overlap, paint one canvas by the exact rasterizer.
+    paint: paints strokes in place on the canvas (height, width, 3) float32 that the actor sees.
+    Strokes may reach over the edges of their tile.
     """
-    if painter.canvas == "exact" or stages[-1].overlapping:
-        return _paint_exact_canvas(painter, picture, stages)
-    return _paint_neural_canvas(painter, picture, stages)
-
-
-def _paint_neural_canvas(
-    painter: Painter, picture: np.ndarray, stages: list[Stage]
-) -> Iterator[Step]:
-    """Paint tiles that do not overlap by the neural renderer; frames have their seams smoothed."""
-    number = 0
-    canvas = torch.zeros(1, 3, WIDTH, WIDTH, device=painter.device)
-    for stage in stages:
-        size = stage.rows * WIDTH, stage.columns * WIDTH
-        target = torch.from_numpy(target_of(picture, *size)).to(painter.device)
-        target = to_tiles(target.permute(2, 0, 1)[None])  # (tiles, 3, 128, 128)
-        canvas = to_tiles(F.interpolate(canvas, size=size, mode="bilinear"))
-        for bundle, (action, canvases) in enumerate(
-                painter.paint(canvas, target, stage.steps), 1):
-            strokes, count = stage.layout.strokes(painter.family, action), len(canvas)
-            error = (canvases[-1] - target).square().mean().item()
-            for k, canvas in enumerate(canvases, 1):
-                whole = smooth_seams(from_tiles(canvas, stage.rows, stage.columns))[0]
-                frame = as_uint8(whole).permute(1, 2, 0).contiguous().cpu().numpy()
-                yield Step(number, frame, strokes[(k - 1) * count : k * count],
-                           error if k == len(canvases) else None, f"{stage.name} step {bundle}")
-                number += 1
-        canvas = from_tiles(canvas, stage.rows, stage.columns)
-
-
-def _paint_exact_canvas(
-    painter: Painter, picture: np.ndarray, stages: list[Stage]
-) -> Iterator[Step]:
-    """Paint all strokes on one canvas by the exact rasterizer."""
-    number = 0
     height, width, *_ = stages[0].layout
     canvas, target = np.zeros((height, width, 3), np.float32), target_of(picture, height, width)
     for stage in stages:
-        actions = (_grid_actions(painter, stage, stage is not stages[0], canvas, target)
-                   if painter.canvas == "exact" else _actions(painter, stage, canvas, target))
-        for bundle, (layout, action) in enumerate(actions, 1):
-            strokes, count = layout.strokes(painter.family, action), len(layout.tiles)
-            for first in range(0, len(strokes), count):
-                some = strokes[first : first + count]
-                paint_exact(some, canvas)
-                last = first + count == len(strokes)
-                yield Step(number, _rounded(canvas), some,
-                           squared_error(canvas, target) if last else None,
-                           f"{stage.name} step {bundle}")
-                number += 1
+        actions = grid_actions if isinstance(painter, GridPainter) else tile_actions
+        for number, (layout, action) in enumerate(
+                actions(painter, stage, canvas, target, stage is not stages[0]), 1):
+            strokes = layout.strokes(painter.family, action)
+            paint(strokes, canvas)
+            yield Step(strokes, len(layout.tiles), f"{stage.name} step {number}",
+                       squared_error(canvas, target))
 
 
-def _actions(
-    painter: Painter, stage: Stage, canvas: np.ndarray, target: np.ndarray
+def tile_actions(
+    painter: Painter, stage: Stage, canvas: np.ndarray, target: np.ndarray, _: bool
 ) -> Iterator[tuple[Layout, torch.Tensor]]:
-    """Yield a bundle for each tile (tiles, 13 N), each time of the canvas as it is by then."""
+    """Yield an action for each tile (tiles, 13 N), chosen after the one before was painted."""
     tiles = stage.layout.cut(target).to(painter.device)
     for step in range(stage.steps):
         seen = stage.layout.cut(canvas).to(painter.device)
         yield stage.layout, painter.act(seen, tiles, step / stage.steps)
 
 
-def _grid_actions(
-    painter: GridPainter, stage: Stage, on_top: bool, canvas: np.ndarray, target: np.ndarray
+def grid_actions(
+    painter: GridPainter, stage: Stage, canvas: np.ndarray, target: np.ndarray, on_top: bool
 ) -> Iterator[tuple[Layout, torch.Tensor]]:
-    """Yield the bundles of passes, as ``_actions`` does.
+    """Yield the actions (tiles, 13 N) of passes over a grid, many of a forward pass.
 
     on_top: whether the canvas is coarsely painted already.  Each second pass is then on tiles
-    shifted by half a tile.  Strokes may reach over the edges of their tile, so there are no seams.
+    shifted by half a tile.
     """
-    layouts = [stage.layout.unclipped()] * 2
-    if on_top and not stage.overlapping:
-        layouts[1] = stage.layout.shifted()
+    layouts = (stage.layout, stage.layout.shifted()) if on_top else (stage.layout, stage.layout)
     for number, which in enumerate((plan_on_top if on_top else plan)(stage.steps)):
         layout = layouts[number % 2]
         for action in painter.choose(canvas, target, layout, which).unbind(1):
             yield layout, action
 
 
-def _rounded(canvas: np.ndarray) -> np.ndarray:
-    """Return a canvas in [0, 1] as uint8."""
-    return as_uint8(torch.from_numpy(canvas)).numpy()
+def paint_neural(render: TrainedRender, strokes: Strokes, canvas: np.ndarray) -> None:
+    """Paint strokes, in place, as the neural renderer draws each on its tile.
+
+    canvas: (height, width, 3) float32 BGR in [0, 1].
+    """
+    for first in range(0, len(strokes), STROKES_AT_ONCE):
+        few = strokes[first : first + STROKES_AT_ONCE]
+        shapes = torch.from_numpy(few.shapes).to(render.precision.device)
+        alphas = 1 - render(shapes).float().cpu().numpy()  # (n, 128, 128)
+        for alpha, color, (top, left, side) in zip(
+                alphas, few.colors, few.tiles.tolist(), strict=True):
+            if side != WIDTH:
+                alpha = cv2.resize(alpha, (side, side))
+            rows = slice(max(0, -top), min(side, len(canvas) - top))
+            columns = slice(max(0, -left), min(side, canvas.shape[1] - left))
+            part = canvas[top + rows.start : top + rows.stop,
+                          left + columns.start : left + columns.stop]
+            part += alpha[rows, columns, None] * (color - part)
 
 
 def random_steps(
     family: str, picture: np.ndarray, stages: list[Stage], seed: int
-) -> Iterator[Strokes]:
+) -> Iterator[Step]:
     """Yield random strokes for refining, as many as an actor of BUNDLE would paint.
 
     They become smaller along each stage; their colors are read off the picture.
@@ -146,52 +121,4 @@ def random_steps(
         tiles, clips = (np.tile(v, (rounds, 1)) for v in (tiles, clips))
         row, column = (tiles[:, :2] + center * (tiles[:, 2:] - 1)).astype(np.int64).T
         colors = target_of(picture, height, width)[row, column]
-        strokes = Strokes(family, height, width, shapes, colors, tiles, clips)
-        for first in range(0, len(strokes), count):
-            yield strokes[first : first + count]
-
-
-def repaint_steps(
-    strokes: Strokes, size: tuple[int, int], counts: Iterable[int], wanted: np.ndarray,
-    error: float | None = None, report: Callable[[int], object] = lambda painted: None,
-) -> Iterator[Step]:
-    """Paint strokes again by the exact rasterizer.
-
-    size: height and width of the frames; counts: the strokes of each step; wanted: the numbers of
-    the frames to yield, from 0; error: of the finished painting; report: see ``paint_frames``.
-    """
-    ends = np.cumsum(counts)
-    wanted = np.unique(wanted.clip(max=len(ends) - 1))
-    ends, first = ends[wanted].tolist(), 0
-    for number, end, frame in zip(
-            wanted.tolist(), ends, paint_frames(strokes, *size, ends, report), strict=True):
-        yield Step(number, frame, strokes[first:end], error)
-        first = end
-
-
-def errors(
-    strokes: Strokes, picture: np.ndarray, render: Callable[[torch.Tensor], torch.Tensor],
-    device: torch.device,
-) -> tuple[float, float]:
-    """Return the mean squared error of strokes on the neural and on the exact canvas."""
-    target = target_of(picture, strokes.height, strokes.width)
-    exact = np.zeros_like(target)
-    paint_exact(strokes, exact)
-    neural = paint_placed(render, strokes, device).cpu().numpy()
-    return squared_error(neural, target), squared_error(exact, target)
-
-
-def write_steps(
-    steps: Iterable[Step], writers: list[Writer], total: int
-) -> tuple[Strokes, np.ndarray, float]:
-    """Hand frames to their writers; return all strokes, the last frame and its error."""
-    parts, error = [], 0.0
-    for step in steps:
-        parts.append(step.strokes)
-        error = error if step.error is None else step.error
-        for writer in writers:
-            writer.write(step.frame_number, step.frame)
-    if step.frame_number < total - 1:  # stopped
-        for writer in writers:
-            writer.write(total - 1, step.frame)
-    return Strokes.join(parts), step.frame, error
+        yield Step(Strokes(family, height, width, shapes, colors, tiles, clips), count, stage.name)
