@@ -48,8 +48,8 @@ def color(text: str) -> str:
         raise argparse.ArgumentTypeError(f"{text[:100]} is no color and not none") from error
 
 
-def parse_args() -> PaintOptions:
-    """Return the options of the command line; raise UserError where they do not go together."""
+def command_line() -> Parser:
+    """Return the parser of the flags."""
     parser = Parser(__doc__, "python3 baseline/test.py photo.jpg -o painting.png")
     parser.add_argument("images", type=path_type, nargs="*", metavar="PATH",
                         help="images to paint, or folders of them (image/test.png), before all "
@@ -100,7 +100,12 @@ def parse_args() -> PaintOptions:
     running.add_argument("--img", type=path_type, nargs="+", action="extend", metavar="PATH",
                          help="images, as without a flag")
     add_device_flags(running)
-    flags = vars(parser.parse_args())
+    return parser
+
+
+def parse_args() -> PaintOptions:
+    """Return the options of the command line; raise UserError where they do not go together."""
+    flags = vars(command_line().parse_args())
     images, img, output = flags.pop("images"), flags.pop("img"), flags["output"]
     if images and img:
         raise UserError("name the images alone or by --img, not both")

@@ -169,8 +169,8 @@ def paint_picture(
               "renderer": options.renderer.name if options.renderer else "none"}
     in_turn((lambda: write_files(options, photo, alpha, painting, strokes, source),
              *(writer.check for writer in writers)))
-    say(options, path, writers, f"{len(strokes)} strokes, {spent:.1f} s, squared error {error:.5f}, "
-        f"PSNR {psnr(error):.2f} dB at {width}x{height}")
+    say(options, path, writers, f"{len(strokes)} strokes, {spent:.1f} s, squared error "
+        f"{error:.5f}, PSNR {psnr(error):.2f} dB at {width}x{height}")
     return error
 
 
