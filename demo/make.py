@@ -1,8 +1,5 @@
 #!/usr/bin/env python3
-"""Make the pictures of this folder anew, here or in the folder that is named: some minutes.
-
-Those of other families than bezier need their renderers, such as triangle.pkl, beside renderer.pkl.
-"""
+"""Make the pictures of this folder, here or in the folder that is named: some minutes."""
 
 import subprocess
 import sys
@@ -16,7 +13,12 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "baseline"))
 
 from constants import FAMILY_NAMES
-from painting.video import Video
+
+PORTRAIT = ROOT / "image" / "test.png"
+FAST = ("--divide", 1, "--refine", 0)
+BEST = ("--refine", 200)
+BOX = 320  # pixels a side of a picture on a sheet
+QUALITY = (cv2.IMWRITE_JPEG_QUALITY, 85)
 
 
 def run(script: str, *flags: object) -> None:
@@ -25,64 +27,75 @@ def run(script: str, *flags: object) -> None:
     subprocess.run([sys.executable, ROOT / "baseline" / script, *map(str, flags)], check=True)
 
 
-def paint(jpg: Path, *flags: object) -> Path:
-    """Paint the portrait, as a picture and as strokes.  Returns the file of these."""
-    strokes = jpg.with_suffix(".json")
-    run("test.py", *flags, "--strokes", strokes, "-o", strokes.with_suffix(".png"))
-    run("replay.py", strokes, "--output", jpg)
-    return strokes
+def boxed(picture: np.ndarray) -> np.ndarray:
+    """Return a picture in the middle of a white square of BOX pixels a side."""
+    scale = BOX / max(picture.shape[:2])
+    small = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    above, left = ((BOX - side) // 2 for side in small.shape[:2])
+    return cv2.copyMakeBorder(small, above, BOX - above - len(small), left,
+                              BOX - left - small.shape[1], cv2.BORDER_CONSTANT,
+                              value=(255, 255, 255))
 
 
-def film(frames: list[np.ndarray], gif: Path) -> None:
-    """The first 50 strokes, then every tenth frame, in a GIF 160 pixels wide."""
-    height = round(160 * frames[0].shape[0] / frames[0].shape[1])
-    shown = frames[:50] + frames[50::10] + frames[-1:] * 50
-    with Video(gif, height=height, width=160, fps=25, times=[1] * len(shown)) as video:
-        for frame in shown:
-            video.write(cv2.resize(frame, (160, height), interpolation=cv2.INTER_AREA))
+def photos(work: Path) -> list[Path]:
+    """Return six photos: four squares, a tall and a wide one, which are written to ``work``."""
+    rocket, cat = (cv2.imread(str(ROOT / "image" / f"{name}.jpg")) for name in ("rocket", "chelsea"))
+    cv2.imwrite(str(work / "tall.png"), rocket[40:, 150:290])
+    cv2.imwrite(str(work / "wide.png"), cat[60:180])
+    return [PORTRAIT, *(ROOT / "image" / f"{name}.jpg" for name in ("coffee", "chelsea", "rocket")),
+            work / "tall.png", work / "wide.png"]
 
 
-def make(folder: Path, work: Path) -> None:
-    """Write all pictures to ``folder``; ``work`` is for what they are made of."""
-    for name, suffix in (("test", ".png"), ("chelsea", ".jpg"), ("coffee", ".jpg"),
-                         ("rocket", ".jpg")):
-        photo = ROOT / "image" / f"{name}{suffix}"
-        run("test.py", photo, "--max_step", 100, "--divide", 4, "--output", work / name)
-        frames = [cv2.imread(str(work / name / f"generated{n}.png")) for n in range(500)]
-        film(frames, folder / f"{name}.gif")
-        if name == "test":
-            row = [frames[n - 1] for n in (20, 100, 250, 500)] + [cv2.imread(str(photo))]
-            small = [cv2.resize(each, (200, 200), interpolation=cv2.INTER_AREA) for each in row]
-            cv2.imwrite(str(folder / "portrait.png"), np.hstack(small))
+def sheets(folder: Path, work: Path) -> None:
+    """Write the six photos, each beside its fast, its default and its best painting."""
+    rows = []
+    for photo in photos(work):
+        row = [photo]
+        for name, flags in (("fast", FAST), ("default", ()), ("best", BEST)):
+            row.append(work / f"{photo.stem}-{name}.png")
+            run("test.py", photo, *flags, "-o", row[-1])
+        rows.append(np.hstack([boxed(cv2.imread(str(file))) for file in row]))
+    for number in (0, 1):
+        cv2.imwrite(str(folder / f"photos-{number + 1}.jpg"),
+                    np.vstack(rows[3 * number : 3 * number + 3]), QUALITY)
 
-    alone = ("--divide", 1)
-    paint(work / "agent.jpg", *alone)
-    paint(work / "default.jpg")
-    refined = paint(work / "refined.jpg", *alone, "--refine", 1000)
-    run("replay.py", refined, "--seconds", 8, "--output", folder / "refined.svg")
-    paint(work / "refined-4x4.jpg", "--max_step", 100, "--refine", 100)
-    tiles = ("--max_step", 40, "--divide", 4, "--refine", 40)
-    paint(work / "tiles.jpg", *tiles)
-    paint(work / "overlap.jpg", *tiles, "--overlap", 32)
+
+def portrait(folder: Path, work: Path) -> None:
+    """Write the portrait in different ways."""
+    run("test.py", PORTRAIT, "-o", folder / "default.jpg", "--strokes", work / "default.json")
+    run("test.py", PORTRAIT, *FAST, "-o", folder / "agent.jpg")
+    run("test.py", PORTRAIT, *BEST, "-o", folder / "best.jpg")
+    refined = work / "refined.json"
+    run("test.py", PORTRAIT, "--divide", 1, "--refine", 300, "-o", folder / "refined.jpg",
+        "--strokes", refined, folder / "refined.svg", "--seconds", 8)
     for family in FAMILY_NAMES:
-        renderer = ROOT / ("renderer.pkl" if family == "bezier" else f"{family}.pkl")
-        if renderer.is_file():
-            paint(work / f"{family}.jpg", *alone, "--actor", "none", "--renderer",
-                    renderer, "--refine", 1000)
+        run("test.py", PORTRAIT, "--stroke", family, "--refine", 300, "-o",
+            folder / f"{family}.jpg")
+    row = []
+    for strokes in (20, 100, 200, 1000, 4120):
+        run("replay.py", work / "default.json", "--until", strokes, "--output", work / "part.png")
+        row.append(boxed(cv2.imread(str(work / "part.png"))))
+    cv2.imwrite(str(folder / "progress.jpg"), np.hstack(row), QUALITY)
     for side in (128, 4096):
         run("replay.py", refined, "--size", side, "--output", work / "side.png")
         top, left, size = (round(part * side) for part in (0.305, 0.366, 0.25))
         detail = cv2.imread(str(work / "side.png"))[top : top + size, left : left + size]
         how = cv2.INTER_NEAREST if side == 128 else cv2.INTER_AREA
-        cv2.imwrite(str(work / f"detail-{side}.jpg"),
-                    cv2.resize(detail, (400, 400), interpolation=how),
-                    (cv2.IMWRITE_JPEG_QUALITY, 80))
-    for picture in work.glob("*.jpg"):
-        picture.replace(folder / picture.name)
+        cv2.imwrite(str(folder / f"detail-{side}.jpg"),
+                    cv2.resize(detail, (400, 400), interpolation=how), QUALITY)
+
+
+def make(folder: Path, work: Path) -> None:
+    """Write all pictures to ``folder``; ``work`` is for what they are made of."""
+    sheets(folder, work)
+    portrait(folder, work)
+    for photo in photos(work)[:4]:
+        run("test.py", photo, "-o", folder / f"{photo.stem}.gif", "--size", 200, "--fps", 20,
+            "--seconds", 6)
 
 
 if __name__ == "__main__":
     target = Path(sys.argv[1] if len(sys.argv) > 1 else Path(__file__).parent)
     target.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target) as work:
+    with tempfile.TemporaryDirectory() as work:
         make(target, Path(work))
