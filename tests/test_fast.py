@@ -56,7 +56,7 @@ def batch_on(device: torch.device, seed: int) -> Transitions:
 def states_are_the_same(plain: DDPG, fast: DDPG, batch: Transitions) -> None:
     """Compare what both choose to paint, and what comes of it."""
     inputs = as_float(batch.canvas), as_float(batch.target), batch.step / 40, (1, 2)
-    one, two = (agent.explore(*inputs) for agent in (plain, fast))
+    one, two = (agent.rollout_action(*inputs) for agent in (plain, fast))
     assert (one - two).abs().max() <= 1e-3
     one, two = (agent.advance(batch.canvas, one.clone()) for agent in (plain, fast))
     assert (one.int() - two.int()).abs().max() <= 1

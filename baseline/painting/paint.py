@@ -12,8 +12,8 @@ import numpy as np
 from tqdm import tqdm
 
 from constants import BUNDLE, STEPS
-from DRL.rollout import Painter
-from grid.painter import load_painter
+from DRL.rollout import Policy
+from grid.policy import load_policy
 from painting.frames import Frames, Writer
 from painting.options import PaintOptions
 from painting.outputs import check_places, own_names, write_files, writers_of
@@ -145,7 +145,7 @@ def refined_steps(
 
 
 def paint_picture(
-    options: PaintOptions, path: Path, picture: np.ndarray, painter: Painter | None,
+    options: PaintOptions, path: Path, picture: np.ndarray, painter: Policy | None,
     render: TrainedRender, signals: StopSignals,
 ) -> float:
     """Paint a picture, write its files and return its error; a signal ends it early.
@@ -203,7 +203,7 @@ def paint_pictures(options: PaintOptions) -> None:
         raise UserError("none of the images can be read")
     warn(options, stages_of(options, first[-1]))
     painter = (None if options.actor == Path("none") else
-               load_painter(options.actor, options.renderer, precision))
+               load_policy(options.actor, options.renderer, precision))
     render = painter.render if painter else load_render(options.renderer, precision)
     all_errors, failures = [], []
     with StopSignals() as signals:

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 
 from constants import BUNDLE, WIDTH
-from DRL.rollout import Painter
-from grid.painter import GridPainter
+from DRL.rollout import Policy
 from grid.passes import plan, plan_on_top
+from grid.policy import GridPolicy
 from painting.frames import Writer
 from painting.refine import random_shapes
 from painting.tiles import Stage, from_tiles, paint_placed, smooth_seams, to_tiles
@@ -41,7 +41,7 @@ def squared_error(canvas: np.ndarray, target: np.ndarray) -> float:
     return float(np.square(canvas - target).mean())
 
 
-def paint_steps(painter: Painter, picture: np.ndarray, stages: list[Stage]) -> Iterator[Step]:
+def paint_steps(painter: Policy, picture: np.ndarray, stages: list[Stage]) -> Iterator[Step]:
     """Paint a picture (h, w, 3) uint8 BGR by an actor.
 
     An actor of the paper's kind paints each tile on the neural canvas.  A grid actor, and the
@@ -53,7 +53,7 @@ def paint_steps(painter: Painter, picture: np.ndarray, stages: list[Stage]) -> I
 
 
 def _paint_neural_canvas(
-    painter: Painter, picture: np.ndarray, stages: list[Stage]
+    painter: Policy, picture: np.ndarray, stages: list[Stage]
 ) -> Iterator[Step]:
     """Paint tiles that do not overlap by the neural renderer; frames have their seams smoothed."""
     number = 0
@@ -77,7 +77,7 @@ def _paint_neural_canvas(
 
 
 def _paint_exact_canvas(
-    painter: Painter, picture: np.ndarray, stages: list[Stage]
+    painter: Policy, picture: np.ndarray, stages: list[Stage]
 ) -> Iterator[Step]:
     """Paint all strokes on one canvas by the exact rasterizer."""
     number = 0
@@ -99,7 +99,7 @@ def _paint_exact_canvas(
 
 
 def _actions(
-    painter: Painter, stage: Stage, canvas: np.ndarray, target: np.ndarray
+    painter: Policy, stage: Stage, canvas: np.ndarray, target: np.ndarray
 ) -> Iterator[tuple[Layout, torch.Tensor]]:
     """Yield a bundle for each tile (tiles, 13 N), each time of the canvas as it is by then."""
     tiles = stage.layout.cut(target).to(painter.device)
@@ -109,7 +109,7 @@ def _actions(
 
 
 def _grid_actions(
-    painter: GridPainter, stage: Stage, on_top: bool, canvas: np.ndarray, target: np.ndarray
+    painter: GridPolicy, stage: Stage, on_top: bool, canvas: np.ndarray, target: np.ndarray
 ) -> Iterator[tuple[Layout, torch.Tensor]]:
     """Yield the bundles of passes, as ``_actions`` does.
 
@@ -121,7 +121,7 @@ def _grid_actions(
         layouts[1] = stage.layout.shifted()
     for number, which in enumerate((plan_on_top if on_top else plan)(stage.steps)):
         layout = layouts[number % 2]
-        for action in painter.choose(canvas, target, layout, which).unbind(1):
+        for action in painter.act_in_pass(canvas, target, layout, which).unbind(1):
             yield layout, action
 
 
