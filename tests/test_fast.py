@@ -136,7 +136,7 @@ def test_an_error_in_drawing_ahead_comes_out(monkeypatch):
 
 def test_compiled_drawing_is_the_plain_one():
     discs = bezier_discs(torch.from_numpy(np.random.default_rng(4).random((8, 10))))
-    assert torch.equal(draw_tensor(discs, 128, compiled=True), draw_tensor(discs, 128))
+    assert torch.equal(draw_tensor(discs, compiled=True), draw_tensor(discs))
 
 
 def test_strokes_drawn_ahead_are_functions_of_their_number():
@@ -159,17 +159,15 @@ def test_two_processes_share_the_strokes_of_one():
 
 
 @needs_gpu
-@pytest.mark.parametrize("width", [128, 512])
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("family", ["bezier", "triangle", "round"])
-def test_a_gpu_draws_ten_thousand_strokes_the_same(width, compiled, family):
+def test_a_gpu_draws_ten_thousand_strokes_the_same(compiled, family):
     numbers = np.random.default_rng(3).random((10_000, 10))
     numbers[:2000] = numbers[:2000].round()  # corners, ends of every range
-    strokes = torch.from_numpy(numbers if width == 128 else numbers[::50])
-    for some in strokes.split(500 if width == 128 else 50):
-        drawn = draw_batch(some.to(GPU), width, family, compiled)
+    for some in torch.from_numpy(numbers).split(500):
+        drawn = draw_batch(some.to(GPU), family, compiled)
         assert drawn.is_cuda
-        assert (drawn.cpu() - draw_batch(some, width, family)).abs().max() <= 1e-6
+        assert (drawn.cpu() - draw_batch(some, family)).abs().max() <= 1e-6
 
 
 @needs_gpu
