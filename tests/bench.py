@@ -62,7 +62,7 @@ def strokes(device: torch.device, kind: str) -> Callable[[], object]:
 def stroke_batches(device: torch.device, kind: str) -> Iterator[tuple[torch.Tensor, ...]]:
     """Endless batches of 64 strokes and their pictures."""
     if kind != "plain":
-        data = StrokeBatches(0, 64, "bezier", Ranks(), drawn=device.type == "cpu")
+        data = StrokeBatches(0, 64, "bezier", Ranks())
         yield from (drawn_ahead(data, 0, 10**9) if device.type == "cpu" else
                     drawn_on(device, data, 0, 10**9, kind == "fast"))
     while True:

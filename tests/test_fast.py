@@ -149,12 +149,12 @@ def test_strokes_drawn_ahead_are_functions_of_their_number():
 
 
 def test_two_processes_share_the_strokes_of_one():
-    whole = StrokeBatches(7, 4, "bezier", Ranks(), drawn=False)[5]
+    whole = StrokeBatches(7, 4, "bezier", Ranks())[5]
     parts = []
     for rank in range(2):
         ranks = Ranks()
         ranks.rank, ranks.world = rank, 2
-        parts.append(StrokeBatches(7, 2, "bezier", ranks, drawn=False)[5])
+        parts.append(StrokeBatches(7, 2, "bezier", ranks)[5])
     assert torch.equal(torch.stack(parts, 1).flatten(0, 1), whole)
 
 
@@ -173,7 +173,7 @@ def test_a_gpu_draws_ten_thousand_strokes_the_same(compiled, family):
 @needs_gpu
 def test_strokes_drawn_on_a_gpu_are_those_drawn_ahead():
     ahead = drawn_ahead(StrokeBatches(7, 4, "bezier", Ranks()), 3, 6)
-    there = drawn_on(GPU, StrokeBatches(7, 4, "bezier", Ranks(), drawn=False), 3, 6, False)
+    there = drawn_on(GPU, StrokeBatches(7, 4, "bezier", Ranks()), 3, 6, False)
     for (strokes, drawn), (others, pictures) in zip(ahead, there, strict=False):
         assert torch.equal(strokes, others.cpu())
         assert (drawn - pictures.cpu()).abs().max() <= 1e-6

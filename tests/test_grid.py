@@ -11,15 +11,7 @@ from torch.func import functional_call
 from DRL.actor import Actor, fold_batch_norm, folded_weights, load_actor, normalized_convolutions
 from DRL.learner import Setup
 from grid.learner import MUON_RMS, GridLearner
-from grid.passes import (
-    FIRST_FULL,
-    LARGEST_ERRORS,
-    PAINTING,
-    QUADRANTS,
-    plan,
-    plan_on_top,
-    select_cells,
-)
+from grid.passes import FIRST_FULL, LARGEST_ERRORS, PAINTING, QUADRANTS, plan, select_cells
 from grid.policy import GridPolicy
 from grid.start import imitation_batch, initialize, target_strokes
 from Renderer.canvas import as_float
@@ -62,7 +54,7 @@ def learner(pictures) -> GridLearner:
 
 @pytest.mark.parametrize("steps", [*range(1, 60), 100])
 def test_plan_paints_every_step(steps):
-    for passes in (plan(steps), plan_on_top(steps)):
+    for passes in (plan(steps), plan(steps, on_top=True)):
         assert sum(which.bundles for which in passes) == steps
         assert all(0 < which.bundles <= which.side**2 for which in passes)
 

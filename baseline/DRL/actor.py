@@ -1,6 +1,5 @@
 """The actor: maps canvas and target to the next strokes."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -74,8 +73,7 @@ def load_actor(path: Path, what: str, otherwise: str) -> tuple[Actor, str]:
     """Load an actor from a weight file; return it and the family of its strokes.
 
     The shape of the last layer gives the bundle, the file's metadata the read-out.  what,
-    otherwise: for error messages, see ``load_weights``.  Raises UserError where the file does not
-    fit.
+    otherwise: see ``load_file``.  Raises UserError where the file does not fit.
     """
     def build(state: dict[str, torch.Tensor]) -> Actor:
         bundle, rest = divmod(state["fc.bias"].numel() if "fc.bias" in state else 0, STROKE_DIM)
@@ -89,12 +87,11 @@ def load_actor(path: Path, what: str, otherwise: str) -> tuple[Actor, str]:
     return actor, metadata["family"]
 
 
-def normalized_convolutions(actor: Actor) -> Iterator[tuple[str, nn.Conv2d, str, nn.Module]]:
-    """Yield each convolution and the batch normalization that follows it, with their names."""
+def normalized_convolutions(actor: Actor) -> list[tuple[str, nn.Conv2d, str, nn.Module]]:
+    """Return each convolution and the batch normalization that follows it, with their names."""
     layers = [(name, layer) for name, layer in actor.named_modules()
               if isinstance(layer, nn.Conv2d | nn.BatchNorm2d | nn.SyncBatchNorm)]
-    for conv, norm in zip(layers[::2], layers[1::2], strict=True):
-        yield *conv, *norm
+    return [(*conv, *norm) for conv, norm in zip(layers[::2], layers[1::2], strict=True)]
 
 
 def folded_weights(actor: Actor) -> dict[str, torch.Tensor]:
@@ -116,7 +113,7 @@ def fold_batch_norm(actor: Actor) -> Actor:
 
     The actions stay the same up to rounding; the keys are no longer those of weight files.
     """
-    for conv_name, conv, norm_name, norm in list(normalized_convolutions(actor)):
+    for conv_name, conv, norm_name, norm in normalized_convolutions(actor):
         actor.set_submodule(conv_name, fuse_conv_bn_eval(conv, norm))
         actor.set_submodule(norm_name, nn.Identity())
     return actor

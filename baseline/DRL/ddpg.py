@@ -12,7 +12,7 @@ from DRL.rpm import Transitions
 from DRL.wgan import Discriminator, gradient_penalty
 from Renderer.canvas import as_float, as_uint8, composite
 from running.graph import Graphed
-from running.optim import cosine, stepped
+from running.optim import adam, cosine, stepped
 
 DISCOUNT = 0.95  # of a stroke
 # The reference's learning rates in the first fifth of a training, the second, and the rest.
@@ -25,11 +25,11 @@ class DDPG(Learner):
     """The paper's agent.  An action is a bundle of N strokes."""
 
     def __init__(
-        self, setup: Setup, *, discount: float | None = None, tau: float = 0.001,
-        reward: str = "wgan", noise_factor: float = 0.0, actor_rate: float | None = None,
-        critic_rate: float | None = None,
+        self, setup: Setup, critic: Critic | None = None, *, discount: float | None = None,
+        tau: float = 0.001, reward: str = "wgan", noise_factor: float = 0.0,
+        actor_rate: float | None = None, critic_rate: float | None = None,
     ) -> None:
-        """Build the networks.
+        """Build the networks but the critic, where one is given.
 
         discount: of an action (0.95**N).  reward: "wgan" or "l2", see ``reward``.  noise_factor:
         standard deviation, see ``rollout_action``.  actor_rate, critic_rate: highest rates of a
@@ -38,10 +38,12 @@ class DDPG(Learner):
         self.discount = DISCOUNT**setup.bundle if discount is None else discount
         self.reward_kind, self.noise = reward, noise_factor
         self.peaks = {"actor": actor_rate, "critic": critic_rate}
-        others = {"critic": self.new_critic(setup)}
+        others = {"critic": critic or Critic()}
         if reward == "wgan":
             others["wgan"] = Discriminator()
-        super().__init__(setup, others, tau, {"wgan": (0.5, 0.999)})
+        super().__init__(setup, others, tau)
+        if reward == "wgan":
+            self.optimizers["wgan"] = adam(others["wgan"], self.graphed, betas=(0.5, 0.999))
         # The running statistics of the actor do not fit the weights of the target actor.
         self.target_networks["actor"].train()
         compiled = partial(torch.compile, dynamic=False) if setup.fast else lambda module: module
@@ -58,10 +60,6 @@ class DDPG(Learner):
         self.act = Graphed(Policy(self.actor, self.render, self.precision).act, self.graphed)
         self.advance = Graphed(self._advance, self.graphed)
         self.step_all = Graphed(self._step_all, self.graphed)
-
-    def new_critic(self, setup: Setup) -> Critic:
-        """Return a new critic."""
-        return Critic()
 
     def rates(self, progress: float) -> dict[str, float]:
         """Return the reference's stepped rates, or half a cosine where a peak was given."""

@@ -13,14 +13,14 @@ STAGES = (64, 128, 256, 512)  # channels of an 18-layer residual network
 
 
 class TReLU(nn.Module):
-    """Return relu(x - alpha) + alpha with a learned alpha, 0 at first (Xiang and Li, 2017)."""
+    """relu(x - alpha) + alpha with a learned alpha, 0 at first (Xiang and Li, 2017)."""
 
     def __init__(self) -> None:
         super().__init__()
         self.alpha = nn.Parameter(torch.zeros(1))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        alpha = self.alpha.to(x.dtype)  # or bf16 would become fp32 from here on
+        alpha = self.alpha.to(x.dtype)  # or bf16 would be promoted to fp32
         return F.relu(x - alpha) + alpha
 
 
@@ -47,10 +47,9 @@ class WeightNormConv2d(nn.Module):
         return self.weight_v * (self.weight_g / self._norm(self.weight_v))
 
     def input_grad(self, output_grad: torch.Tensor) -> torch.Tensor:
-        """Return the gradient with respect to the input, by a transposed convolution.
+        """Return the gradient (B, channels, stride H, stride W) with respect to the input.
 
-        output_grad: (B, out, H, W), with respect to the output.  Returns (B, channels, H * stride,
-        W * stride).
+        output_grad: (B, out, H, W), with respect to the output.
         """
         return F.conv_transpose2d(output_grad, self.weight(), None, self.stride, self.padding,
                                   self.stride - 1)

@@ -40,10 +40,8 @@ class Setup:
 def learning(network: nn.Module) -> Iterator[None]:
     """Let a network's parameters require gradients; outside of this context all are frozen."""
     network.requires_grad_(True)
-    try:
-        yield
-    finally:
-        network.requires_grad_(False)
+    yield
+    network.requires_grad_(False)
 
 
 @torch.no_grad()
@@ -76,12 +74,11 @@ class Learner:
 
     def __init__(
         self, setup: Setup, others: dict[str, nn.Module], tau: float | None = None,
-        betas: dict[str, tuple[float, float]] | None = None, readout: str = "mean",
+        readout: str = "mean",
     ) -> None:
         """Build an actor, and target networks and optimizers for it and the other networks.
 
-        tau: of the soft update; None: without target networks.  betas: of Adam, where they are
-        not (0.9, 0.999).  readout: of the actor.
+        tau: of the soft update; None: without target networks.  readout: of the actor.
         """
         self.tau = tau
         self.render, self.precision, self.ranks = setup.render, setup.precision, setup.ranks
@@ -97,10 +94,7 @@ class Learner:
         self.actor = self.networks["actor"]
         self.target_networks = {} if tau is None else copy.deepcopy(self.networks)
         self.ema_actor = copy.deepcopy(self.actor)
-        self.optimizers = {
-            name: adam(network, self.graphed, (betas or {}).get(name, (0.9, 0.999)))
-            for name, network in self.networks.items()
-        }
+        self.optimizers = {n: adam(net, self.graphed) for n, net in self.networks.items()}
         self.updates = 0
 
     def set_rates(self, progress: float) -> None:

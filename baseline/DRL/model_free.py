@@ -44,12 +44,9 @@ class ModelFreeDDPG(DDPG):
     """
 
     def __init__(self, setup: Setup, *, noise_factor: float = PARAMETER_NOISE, **options) -> None:
-        super().__init__(setup, noise_factor=noise_factor, **options)
+        super().__init__(setup, ActionCritic(setup.bundle), noise_factor=noise_factor, **options)
         self.perturbed_actor = copy.deepcopy(self.networks["actor"])
         self.perturbed_episode: tuple[int, ...] = ()
-
-    def new_critic(self, setup: Setup) -> ActionCritic:
-        return ActionCritic(setup.bundle)
 
     def rollout_action(
         self, canvas: torch.Tensor, target: torch.Tensor, progress: torch.Tensor,

@@ -19,14 +19,14 @@ class Discriminator(nn.Module):
         self.conv3 = WeightNormConv2d(64, 128, 5, 2)
         self.conv4 = WeightNormConv2d(128, 1, 5, 2)
         self.relu0, self.relu1, self.relu2, self.relu3 = (TReLU() for _ in range(4))
+        self.hidden_layers = ((self.conv0, self.relu0), (self.conv1, self.relu1),
+                              (self.conv2, self.relu2), (self.conv3, self.relu3))
 
     def forward(self, pair: torch.Tensor) -> torch.Tensor:
         """Return scores (B, 1); pair: (B, 6, 128, 128) in [0, 1], target, then canvas."""
         x = pair.contiguous(memory_format=torch.channels_last)
-        x = self.relu0(self.conv0(x))
-        x = self.relu1(self.conv1(x))
-        x = self.relu2(self.conv2(x))
-        x = self.relu3(self.conv3(x))
+        for conv, relu in self.hidden_layers:
+            x = relu(conv(x))
         return in_fp32(self.conv4, x).mean((2, 3))  # over the 4x4 map
 
     def input_grad(self, pair: torch.Tensor) -> torch.Tensor:
@@ -36,17 +36,15 @@ class Discriminator(nn.Module):
         transposed convolutions computes it faster than double backward.
         """
         x = pair.contiguous(memory_format=torch.channels_last)
-        layers = ((self.conv0, self.relu0), (self.conv1, self.relu1), (self.conv2, self.relu2),
-                  (self.conv3, self.relu3))
         masks = []  # where a TReLU passes its input
         with torch.no_grad():
-            for conv, relu in layers:
+            for conv, relu in self.hidden_layers:
                 x = conv(x)
                 masks.append(x > relu.alpha)
                 x = relu(x)
         size = x.shape[2] // 2  # of the last map
         grad = self.conv4.input_grad(x.new_full((len(x), 1, size, size), 1 / size**2))
-        for (conv, _), mask in zip(reversed(layers), reversed(masks), strict=True):
+        for (conv, _), mask in zip(self.hidden_layers[::-1], masks[::-1], strict=True):
             grad = conv.input_grad(grad * mask)
         return grad
 

@@ -25,15 +25,16 @@ def measure_multipliers(
     def hook(layer: nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor) -> None:
         (x,) = inputs
         if isinstance(layer, nn.Linear):
-            size, taps = x.abs().mean((0, 1)), 1
-            deviation = torch.full_like(layer.bias, LOGIT_CHANGE / OUTPUT_CHANGE)
+            size = x.abs().mean((0, 1)).float()  # (C,)
+            deviation = torch.full_like(layer.bias, LOGIT_CHANGE / OUTPUT_CHANGE)  # (N,)
         else:
-            size, deviation = x.abs().mean((0, 2, 3)), output.float().std((0, 2, 3))
+            size, deviation = x.abs().mean((0, 2, 3)).float(), output.float().std((0, 2, 3))
             median = deviation.median()
             deviation = deviation.clamp(median / 10, 3 * median)
-            taps = layer.weight[0, 0].numel()
-        measured[layer] = multipliers(size.float(), deviation, taps).view(
-            *layer.weight.shape[:2], *[1] * (layer.weight.dim() - 2))
+        typical = size[size <= size.quantile(0.95)].mean()  # without outliers
+        total = layer.weight[0].numel() * (size + 0.1 * typical + 1e-6)
+        multiplier = (OUTPUT_CHANGE * deviation[:, None] / total).clamp(max=MAX_MULTIPLIER)
+        measured[layer] = multiplier.view(*multiplier.shape, *[1] * (layer.weight.dim() - 2))
 
     layers = [*(conv for _, conv, *_ in normalized_convolutions(actor)), actor.fc]
     handles = [layer.register_forward_hook(hook) for layer in layers]
@@ -41,14 +42,3 @@ def measure_multipliers(
     for handle in handles:
         handle.remove()
     return [measured[layer] for layer in layers]
-
-
-def multipliers(size: torch.Tensor, deviation: torch.Tensor, taps: int) -> torch.Tensor:
-    """Return the learning-rate multipliers (N, C) of a layer's weights.
-
-    size: mean absolute inputs (C,); deviation: standard deviations of the outputs (N,); taps:
-    weights for each input and output.
-    """
-    typical = size[size <= size.quantile(0.95)].mean()  # without outliers
-    total = taps * len(size) * (size + 0.1 * typical + 1e-6)
-    return (OUTPUT_CHANGE * deviation[:, None] / total).clamp(max=MAX_MULTIPLIER)

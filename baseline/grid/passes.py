@@ -35,24 +35,17 @@ PAINTING = (QUADRANTS, LARGEST_ERRORS, FIRST_FULL, SECOND_FULL)  # in training
 PAINTING_STEPS = sum(each.bundles for each in PAINTING)  # 40 actions
 
 
-def plan(steps: int) -> list[Pass]:
-    """Return the passes of a painting of ``steps`` actions from a blank canvas.
+def plan(steps: int, on_top: bool = False) -> list[Pass]:
+    """Return the passes of a painting of ``steps`` actions, the last one shortened.
 
-    Below 40 actions a second full pass gives a lower error than one over the largest errors.
+    on_top: paint on a coarse painting in place of a blank canvas.  Below 40 actions a second full
+    pass gives a lower error than one over the largest errors.
     """
-    passes = [QUADRANTS, FIRST_FULL, SECOND_FULL] if steps < PAINTING_STEPS else list(PAINTING)
-    return _first_steps([*passes, *[SECOND_FULL] * (steps // GRID**2)], steps)
-
-
-def plan_on_top(steps: int) -> list[Pass]:
-    """Return the passes of ``steps`` actions on a canvas that has a coarse painting."""
-    return _first_steps([FIRST_FULL, *[SECOND_FULL] * (steps // GRID**2)], steps)
-
-
-def _first_steps(passes: list[Pass], steps: int) -> list[Pass]:
-    """Return the passes up to ``steps`` actions, the last one shortened."""
+    passes = list(PAINTING) if steps >= PAINTING_STEPS else [QUADRANTS, FIRST_FULL, SECOND_FULL]
+    if on_top:
+        passes = [FIRST_FULL]
     planned = []
-    for each in passes:
+    for each in [*passes, *[SECOND_FULL] * (steps // GRID**2)]:
         if bundles := min(each.bundles, steps):
             planned.append(each._replace(bundles=bundles))
         steps -= bundles

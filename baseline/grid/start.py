@@ -11,13 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from constants import BUNDLE, GRID, WIDTH
+from constants import GRID, WIDTH
 from DRL.actor import Actor, Block, normalized_convolutions
 from grid.passes import CELLS, FIRST_FULL, LARGEST_ERRORS, QUADRANTS, SECOND_FULL, Pass
-from Renderer.canvas import STROKE_DIM
 from Renderer.layout import Layout, stacked, unstacked
 from Renderer.raster import paint_exact
-from Renderer.stroke_gen import FAMILIES, SHAPE_DIM
+from Renderer.stroke_gen import FAMILIES
 
 IMITATION_UPDATES = 240
 IMITATION_PASSES = (QUADRANTS, FIRST_FULL, SECOND_FULL, QUADRANTS,
@@ -31,30 +30,28 @@ LAST_LAYER_SCALE = 0.1
 
 
 def target_strokes(target: torch.Tensor, side: int, family: str) -> torch.Tensor:
-    """Return target strokes (B, side**2, 13 BUNDLE), a bundle for each of side x side cells.
+    """Return target strokes (B, side**2, 13 * 5), a bundle for each of side x side cells.
 
     target: (B, 3, 128, 128) in [0, 1].
     """
-    pixels, reads = WIDTH // side, FAMILIES[family]
-    means = F.avg_pool2d(target, pixels // 2, pixels // 4)
-    strokes = target.new_zeros(len(target), side**2, BUNDLE, STROKE_DIM)
-    for cell in range(side**2):
-        for number, (y, x, radius) in enumerate(PLACES):
-            row, column = pixels * (cell // side + y), pixels * (cell % side + x)
-            top, left = (int(v) * 4 // pixels - 1 for v in (row, column))
-            row, column, half = row / WIDTH, column / WIDTH, HALF_LENGTH / side
-            middle = 0.5, 0.5
-            if reads.points == 1:
-                half = 0.0
-            elif not reads.relative:  # a triangle's corners, as it has no radius
-                half += radius / side
-                middle, row = (row - half, column), row + half
-            radius = (pixels * radius - 1) / (WIDTH / 2)
-            strokes[:, cell, number, :SHAPE_DIM] = strokes.new_tensor(
-                [row, column - half, *middle, row, column + half, radius, radius,
-                 OPACITY[side], OPACITY[side]])
-            strokes[:, cell, number, SHAPE_DIM:] = means[:, :, top, left]
-    return strokes.flatten(2)
+    row, column, radius = torch.tensor(PLACES).unbind(1)  # (5,), in cells
+    cell = torch.arange(side**2)[:, None]
+    row, column = cell // side + row, cell % side + column  # (cells, 5)
+    means = F.avg_pool2d(target, WIDTH // side // 2, WIDTH // side // 4)
+    colors = means[:, :, (4 * row - 1).long(), (4 * column - 1).long()]  # (B, 3, cells, 5)
+    row, column, half = row / side, column / side, HALF_LENGTH / side
+    middle = 0.5, 0.5
+    if FAMILIES[family].points == 1:
+        half = 0.0
+    elif not FAMILIES[family].relative:  # a triangle's corners, as it has no radius
+        half = half + radius / side
+        middle, row = (row - half, column), row + half
+    radius = (WIDTH // side * radius - 1) / (WIDTH / 2)
+    numbers = (row, column - half, *middle, row, column + half, radius, radius,
+               OPACITY[side], OPACITY[side])
+    shapes = torch.stack(torch.broadcast_tensors(*map(torch.as_tensor, numbers)), 2)
+    shapes = shapes.expand(len(target), -1, -1, -1)  # (B, cells, 5, 10)
+    return torch.cat((shapes, colors.permute(0, 2, 3, 1)), 3).flatten(2)
 
 
 def imitation_batch(
@@ -100,11 +97,7 @@ def initialize(actor: Actor, target: torch.Tensor, family: str) -> None:
     device, passes = actor.fc.weight.device, IMITATION_PASSES[:3]
     canvas = torch.cat([imitation_batch(target, each, family)[0] for each in passes])
     progress = torch.tensor([each.progress for each in passes]).repeat_interleave(len(target))
-    norms = [norm for *_, norm in normalized_convolutions(actor)]
-    momentum = norms[0].momentum
-    for norm in norms:
-        norm.momentum = 1.0  # replace the statistics by those of this batch
+    for *_, norm in normalized_convolutions(actor):
+        norm.momentum = 1.0  # the running statistics become those of this batch
     actor.train()(canvas.to(device), target.repeat(3, 1, 1, 1).to(device), progress.to(device))
     actor.eval()
-    for norm in norms:
-        norm.momentum = momentum

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from constants import BUNDLE, WIDTH
 from DRL.rollout import Policy
-from grid.passes import plan, plan_on_top
+from grid.passes import plan
 from grid.policy import GridPolicy
 from painting.frames import Writer
 from painting.refine import random_shapes
@@ -119,7 +119,7 @@ def _grid_actions(
     layouts = [stage.layout.unclipped()] * 2
     if on_top and not stage.overlapping:
         layouts[1] = stage.layout.shifted()
-    for number, which in enumerate((plan_on_top if on_top else plan)(stage.steps)):
+    for number, which in enumerate(plan(stage.steps, on_top)):
         layout = layouts[number % 2]
         for action in painter.act_in_pass(canvas, target, layout, which).unbind(1):
             yield layout, action
