@@ -58,7 +58,7 @@ class Environment:
         return {"image": self.image, "canvas": self.canvas, "step_count": self.step_count}
 
     def load_state_dict(self, state: dict) -> None:
-        """Load what ``state_dict`` returned."""
+        """Load a state of ``state_dict``."""
         self.reset(state["image"])
         self.canvas = state["canvas"].to(self.device)
         self.step_count = state["step_count"]

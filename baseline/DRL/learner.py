@@ -1,4 +1,4 @@
-"""What all methods share: networks, target networks, optimizers, and the EMA of the actor."""
+"""The base class of all methods: an actor and other networks, their targets, optimizers and EMA."""
 
 import copy
 from collections.abc import Callable, Iterator
@@ -151,7 +151,7 @@ class Learner:
         }
 
     def load_state_dict(self, state: dict) -> None:
-        """Load what ``state_dict`` returned, before the first update."""
+        """Load a state of ``state_dict``, before the first update."""
         for kind, networks in (("networks", self.networks), ("slow", self.target_networks)):
             for name, network in networks.items():
                 network.load_state_dict(state[kind][name])

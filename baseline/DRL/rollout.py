@@ -20,7 +20,7 @@ class Measured(NamedTuple):
     """Statistics of the paintings of a set of pictures."""
 
     errors: torch.Tensor  # (steps,) mean squared error after each action, over all pictures
-    visible: torch.Tensor  # (steps,) fraction of visible strokes among those of each action
+    visible: torch.Tensor  # (steps,) fraction of visible strokes in each action
     opacity: torch.Tensor  # (steps,) mean opacity of each action's strokes
     canvas: torch.Tensor  # (N, 3, 128, 128) uint8, the finished paintings
 
@@ -28,7 +28,7 @@ class Measured(NamedTuple):
 class Policy:
     """An actor in eval mode and the renderer that paints its actions."""
 
-    canvas = "neural"  # or "exact": what the actor sees is painted by the exact rasterizer
+    canvas = "neural"  # or "exact": the rasterizer of the canvases that the actor sees
 
     def __init__(self, actor: Actor, render: TrainedRender, precision: Precision) -> None:
         self.device, self.precision = precision.device, precision

@@ -107,7 +107,7 @@ class ReplayMemory:
         return {"moments": self.moments, "step": self.step[:used].tolist(), **arrays}
 
     def load_state_dict(self, state: dict) -> None:
-        """Load what ``state_dict`` of a memory of the same size returned."""
+        """Load a state of ``state_dict``, of a memory of the same size."""
         used = len(state["step"])
         self.moments = state["moments"]
         self.step[:used] = state["step"]

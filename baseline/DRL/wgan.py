@@ -9,7 +9,7 @@ PENALTY = 10  # weight of the gradient penalty, lambda
 
 
 class Discriminator(nn.Module):
-    """Five strided convolutions: the score of how much a canvas looks like its target."""
+    """Five strided convolutions: the score of a canvas, higher where it resembles its target."""
 
     def __init__(self) -> None:
         super().__init__()

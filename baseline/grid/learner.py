@@ -32,7 +32,7 @@ from running.optim import adam, cosine, orthogonal
 
 PEAK_RATE, WARM_UP = 3e-3, 100  # highest learning rate; updates before it
 MOMENTUM = 0.9  # of Muon
-MUON_RMS = 0.3  # root mean square of a Muon step over rate and multipliers; about that of Adam
+MUON_RMS = 0.3  # root mean square of a Muon step over rate and multipliers, as large as Adam's
 MULTIPLIER_INTERVAL = 300  # updates between measurements of the multipliers
 MULTIPLIER_PICTURES = 4  # that they are measured on
 EARLY_WEIGHT = 0.3  # of the error after an earlier pass
@@ -76,7 +76,7 @@ class GridLearner(Learner):
                                        "imitating": self.imitation_updates}
 
     def load_state_dict(self, state: dict) -> None:
-        """Load what ``state_dict`` returned."""
+        """Load a state of ``state_dict``."""
         super().load_state_dict(state)
         self.multipliers = [each.to(self.precision.device) for each in state["multipliers"]]
         torch._foreach_copy_(self.momenta, state["momenta"])

@@ -23,7 +23,7 @@ class Pass(NamedTuple):
     """The actions that one forward pass of the actor gives for a picture."""
 
     side: int  # cells a side: 2 (quadrants) or 4
-    bundles: int  # actions; where fewer than cells, those of the cells with the largest error
+    bundles: int  # actions; if fewer than cells, of the cells with the largest error
     progress: float  # in [0, 1): the actor's input that tells the passes apart
 
 

@@ -53,7 +53,7 @@ def load_policy(actor: Path, renderer: Path, precision: Precision) -> Policy:
     """Load an actor, fold its batch normalization, load a renderer; return their policy.
 
     Raises UserError where one is missing or holds other weights, where they are of different
-    families of strokes, and where what they paint is not finite.
+    families of strokes, and where they paint numbers that are not finite.
     """
     render = load_render(renderer, precision)
     network, family = load_actor(actor, "the actor", "train one with baseline/train.py, or "
