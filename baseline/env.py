@@ -1,4 +1,4 @@
-"""The environment, which paints many images side by side."""
+"""The environment: many paintings side by side, each of its own target."""
 
 from collections.abc import Callable
 
@@ -9,26 +9,26 @@ from Renderer.canvas import as_float
 
 
 class Environment:
-    """Many paintings side by side, each on its own canvas before its own target.
+    """A vectorized environment whose paintings all advance together.
 
-    All advance together; ``step_count`` bundles of ``max_step`` are painted.
+    canvas, target: (B, 3, 128, 128) uint8; step_count: actions painted, of ``max_step``.
     """
 
     def __init__(
         self, data: Images, advance: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
         env_batch: int, max_step: int, device: torch.device,
     ) -> None:
-        """advance: from canvases (B, 3, 128, 128) uint8 and bundles (B, 13 N) to such canvases."""
+        """advance: maps canvases (B, 3, 128, 128) uint8 and actions (B, 13 N) to canvases."""
         self.data, self.advance, self.max_step, self.device = data, advance, max_step, device
         self.reset(torch.zeros(env_batch, dtype=torch.int64))
 
     def reset(self, image: torch.Tensor) -> None:
-        """Begin an episode before the images (B,) int64; see ``Images.targets`` for the code."""
+        """Begin an episode with the targets of codes (B,), see ``Images.targets``."""
         self.image = image.to(self.device)
-        self.target = self.data.targets(self.image)  # (B, 3, 128, 128) uint8
+        self.target = self.data.targets(self.image)
         self.canvas = torch.zeros_like(self.target)
         self.step_count = 0
-        self.initial = self.error()  # (B,)
+        self.initial_error = self.error()  # (B,)
 
     def error(self) -> torch.Tensor:
         """Return the mean squared error (B,) of each canvas, pixels in [0, 1]."""
@@ -36,14 +36,11 @@ class Environment:
 
     @torch.no_grad()
     def step(self, action: torch.Tensor) -> torch.Tensor:
-        """Paint a bundle (B, 13 N) on every canvas.
-
-        Returns the fraction (B,) of the blank canvas's error that it removed, for monitoring.
-        """
+        """Paint actions (B, 13 N); return the fraction (B,) of the initial error they remove."""
         before = self.error()
         self.canvas = self.advance(self.canvas, action)
         self.step_count += 1
-        return (before - self.error()) / self.initial.clamp(min=1e-8)
+        return (before - self.error()) / self.initial_error.clamp(min=1e-8)
 
     def state(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return canvas and target (B, 3, 128, 128) in [0, 1], and the progress (B,)."""
@@ -53,15 +50,15 @@ class Environment:
 
     @property
     def done(self) -> bool:
-        """Say whether the episode is over."""
+        """Return whether the episode is over."""
         return self.step_count >= self.max_step
 
     def state_dict(self) -> dict:
-        """Return where the episode stands."""
+        """Return the state of the episode."""
         return {"image": self.image, "canvas": self.canvas, "step_count": self.step_count}
 
     def load_state_dict(self, state: dict) -> None:
-        """Load what ``state_dict`` returned."""
+        """Load a state of ``state_dict``."""
         self.reset(state["image"])
         self.canvas = state["canvas"].to(self.device)
         self.step_count = state["step_count"]

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from DRL.rollout import Painter
-from grid.painter import load_painter
+from DRL.rollout import Policy
+from grid.policy import load_policy
 from images import Images
 from options import EvaluateOptions
 from Renderer.canvas import as_float, composite
@@ -28,7 +28,7 @@ def squared_errors(canvas: torch.Tensor, target: torch.Tensor) -> np.ndarray:
 
 
 def both_errors(
-    painter: Painter, images: torch.Tensor, chosen: np.ndarray, marks: list[int], batch: int
+    painter: Policy, images: torch.Tensor, chosen: np.ndarray, marks: list[int], batch: int
 ) -> np.ndarray:
     """Paint images and compare two canvases with each: neural, and drawn exactly.
 
@@ -63,7 +63,7 @@ def evaluate(options: EvaluateOptions) -> None:
     """Paint the images, measure and report as the options of ``evaluate.py`` say."""
     device = pick_device(options.device)
     precision = Precision(options.precision, device)
-    painter = load_painter(options.actor, options.renderer, precision)
+    painter = load_policy(options.actor, options.renderer, precision)
     data = Images(options.data, options.cache)
     if options.json:
         same = {real(options.json).name}.intersection(data.names)

@@ -24,31 +24,33 @@ from utils.pictures import decode_picture
 from utils.streams import silent_stderr
 
 CACHE = ROOT / "data" / "cache"
-LAST_TEST_NUMBER = 2001  # CelebA's images 1..2001 are the test split
-TEST_EVERY = 20  # elsewhere every 20th image in name order is
-SMALLEST_SIDE = 8  # pixels
-READER = 4  # of images; what an earlier one made of them is not used again
-FLAWS = ("", "images cannot be read and are left out",
-         f"images are left out, as a side of theirs has less than {SMALLEST_SIDE} pixels",
+MAX_TEST_NUMBER = 2001  # CelebA's images 1..2001 are the test split
+TEST_INTERVAL = 20  # in other folders every 20th image in name order
+MIN_SIDE = 8  # pixels of an image
+READER_VERSION = 4  # caches of other versions are not used
+# By verdict on a file, from 1; 0 is good.
+FLAWS = ("images cannot be read and are left out",
+         f"images are left out, as a side of theirs has less than {MIN_SIDE} pixels",
          "images are left out, as reading them failed; the next start tries again")
-FAILED = len(FLAWS) - 1  # the system's fault, and not the file's
-LONGEST_PART = 100  # characters of a cache file's name
-DAMAGED = OSError, ValueError, EOFError, KeyError, BadZipFile  # says what reads a cache
-NAMED = 20  # files of each kind that are left out
+UNREADABLE, TINY, SYSTEM_ERROR = 1, 2, 3
+MAX_FOLDER_NAME = 100  # characters of the folder's name in a cache file's
+CACHE_ERRORS = OSError, ValueError, EOFError, KeyError, BadZipFile  # of reading a damaged cache
+MAX_NAMED = 20  # files of each verdict that are named
 
 
 class Images:
-    """A folder of images, squashed to 128x128 and kept in a memory-mapped cache file.
+    """A folder of images, resized to 128x128 and kept in a memory-mapped cache file.
 
     images: (N, 3, 128, 128) uint8 BGR; names: the N file names in order; train, test: the
-    indices of the two splits.  Files that cannot be decoded, or are tiny, are left out, and
-    counted and named at every start.
+    indices of the two splits.  Files that cannot be decoded or are tiny are skipped, and counted
+    and named at every start.
     """
 
     def __init__(self, folder: Path, cache: Path | None = None) -> None:
-        """cache: the folder for cache files, see ``own_folder`` for the usual one.
+        """Open the cache of a folder, or decode its images.
 
-        Raises UserError where the folder holds no image that can be read.
+        cache: the folder for cache files; None: see ``own_folder``.  Raises UserError where the
+        folder holds no image that can be read.
         """
         if not folder.is_dir():
             raise UserError(f"{folder} is no folder of images; see data/README.md, or name "
@@ -57,21 +59,21 @@ class Images:
         stats = ((path.name, (s := path.stat()).st_size, s.st_mtime_ns, os.access(path, os.R_OK))
                  for path in files)
         cache, where = cache or own_folder(CACHE), str(folder.resolve())
-        name = re.sub(r"[^\w.-]", "_", folder.name, flags=re.ASCII)[:LONGEST_PART]
-        own = f"{name}-{digest(where)}-"
-        pixels_file = cache / f"{own}{digest(WIDTH, READER, *stats)}.npy"
+        name = re.sub(r"[^\w.-]", "_", folder.name, flags=re.ASCII)[:MAX_FOLDER_NAME]
+        prefix = f"{name}-{digest(where)}-"
+        pixels_file = cache / f"{prefix}{digest(WIDTH, READER_VERSION, *stats)}.npy"
         try:
-            pixels, verdicts = _cached(pixels_file, len(files))
-            if FAILED in verdicts:
-                raise ValueError("files that may be read by now")
-        except DAMAGED:  # or not there
+            pixels, verdicts = _load_cache(pixels_file, len(files))
+            if SYSTEM_ERROR in verdicts:
+                raise ValueError("files that may be readable now")
+        except CACHE_ERRORS:
             _decode(files, pixels_file, where)
-            pixels, verdicts = _cached(pixels_file, len(files))
-            clean(cache, own, pixels_file)
-        if left_out := _left_out(files, verdicts):
-            print(left_out, flush=True)
+            pixels, verdicts = _load_cache(pixels_file, len(files))
+            _remove_stale(cache, prefix, pixels_file)
+        if skipped := _skipped(files, verdicts):
+            print(skipped, flush=True)
         self._file = pixels.base
-        self._file.madvise(mmap.MADV_RANDOM)  # no neighbours of what is read
+        self._file.madvise(mmap.MADV_RANDOM)  # read no neighbors
         good = np.flatnonzero(verdicts == 0)
         self.images = torch.from_numpy(pixels[: len(good)])
         self.names = [files[i].name for i in good]
@@ -83,99 +85,95 @@ class Images:
             self.images = self.images.to(device)
 
     def targets(self, code: torch.Tensor) -> torch.Tensor:
-        """The images that codes name, code = 2 index + (1 where it is mirrored).
+        """Return images (B, 3, 128, 128) uint8 on the device of their codes.
 
-        code: (B,) int64.  Returns (B, 3, 128, 128) uint8 on the device of ``code``.
+        code: (B,) int64, 2 index + (1 where the image is mirrored).
         """
-        picked = self.images[(code // 2).to(self.images.device)].to(code.device)
+        images = self.images[(code // 2).to(self.images.device)].to(code.device)
         if self.images.device.type == "cpu":
-            self._file.madvise(mmap.MADV_DONTNEED)  # it stays in the system's cache alone
+            self._file.madvise(mmap.MADV_DONTNEED)  # stay in the system's page cache alone
         mirrored = (code % 2 == 1).view(-1, 1, 1, 1)
-        return torch.where(mirrored, TF.hflip(picked), picked)
+        return torch.where(mirrored, TF.hflip(images), images)
 
     def sample(self, count: int, rng: np.random.Generator) -> torch.Tensor:
-        """Codes (count,) of random training images, mirrored or not."""
+        """Return codes (count,) of random training images, mirrored or not."""
         index = rng.choice(self.train, count)
         return torch.from_numpy(2 * index + rng.integers(2, size=count))
 
 
 def split(names: list[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Training and test indices.
+    """Return training and test indices.
 
-    CelebA's numbers 1..2001 are its test split where all names are CelebA's six digits and
-    both sides have images.  Elsewhere every 20th name is, the first included; fewer than 20
-    images serve as both.
+    Where all names are CelebA's six digits, numbers 1..2001 are the test split, unless one of the
+    splits would be empty.  Elsewhere every 20th image is, from the first; fewer than 20 images
+    serve as both.
     """
-    everything = np.arange(len(names))
+    index = np.arange(len(names))
     if all(re.fullmatch(r"\d{6}\.\w+", name) for name in names):
-        test = np.array([int(name[:6]) <= LAST_TEST_NUMBER for name in names])
+        test = np.array([int(name[:6]) <= MAX_TEST_NUMBER for name in names])
         if test.any() and not test.all():
-            return everything[~test], everything[test]
-    if len(names) < TEST_EVERY:
-        return everything, everything
-    return everything[everything % TEST_EVERY > 0], everything[::TEST_EVERY]
+            return index[~test], index[test]
+    if len(names) < TEST_INTERVAL:
+        return index, index
+    return index[index % TEST_INTERVAL > 0], index[::TEST_INTERVAL]
 
 
-def _cached(pixels_file: Path, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Pixels (count, 3, 128, 128) uint8, those of good files first, which stay on disk.
+def _load_cache(pixels_file: Path, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return memory-mapped pixels (count, 3, 128, 128) uint8, and verdicts (count,) uint8.
 
-    And a verdict on each file (count,) uint8: 0, or an index in FLAWS.  Raises one of DAMAGED
-    where the cache is not like that.
+    The pixels of good files come first.  Raises one of CACHE_ERRORS where the cache is damaged.
     """
-    with np.load(pixels_file.with_suffix(".npz")) as beside:
-        verdicts = beside["verdicts"]
+    with np.load(pixels_file.with_suffix(".npz")) as metadata:
+        verdicts = metadata["verdicts"]
     pixels = np.load(pixels_file, mmap_mode="c")
     if pixels.shape != (count, 3, WIDTH, WIDTH) or verdicts.shape != (count,):
         raise ValueError("another number of files")
     return pixels, verdicts
 
 
-def _left_out(files: list[Path], verdicts: np.ndarray) -> str:
-    """How many files are left out and why, and the names of the first of each kind."""
+def _skipped(files: list[Path], verdicts: np.ndarray) -> str:
+    """Return how many files are skipped and why, and the names of the first of each verdict."""
     kinds = []
-    for verdict, flaw in enumerate(FLAWS[1:], 1):
-        names = [files[i].name for i in np.flatnonzero(verdicts == verdict)]
-        if names:
-            kinds.append(f"{len(names)} {flaw}: " + one_line(", ".join(names[:NAMED]))
-                         + " .." * (len(names) > NAMED))
+    for verdict, flaw in enumerate(FLAWS, 1):
+        if names := [files[i].name for i in np.flatnonzero(verdicts == verdict)]:
+            kinds.append(f"{len(names)} {flaw}: " + one_line(", ".join(names[:MAX_NAMED]))
+                         + " .." * (len(names) > MAX_NAMED))
     return "; ".join(kinds)
 
 
-def clean(cache: Path, own: str, current: Path) -> None:
-    """Remove what was cached of the same folder before; name what is of folders that are gone.
+def _remove_stale(cache: Path, prefix: str, current: Path) -> None:
+    """Remove older caches of a folder; print the names of those whose folders are gone.
 
-    own: what the names of the folder's cache files begin with.
+    prefix: of the names of the folder's cache files.
     """
     gone = []
     for pixels_file in sorted(cache.glob("*.npy")):
-        beside = pixels_file.with_suffix(".npz")
+        metadata_file = pixels_file.with_suffix(".npz")
         if pixels_file == current:
             continue
-        if pixels_file.name.startswith(own):
+        if pixels_file.name.startswith(prefix):
             print(f"removed {pixels_file.name} of what the folder held before", flush=True)
-            for old in (pixels_file, beside):
-                old.unlink(missing_ok=True)  # who has it open, keeps it
+            pixels_file.unlink(missing_ok=True)
+            metadata_file.unlink(missing_ok=True)
             continue
-        try:
-            with np.load(beside) as known:
-                if Path(str(known["folder"])).is_dir():
-                    continue
-        except DAMAGED:
-            pass  # or an earlier version's
-        with suppress(FileNotFoundError):  # another process has removed it
+        with suppress(*CACHE_ERRORS), np.load(metadata_file) as metadata:
+            if Path(str(metadata["folder"])).is_dir():
+                continue
+        with suppress(FileNotFoundError):  # removed by another process
             gone.append(f"{pixels_file.name} ({pixels_file.stat().st_size / 1e6:.1f} MB)")
     if gone:
         print(f"{cache} holds caches of folders that are gone, or of earlier versions; delete what "
-              f"nothing needs: {', '.join(gone[:NAMED])}" + " .." * (len(gone) > NAMED), flush=True)
+              f"nothing needs: {', '.join(gone[:MAX_NAMED])}" + " .." * (len(gone) > MAX_NAMED),
+              flush=True)
 
 
 def digest(*values: object) -> str:
-    """Eight digits for values."""
+    """Return eight hexadecimal digits of the values' SHA-256."""
     return hashlib.sha256(repr(values).encode()).hexdigest()[:8]
 
 
 def _decode(files: list[Path], pixels_file: Path, folder: str) -> None:
-    """Decode in parallel into a cache file; see ``_cached``.  folder: it is written down too.
+    """Decode files in parallel into a cache, see ``_load_cache``, that names its folder.
 
     Raises UserError where no file is good, or the cache cannot be written.
     """
@@ -183,8 +181,7 @@ def _decode(files: list[Path], pixels_file: Path, folder: str) -> None:
         with replacing(pixels_file) as file:
             shape = (len(files), 3, WIDTH, WIDTH)
             pixels = np.lib.format.open_memmap(Path(file.name), "w+", np.uint8, shape)
-            # Writing to a mapped file would kill the process where the disk is full.
-            if hasattr(os, "posix_fallocate"):  # which macOS lacks
+            if hasattr(os, "posix_fallocate"):  # or writing on a full disk kills the process
                 os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
             pool = ThreadPoolExecutor()
             with silent_stderr() as stderr:
@@ -196,27 +193,27 @@ def _decode(files: list[Path], pixels_file: Path, folder: str) -> None:
                     pool.shutdown(cancel_futures=True)
             if verdicts.all():
                 raise UserError(f"{files[0].parent} holds no image of use: "
-                                f"{_left_out(files, verdicts)}")
+                                f"{_skipped(files, verdicts)}")
             for row, i in enumerate(np.flatnonzero(verdicts == 0)):
                 if row < i:
                     pixels[row] = pixels[i]
             pixels.flush()
             write_atomically(
                 pixels_file.with_suffix(".npz"),
-                lambda beside: np.savez(beside, verdicts=verdicts, folder=np.array(folder)))
+                lambda metadata: np.savez(metadata, verdicts=verdicts, folder=np.array(folder)))
     except OSError as error:
         raise UserError(f"cannot write the cache {pixels_file}: {reason(error)}") from error
 
 
 def _decode_one(file: Path, row: np.ndarray) -> int:
-    """Decode an image into its row (3, 128, 128) of the cache.  Returns the verdict on it."""
+    """Decode an image into its row (3, 128, 128) of the cache; return the verdict on it."""
     try:
         picture = decode_picture(file)
     except UserError as error:
-        cause = error.__cause__  # what has no permission is decoded again when it gets it
+        cause = error.__cause__  # a file without permission is decoded when it gets it
         system = isinstance(cause, OSError | MemoryError) and not isinstance(cause, PermissionError)
-        return FAILED if system else 1
-    if min(picture.shape[:2]) < SMALLEST_SIDE:
-        return 2
+        return SYSTEM_ERROR if system else UNREADABLE
+    if min(picture.shape[:2]) < MIN_SIDE:
+        return TINY
     row[:] = cv2.resize(picture, (WIDTH, WIDTH)).transpose(2, 0, 1)
     return 0

@@ -11,7 +11,7 @@ from torch import nn
 from torchvision.utils import make_grid
 
 from constants import WIDTH
-from DRL.rollout import Measured, Painter
+from DRL.rollout import Measured, Policy
 from running.events import Events
 from running.loop import say
 from running.ranks import Ranks
@@ -124,7 +124,7 @@ class Monitor:
             say(f"episode {episode}, step {step}: {text}")
 
     def validation(
-        self, now: tuple[int, int, float], measured: Measured, images: int, painter: Painter,
+        self, now: tuple[int, int, float], measured: Measured, images: int, painter: Policy,
         errors: dict[str, float],
     ) -> None:
         """Log a validation, in log.csv too.
@@ -143,9 +143,9 @@ class Monitor:
                 row[f"error_{strokes}"] = measured.errors[last - 1].item()
                 self.log(step, {
                     f"validation/error_{strokes}_strokes": row[f"error_{strokes}"],
-                    f"live_strokes/bundle_{last}": measured.live[last - 1],
+                    f"live_strokes/bundle_{last}": measured.visible[last - 1],
                     f"opacity/bundle_{last}": measured.opacity[last - 1]})
-        row |= {"live": measured.live.mean().item(), "opacity": measured.opacity.mean().item()}
+        row |= {"live": measured.visible.mean().item(), "opacity": measured.opacity.mean().item()}
         row |= errors
         for name in dict.fromkeys(name for means in self.means for name in means):
             row[name] = float(np.mean([means[name] for means in self.means]))
@@ -156,11 +156,11 @@ class Monitor:
             self.write_log()
             self.paint_photos(painter, steps, step)
             self.events.flush()
-        live = " ".join(f"{fraction:.2f}" for fraction in measured.live[:: max(1, steps // 8)])
+        live = " ".join(f"{fraction:.2f}" for fraction in measured.visible[:: max(1, steps // 8)])
         say(f"step {step}, update {update}: error {measured.errors[-1]:.5f} on "
             f"{images} test images after {total} strokes; live strokes {live}")
 
-    def paint_photos(self, painter: Painter, steps: int, step: int) -> None:
+    def paint_photos(self, painter: Policy, steps: int, step: int) -> None:
         """Log the project's own photos and their paintings of ``steps`` bundles."""
         if len(photos := self.photos):
             painted = painter.measure(photos, steps, len(photos)).canvas

@@ -56,8 +56,7 @@ class Drawing:
         if options.fast:
             need_compiler()
         self.data = StrokeBatches(
-            options.seed, ranks.part(options.batch_size, "--batch_size"), options.stroke, ranks,
-            drawn=device.type == "cpu")
+            options.seed, ranks.part(options.batch_size, "--batch_size"), options.stroke, ranks)
         self.best = Best(options.output, options.stroke, self.error_of)
         self.precision = Precision(options.precision, device, learning=True)
         rng = np.random.default_rng(VALIDATION_SEED)
@@ -96,7 +95,7 @@ class Drawing:
         """Log and save in the folder of a run from here on, and draw batches ahead."""
         self.run, end = run, self.total or sys.maxsize
         self.events = Events(run.folder, self.done + 1, self.ranks.main)
-        self.batches = (drawn_ahead(self.data, self.done, end) if self.data.drawn else
+        self.batches = (drawn_ahead(self.data, self.done, end) if self.device.type == "cpu" else
                         drawn_on(self.device, self.data, self.done, end, self.options.fast))
 
     def update(self, inputs: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:

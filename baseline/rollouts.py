@@ -104,7 +104,8 @@ class ReplayRollouts(Schedule):
             batch = self.memory.sample(self.batch_size, self.rng, self.data.targets)
             return Tick(self.method.update(batch.to(self.device), progress))
         env, method = self.env, self.method
-        action = method.explore(*env.state(), (self.options.seed, method.ranks.rank, episode))
+        action = method.rollout_action(
+            *env.state(), (self.options.seed, method.ranks.rank, episode))
         self.reward = self.reward + env.step(action).mean()
         self.memory.append(action, env.canvas)
         if not env.done:

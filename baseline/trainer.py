@@ -155,7 +155,7 @@ class Training:
         self.check()
         options = self.options
         tests = self.data.test[: options.validate_episodes * options.env_batch]
-        painters = [self.method.painter(averaged) for averaged in (False, True)]
+        painters = [self.method.policy(averaged) for averaged in (False, True)]
         measured = [
             painter.measure(self.data.images[tests], options.max_step, self.env_batch, self.ranks)
             for painter in painters[: 2 if self.global_update else 1]]
@@ -196,7 +196,7 @@ class Training:
     def save_best(self, run: Run) -> None:
         """Write the networks, where they are the best ones."""
         if self.best_update == self.global_update and self.ranks.main:
-            actor = self.method.finished(self.best_averaged)
+            actor = self.method.policy(self.best_averaged).actor
             checkpoint.save_networks(run.folder, self.method.networks | {"actor": actor},
                                      self.method.render.family)
 

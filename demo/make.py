@@ -39,11 +39,12 @@ def boxed(picture: np.ndarray) -> np.ndarray:
 
 def photos(work: Path) -> list[Path]:
     """Return six photos: four squares, a tall and a wide one, which are written to ``work``."""
-    rocket, cat = (cv2.imread(str(ROOT / "image" / f"{name}.jpg")) for name in ("rocket", "chelsea"))
-    cv2.imwrite(str(work / "tall.png"), rocket[40:, 150:290])
-    cv2.imwrite(str(work / "wide.png"), cat[60:180])
-    return [PORTRAIT, *(ROOT / "image" / f"{name}.jpg" for name in ("coffee", "chelsea", "rocket")),
-            work / "tall.png", work / "wide.png"]
+    coffee, cat, rocket = (ROOT / "image" / f"{name}.jpg" for name in (
+        "coffee", "chelsea", "rocket"))
+    tall, wide = work / "tall.png", work / "wide.png"
+    cv2.imwrite(str(tall), cv2.imread(str(rocket))[40:, 150:290])
+    cv2.imwrite(str(wide), cv2.imread(str(cat))[60:180])
+    return [PORTRAIT, coffee, cat, rocket, tall, wide]
 
 
 def sheets(folder: Path, work: Path) -> None:

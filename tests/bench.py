@@ -29,7 +29,7 @@ from DRL.actor import Actor
 from DRL.learner import Setup
 from DRL.rpm import Transitions
 from env import Environment
-from grid.painter import load_painter
+from grid.policy import load_policy
 from measure import Work, machine, seconds_of
 from painting.frames import Frames, every
 from painting.refine import random_shapes
@@ -62,7 +62,7 @@ def strokes(device: torch.device, kind: str) -> Callable[[], object]:
 def stroke_batches(device: torch.device, kind: str) -> Iterator[tuple[torch.Tensor, ...]]:
     """Endless batches of 64 strokes and their pictures."""
     if kind != "plain":
-        data = StrokeBatches(0, 64, "bezier", Ranks(), drawn=device.type == "cpu")
+        data = StrokeBatches(0, 64, "bezier", Ranks())
         yield from (drawn_ahead(data, 0, 10**9) if device.type == "cpu" else
                     drawn_on(device, data, 0, 10**9, kind == "fast"))
     while True:
@@ -170,7 +170,7 @@ def environment_step(precision: Precision, kind: str, paintings: int) -> Callabl
     device = precision.device
     agent = agent_of(precision, kind, reward="l2")
     env = Environment(OneImage(), agent.advance, paintings, 10**9, device)
-    return lambda: env.step(agent.explore(*env.state(), ()))
+    return lambda: env.step(agent.rollout_action(*env.state(), ()))
 
 
 def training_rates(pair: tuple[Precision, Precision], count: int, batch: int) -> None:
@@ -189,7 +189,7 @@ def training_rates(pair: tuple[Precision, Precision], count: int, batch: int) ->
 
 def painting(precision: Precision, kind: str, size: int) -> Callable[[], object]:
     """Six bundles on 16 tiles, 30 frames of size x size, written."""
-    painter = load_painter(ACTOR, RENDERER, precision)
+    painter = load_policy(ACTOR, RENDERER, precision)
     if kind == "plain":
         painter.actor = Actor().eval().to(precision.device)
         load_weights(painter.actor, ACTOR, "the actor", "")

@@ -101,7 +101,7 @@ def test_golden_actor_step(golden_agent, batch):
         loss.backward()
     assert_golden(loss, UPDATE["policy_loss"])
     assert_golden(gradient_norm(golden_agent.actor), UPDATE["actor_grad_norm"])
-    row = golden_agent.painter().act(as_float(batch.canvas[:1]), as_float(TARGET[:1]), 0.0)[0]
+    row = golden_agent.policy().act(as_float(batch.canvas[:1]), as_float(TARGET[:1]), 0.0)[0]
     assert_golden(row, UPDATE["policy_action_row0"])
 
 
@@ -246,7 +246,7 @@ def test_bf16_agrees_with_fp32(renderer, batch, options):
     bf16 = Precision("bf16", torch.device("cpu"))
     agents = [golden(renderer, precision, **options) for precision in (FP32, bf16)]
     with torch.no_grad():
-        plain, fast = (a.painter().act(as_float(batch.canvas), as_float(TARGET), 3 / 40)
+        plain, fast = (a.policy().act(as_float(batch.canvas), as_float(TARGET), 3 / 40)
                        for a in agents)
     assert fast.dtype == torch.float32
     assert (plain - fast).abs().max() < 0.02

@@ -172,7 +172,7 @@ def test_training_sees_what_painting_shows(tmp_path, monkeypatch):
     assert len(data.names) == 5
     for name, image in zip(data.names, data.images.numpy(), strict=True):
         assert np.array_equal(image.transpose(1, 2, 0), read_picture(folder / name)), name
-    monkeypatch.setattr("images.READER", 0)
+    monkeypatch.setattr("images.READER_VERSION", 0)
     before, = (tmp_path / "cache").glob("*.npz")
     Images(folder, tmp_path / "cache")
     after, = (tmp_path / "cache").glob("*.npz")

@@ -8,7 +8,7 @@ import torch
 
 from conftest import ROOT
 from DRL.actor import Actor
-from grid.painter import load_painter
+from grid.policy import load_policy
 from Renderer.model import Renderer, load_render
 from running.device import Precision
 from test_training import RENDERER_TINY, TINY
@@ -30,7 +30,7 @@ def test_a_family_of_strokes_from_its_renderer_to_a_painting(checkout):
     flags = (*TINY, "--reward", "l2", "--renderer", "triangle.pkl", "--train_times", 6)
     assert "finished" in checkout.run("train.py", *flags)
     actor = checkout.root / "train_log" / "Paint-run1" / "actor.pkl"
-    assert load_painter(actor, file, PRECISION).family == "triangle"
+    assert load_policy(actor, file, PRECISION).family == "triangle"
     result = json.loads(checkout.run(
         "evaluate.py", "--actor", actor, "--renderer", file, "--max_step", 1, "--limit", 2,
     ).splitlines()[-1])

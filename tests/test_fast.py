@@ -56,7 +56,7 @@ def batch_on(device: torch.device, seed: int) -> Transitions:
 def states_are_the_same(plain: DDPG, fast: DDPG, batch: Transitions) -> None:
     """Compare what both choose to paint, and what comes of it."""
     inputs = as_float(batch.canvas), as_float(batch.target), batch.step / 40, (1, 2)
-    one, two = (agent.explore(*inputs) for agent in (plain, fast))
+    one, two = (agent.rollout_action(*inputs) for agent in (plain, fast))
     assert (one - two).abs().max() <= 1e-3
     one, two = (agent.advance(batch.canvas, one.clone()) for agent in (plain, fast))
     assert (one.int() - two.int()).abs().max() <= 1
@@ -136,7 +136,7 @@ def test_an_error_in_drawing_ahead_comes_out(monkeypatch):
 
 def test_compiled_drawing_is_the_plain_one():
     discs = bezier_discs(torch.from_numpy(np.random.default_rng(4).random((8, 10))))
-    assert torch.equal(draw_tensor(discs, 128, compiled=True), draw_tensor(discs, 128))
+    assert torch.equal(draw_tensor(discs, compiled=True), draw_tensor(discs))
 
 
 def test_strokes_drawn_ahead_are_functions_of_their_number():
@@ -149,33 +149,31 @@ def test_strokes_drawn_ahead_are_functions_of_their_number():
 
 
 def test_two_processes_share_the_strokes_of_one():
-    whole = StrokeBatches(7, 4, "bezier", Ranks(), drawn=False)[5]
+    whole = StrokeBatches(7, 4, "bezier", Ranks())[5]
     parts = []
     for rank in range(2):
         ranks = Ranks()
         ranks.rank, ranks.world = rank, 2
-        parts.append(StrokeBatches(7, 2, "bezier", ranks, drawn=False)[5])
+        parts.append(StrokeBatches(7, 2, "bezier", ranks)[5])
     assert torch.equal(torch.stack(parts, 1).flatten(0, 1), whole)
 
 
 @needs_gpu
-@pytest.mark.parametrize("width", [128, 512])
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("family", ["bezier", "triangle", "round"])
-def test_a_gpu_draws_ten_thousand_strokes_the_same(width, compiled, family):
+def test_a_gpu_draws_ten_thousand_strokes_the_same(compiled, family):
     numbers = np.random.default_rng(3).random((10_000, 10))
     numbers[:2000] = numbers[:2000].round()  # corners, ends of every range
-    strokes = torch.from_numpy(numbers if width == 128 else numbers[::50])
-    for some in strokes.split(500 if width == 128 else 50):
-        drawn = draw_batch(some.to(GPU), width, family, compiled)
+    for some in torch.from_numpy(numbers).split(500):
+        drawn = draw_batch(some.to(GPU), family, compiled)
         assert drawn.is_cuda
-        assert (drawn.cpu() - draw_batch(some, width, family)).abs().max() <= 1e-6
+        assert (drawn.cpu() - draw_batch(some, family)).abs().max() <= 1e-6
 
 
 @needs_gpu
 def test_strokes_drawn_on_a_gpu_are_those_drawn_ahead():
     ahead = drawn_ahead(StrokeBatches(7, 4, "bezier", Ranks()), 3, 6)
-    there = drawn_on(GPU, StrokeBatches(7, 4, "bezier", Ranks(), drawn=False), 3, 6, False)
+    there = drawn_on(GPU, StrokeBatches(7, 4, "bezier", Ranks()), 3, 6, False)
     for (strokes, drawn), (others, pictures) in zip(ahead, there, strict=False):
         assert torch.equal(strokes, others.cpu())
         assert (drawn - pictures.cpu()).abs().max() <= 1e-6

@@ -87,7 +87,7 @@ def test_any_bytes_are_a_picture_or_refused(tmp_path, thorough, capfd):
             assert picture.size
             readable += 1
         with silent_stderr():
-            assert _decode_one(path, row) in range(len(FLAWS))
+            assert 0 <= _decode_one(path, row) <= len(FLAWS)
 
     made = images()
     for data in made:

@@ -11,9 +11,9 @@ from torch.func import functional_call
 from DRL.actor import Actor, fold_batch_norm, folded_weights, load_actor, normalized_convolutions
 from DRL.learner import Setup
 from grid.learner import MUON_RMS, GridLearner
-from grid.painter import GridPainter
-from grid.passes import FIRST, PAINTING, QUADRANTS, WORST, chosen_cells, plan, plan_on_top
-from grid.start import initialize, lesson, plain_strokes
+from grid.passes import FIRST_FULL, LARGEST_ERRORS, PAINTING, QUADRANTS, plan, select_cells
+from grid.policy import GridPolicy
+from grid.start import imitation_batch, initialize, target_strokes
 from Renderer.canvas import as_float
 from Renderer.layout import Layout, stacked
 from Renderer.raster import paint_exact
@@ -40,7 +40,7 @@ def new_learner(family: str = "bezier", precision: str = "fp32") -> GridLearner:
     torch.manual_seed(0)
     render = SimpleNamespace(family=family)
     learner = GridLearner(Setup(render=render, precision=Precision(precision, pick_device("cpu"))))
-    learner.imitating = 0
+    learner.imitation_updates = 0
     return learner
 
 
@@ -54,7 +54,7 @@ def learner(pictures) -> GridLearner:
 
 @pytest.mark.parametrize("steps", [*range(1, 60), 100])
 def test_plan_paints_every_step(steps):
-    for passes in (plan(steps), plan_on_top(steps)):
+    for passes in (plan(steps), plan(steps, on_top=True)):
         assert sum(which.bundles for which in passes) == steps
         assert all(0 < which.bundles <= which.side**2 for which in passes)
 
@@ -64,16 +64,16 @@ def test_plan_of_40_steps_is_what_is_learned():
     assert [which.bundles for which in plan(20)] == [4, 16]
 
 
-def test_chosen_cells_have_the_largest_errors():
+def test_selected_cells_have_the_largest_errors():
     target = torch.zeros(2, 3, 128, 128)
     canvas = target.clone()
     canvas[0, :, 40:60, 70:90] = 1  # cell 6 of 16, quadrant 1 of 4
     canvas[0, :, 100:110, :10] = 0.5  # cell 12, quadrant 2
     canvas[1, 0, :, 127] = 1  # cells 3, 7, 11, 15, quadrants 1 and 3
-    assert chosen_cells(canvas, target, WORST._replace(bundles=2))[0].tolist() == [6, 12]
-    assert chosen_cells(canvas, target, WORST)[1].tolist() == [3, 7, 11, 15]
-    assert chosen_cells(canvas, target, QUADRANTS).tolist() == 2 * [[5, 7, 13, 15]]
-    assert chosen_cells(canvas, target, QUADRANTS._replace(bundles=2)).tolist() == [
+    assert select_cells(canvas, target, LARGEST_ERRORS._replace(bundles=2))[0].tolist() == [6, 12]
+    assert select_cells(canvas, target, LARGEST_ERRORS)[1].tolist() == [3, 7, 11, 15]
+    assert select_cells(canvas, target, QUADRANTS).tolist() == 2 * [[5, 7, 13, 15]]
+    assert select_cells(canvas, target, QUADRANTS._replace(bundles=2)).tolist() == [
         [7, 13], [7, 15]]
 
 
@@ -93,28 +93,28 @@ def test_folded_weights_give_the_same_actions_and_gradients(learner, pictures):
 def test_training_and_painting_see_the_same_canvases(learner, pictures):
     target = as_float(pictures[:4])
     with torch.no_grad():
-        bundles, canvases = learner.paint(learner.policy(), target)
-    painter = GridPainter(learner.actor, learner.render, learner.precision)
-    *_, (action, last) = painter.paint(torch.zeros_like(target), target, 40)
+        bundles, canvases = learner.paint(learner.folded_actor(), target)
+    policy = GridPolicy(learner.actor, learner.render, learner.precision)
+    *_, (action, last) = policy.paint(torch.zeros_like(target), target, 40)
     assert torch.allclose(action, bundles[-1][:, -1], atol=1e-4)
     error = (last[-1] - target).square().mean()
     trained = np.square(canvases[-1] - stacked(target)).mean()
     assert error.item() == pytest.approx(trained, rel=1e-3)
-    measured = painter.measure(pictures[:4], 40, 4)
+    measured = policy.measure(pictures[:4], 40, 4)
     assert measured.errors[-1].item() == pytest.approx(trained, rel=1e-3)
 
 
 @pytest.mark.parametrize("family", ["bezier", "triangle", "round", "bezierwotrans"])
-def test_plain_strokes_paint_the_picture_coarsely(pictures, family):
+def test_target_strokes_paint_the_picture_coarsely(pictures, family):
     target = as_float(pictures[:8])
-    errors = [(lesson(target, which, family)[0] - target).square().mean().item()
-              for which in (QUADRANTS, FIRST, PAINTING[-1])]
+    errors = [(imitation_batch(target, which, family)[0] - target).square().mean().item()
+              for which in (QUADRANTS, FIRST_FULL, PAINTING[-1])]
     assert errors[0] > 1.1 * errors[1] > 1.1**2 * errors[2]
 
 
-def test_plain_strokes_have_the_color_of_their_place(pictures):
+def test_target_strokes_have_the_color_of_their_place(pictures):
     target = as_float(pictures[:1])
-    bundles = plain_strokes(target, 4, "bezier").view(16, 5, 13)
+    bundles = target_strokes(target, 4, "bezier").view(16, 5, 13)
     row, column = (128 * bundles[6, 0, :2]).round().int().tolist()
     assert (row, column) == (48, 75)  # of a cell 32 pixels wide, its middle less half a length
     mean = target[0, :, 40:56, 72:88].mean((1, 2))
@@ -124,7 +124,7 @@ def test_plain_strokes_have_the_color_of_their_place(pictures):
 def test_stroke_gradient_is_that_of_the_mean_squared_error(pictures):
     """By colors, whose gradient is exact."""
     picture = stacked(as_float(pictures[:1]))
-    action = plain_strokes(as_float(pictures[:1]), 4, "bezier")[:, :8].reshape(1, -1)
+    action = target_strokes(as_float(pictures[:1]), 4, "bezier")[:, :8].reshape(1, -1)
     column = Layout.column(1)
 
     def squared_error(action: torch.Tensor) -> float:
@@ -145,7 +145,7 @@ def test_stroke_gradient_is_that_of_the_mean_squared_error(pictures):
 def test_gradient_on_a_canvas_is_that_in_the_whole_painting(pictures):
     picture, column = stacked(as_float(pictures[:1])), Layout.column(1)
     strokes = column.strokes(
-        "bezier", plain_strokes(as_float(pictures[:1]), 4, "bezier").reshape(1, -1))
+        "bezier", target_strokes(as_float(pictures[:1]), 4, "bezier").reshape(1, -1))
     below = np.zeros_like(picture)
     paint_exact(strokes[:30], below)
     before = below.copy()
@@ -157,7 +157,7 @@ def test_gradient_on_a_canvas_is_that_in_the_whole_painting(pictures):
 
 def test_multipliers_move_the_outputs_of_all_layers_alike(learner, pictures):
     """If all weights of a layer go up; with equal steps some layers move 30 times more."""
-    learner.measure_activations(as_float(pictures[:4]))
+    learner.set_multipliers(as_float(pictures[:4]))
     moves = []
 
     def hook(number: int):
@@ -169,7 +169,7 @@ def test_multipliers_move_the_outputs_of_all_layers_alike(learner, pictures):
                 for weight in (learner.multipliers[number], torch.ones(()))])
         return measure
 
-    handles = [conv.register_forward_hook(hook(number)) for number, (_, conv, _) in
+    handles = [conv.register_forward_hook(hook(number)) for number, (_, conv, *_) in
                enumerate(normalized_convolutions(learner.actor))]
     target, progress = as_float(pictures[:8]), torch.tensor([0, 0.1, 0.2, 0.6]).repeat(2)
     with torch.no_grad():
@@ -196,7 +196,7 @@ def test_orthogonal_matrix_has_singular_values_of_about_1(shape, dtype, off):
 
 def test_processes_share_the_steps_that_one_alone_takes(pictures, monkeypatch):
     learner = new_learner()
-    learner.measure_activations(as_float(pictures[:4]))
+    learner.set_multipliers(as_float(pictures[:4]))
     before = [weight.clone() for weight in learner.filters]
 
     def step(ranks: SimpleNamespace | Ranks) -> list[torch.Tensor]:
@@ -224,7 +224,7 @@ def test_processes_share_the_steps_that_one_alone_takes(pictures, monkeypatch):
 @pytest.mark.parametrize("family", ["bezier", "triangle"])
 def test_learning_imitates_and_then_lowers_the_error_of_whole_paintings(pictures, family):
     learner = new_learner(family, "auto")
-    learner.imitating = 30
+    learner.imitation_updates = 30
     errors = [learner.update(pictures[4 * update % 64 :][:4], 0.1)["actor/error"].item()
               for update in range(50)]
     assert np.mean(errors[24:30]) < 0.7 * np.mean(errors[:6])

@@ -24,7 +24,7 @@ import torch
 from best_renderer import drawing_error
 from conftest import Checkout
 from forks import Script
-from grid.painter import load_painter
+from grid.policy import load_policy
 from images import Images
 from painting.stroke_file import read_json
 from Renderer.model import Renderer
@@ -194,7 +194,7 @@ def error_of(checkout: Checkout, job: Job) -> float:
         load_weights(network, checkout.root / job.best, "the renderer", "")
         return drawing_error(network, strokes, draw_batch(strokes), FP32)[0]
     data = Images(checkout.root / "data" / "img_align_celeba", checkout.root / "cache")
-    painter = load_painter(checkout.root / job.best, checkout.root / "renderer.pkl", FP32)
+    painter = load_policy(checkout.root / job.best, checkout.root / "renderer.pkl", FP32)
     return painter.measure(data.images[data.test[:2]], EPISODE, 2).errors[-1].item()
 
 

@@ -49,12 +49,12 @@ def batch() -> Transitions:
 
 
 def test_the_critic_sees_every_number_as_a_plane(monkeypatch):
-    critic, judged = ActionCritic(2), []
-    monkeypatch.setattr(critic, "judge", judged.append)
+    critic, seen = ActionCritic(2), []
+    monkeypatch.setattr(critic, "from_planes", seen.append)
     canvas, target, action = image(3, 3, 1), image(3, 3, 2), torch.rand(3, 26)
     progress = torch.tensor([0.0, 0.25, 0.5])
     critic(canvas, target, progress, action)
-    (planes,) = judged
+    (planes,) = seen
     assert planes.shape == (3, 35, 128, 128)
     assert critic.conv1.weight_v.shape == (64, 35, 3, 3)
     assert torch.equal(planes[:, :6], torch.cat((canvas, target), 1))
@@ -80,8 +80,8 @@ def test_the_bellman_equation_by_hand(batch, reward, monkeypatch):
         assert torch.equal(action, batch.action)
         return torch.full((3, 1), 0.5)
 
-    monkeypatch.setitem(agent.target_calls, "critic", target_critic)
-    monkeypatch.setitem(agent.calls, "critic", critic)
+    monkeypatch.setattr(agent, "target_critic", target_critic)
+    monkeypatch.setattr(agent, "critic", critic)
     before, after, target = (x.double() / 255 for x in (batch.canvas, batch.next_canvas, TARGET))
     if reward == "l2":
         errors = [(x - target).square().mean((1, 2, 3)) for x in (before, after)]
@@ -117,29 +117,29 @@ def test_learning_never_calls_the_renderer(batch, reward):
 def test_the_actor_learns_to_please_the_critic(batch):
     """A critic that likes dark strokes makes them darker."""
     agent = agent_of(reward="l2")
-    agent.calls["critic"] = lambda canvas, target, progress, action: -action.mean(1, keepdim=True)
+    agent.critic = lambda canvas, target, progress, action: -action.mean(1, keepdim=True)
     set_rate(agent.optimizers["actor"], 1e-3)
     canvas, target = as_float(batch.canvas), as_float(TARGET)
-    before = agent.painter().act(canvas, target, 0.0).mean()
+    before = agent.policy().act(canvas, target, 0.0).mean()
     for _ in range(3):
         agent.minimize("actor", agent.policy_loss, canvas, target, batch.step)
-    assert agent.painter().act(canvas, target, 0.0).mean() < before - 0.01
+    assert agent.policy().act(canvas, target, 0.0).mean() < before - 0.01
 
 
 def test_noise_changes_acting_and_not_learning(batch):
     agent, progress = agent_of(noise_factor=0.05), torch.full((3,), 3 / 40)
     canvas, target = as_float(batch.canvas), as_float(TARGET)
     clean, state = (copy.deepcopy(x) for x in (agent.actor.state_dict(), agent.state_dict()))
-    plain = agent.painter().act(canvas, target, progress)
-    noisy = agent.explore(canvas, target, progress, (7, 0, 0))
+    plain = agent.policy().act(canvas, target, progress)
+    noisy = agent.rollout_action(canvas, target, progress, (7, 0, 0))
     assert (noisy - plain).abs().max() > 0.01
-    assert torch.equal(noisy, agent.explore(canvas, target, progress, (7, 0, 0)))
-    others = [agent.explore(canvas, target, progress, e)
+    assert torch.equal(noisy, agent.rollout_action(canvas, target, progress, (7, 0, 0)))
+    others = [agent.rollout_action(canvas, target, progress, e)
               for e in ((7, 0, 1), (7, 1, 0), (8, 0, 0))]
     assert all((other - noisy).abs().max() > 1e-3 for other in others)
-    assert torch.equal(noisy, agent.explore(canvas, target, progress, (7, 0, 0)))
+    assert torch.equal(noisy, agent.rollout_action(canvas, target, progress, (7, 0, 0)))
     assert_same(agent.state_dict(), state)
-    own, noise = agent.explorer.state_dict(), []
+    own, noise = agent.perturbed_actor.state_dict(), []
     parameters = dict(agent.actor.named_parameters())
     for key, value in clean.items():
         if key in parameters:
@@ -150,7 +150,7 @@ def test_noise_changes_acting_and_not_learning(batch):
     assert noise.std().item() == pytest.approx(0.05, rel=0.01)
     assert abs(noise.mean().item()) < 1e-4
     quiet = agent_of(noise_factor=0.0)
-    assert torch.equal(quiet.explore(canvas, target, progress, (7, 0, 0)), plain)
+    assert torch.equal(quiet.rollout_action(canvas, target, progress, (7, 0, 0)), plain)
 
 
 @pytest.mark.usefixtures("narrow")
@@ -168,8 +168,9 @@ def test_a_model_free_training_resumes_to_the_bit(checkout, tmp_path):
     go_on(second, 4)
     assert second.global_update == first.global_update > saved_at > 0
     assert_same(everything(second), everything(first))
-    assert_same(second.method.explorer.state_dict(), first.method.explorer.state_dict())
-    noise = (first.method.explorer.fc.weight - first.method.actor.fc.weight).std()
+    perturbed, other = (each.method.perturbed_actor for each in (first, second))
+    assert_same(other.state_dict(), perturbed.state_dict())
+    noise = (perturbed.fc.weight - first.method.actor.fc.weight).std()
     assert noise > 0.03
 
 
@@ -178,10 +179,10 @@ def test_processes_explore_by_their_own_noise(checkout):
     """Each draws from its number, so that two of them see more than one."""
     training = training_of(checkout, *MODEL_FREE)
     training.tick()
-    alone = training.method.explorer.fc.weight.clone()
+    alone = training.method.perturbed_actor.fc.weight.clone()
     training.ranks.rank = 1
     training.tick()
-    assert not torch.allclose(alone, training.method.explorer.fc.weight)
+    assert not torch.allclose(alone, training.method.perturbed_actor.fc.weight)
 
 
 @pytest.mark.usefixtures("narrow")

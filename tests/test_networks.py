@@ -11,7 +11,7 @@ from DRL.critic import Critic
 from DRL.layers import Planes, WeightNormConv2d
 from DRL.wgan import Discriminator
 from golden_networks import ARRAYS, assert_golden, fill, image, key_list
-from grid.painter import load_painter
+from grid.policy import load_policy
 from Renderer.model import Renderer, load_render
 from running.device import Precision
 from utils.command import UserError
@@ -33,8 +33,8 @@ def test_golden_outputs():
     strokes = torch.from_numpy(ARRAYS["stroke_params"][:6]).float()
     assert_golden(fill(Renderer(), "renderer", 1)(strokes), ARRAYS["renderer_out"])
     actor, critic = fill(Actor(), "actor", 2), fill(Critic(), "critic", 3, 0.8)
-    assert_golden(actor.choose(image(2, 9, 101)), ARRAYS["actor_out"])
-    assert_golden(critic.judge(image(2, 12, 102)), ARRAYS["critic_out"])
+    assert_golden(actor.from_planes(image(2, 9, 101)), ARRAYS["actor_out"])
+    assert_golden(critic.from_planes(image(2, 12, 102)), ARRAYS["critic_out"])
     discriminator = fill(Discriminator(), "wgan", 4, 2.0)
     assert_golden(discriminator(image(2, 6, 103)), ARRAYS["wgan_out"])
 
@@ -55,10 +55,10 @@ def test_networks_look_at_the_published_planes():
     assert torch.allclose(planes, expected, rtol=0, atol=1e-7)
     assert planes[0, -2:, 127, 0].tolist() == [1, 0]  # row, then column
     critic = fill(Critic(), "critic", 3, 0.8)
-    assert torch.allclose(critic(*pictures, progress), critic.judge(expected), rtol=1e-5)
+    assert torch.allclose(critic(*pictures, progress), critic.from_planes(expected), rtol=1e-5)
     actor = fill(Actor(), "actor", 2)
     two = published_planes(pictures[:2], progress[:, None])
-    assert torch.allclose(actor(*pictures[:2], progress), actor.choose(two), atol=1e-6)
+    assert torch.allclose(actor(*pictures[:2], progress), actor.from_planes(two), atol=1e-6)
 
 
 def test_weights_that_paint_no_numbers_are_refused(tmp_path):
@@ -67,7 +67,7 @@ def test_weights_that_paint_no_numbers_are_refused(tmp_path):
     save_atomically(half_state(actor), tmp_path / "actor.pkl")
     save_atomically(half_state(Renderer()), tmp_path / "renderer.pkl")
     with pytest.raises(UserError, match="no finite numbers"):
-        load_painter(tmp_path / "actor.pkl", tmp_path / "renderer.pkl", FP32)
+        load_policy(tmp_path / "actor.pkl", tmp_path / "renderer.pkl", FP32)
 
 
 @pytest.mark.parametrize("name", NETWORKS)

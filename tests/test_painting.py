@@ -17,7 +17,7 @@ import torch
 
 from conftest import ROOT
 from DRL.actor import Actor
-from grid.painter import load_painter
+from grid.policy import load_policy
 from images import Images
 from painting.stroke_file import read_json
 from Renderer.canvas import as_float, composite
@@ -236,7 +236,7 @@ def test_evaluation_measures_both_canvases(checkout):
     assert result["images"] == 3
     assert result["strokes"] == [5, 15]
     data = Images(checkout.root / "data" / "img_align_celeba", checkout.root / "cache")
-    painter = load_painter(checkout.root / "actor.pkl", checkout.root / "renderer.pkl",
+    painter = load_policy(checkout.root / "actor.pkl", checkout.root / "renderer.pkl",
                            Precision("fp32", torch.device("cpu")))
     target = as_float(data.images[data.test])
     exact = torch.zeros_like(target)

@@ -28,7 +28,7 @@ class Policy:
     def __init__(self) -> None:
         self.explored, self.batches = [], []
 
-    def explore(self, canvas, target, progress, episode) -> torch.Tensor:
+    def rollout_action(self, canvas, target, progress, episode) -> torch.Tensor:
         self.explored.append((progress.tolist(), episode))
         return torch.zeros(len(canvas), 65)
 

@@ -225,13 +225,14 @@ def test_the_better_of_actor_and_average_is_kept(checkout, tmp_path, monkeypatch
     go_on(training, 5)
     training.method.ema_actor.fc.bias.data.fill_(3.0)
     errors = {False: 0.2, True: 0.1}
+    actors = {ema: training.method.policy(ema).actor for ema in errors}
 
-    def painter(averaged=False):
-        measured = Measured(*torch.full((3, 3), errors[averaged]),
+    def policy(ema=False):
+        measured = Measured(*torch.full((3, 3), errors[ema]),
                             torch.zeros(4, 3, 128, 128, dtype=torch.uint8))
-        return SimpleNamespace(bundle=5, measure=lambda *inputs: measured)
+        return SimpleNamespace(actor=actors[ema], bundle=5, measure=lambda *inputs: measured)
 
-    monkeypatch.setattr(training.method, "painter", painter)
+    monkeypatch.setattr(training.method, "policy", policy)
     for better, kept in ((True, True), (False, False), (None, False)):
         if better is not None:
             errors[better], errors[not better] = training_errors(errors)

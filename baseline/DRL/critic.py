@@ -1,13 +1,13 @@
-"""The critic: the value of the canvas that a bundle leads to."""
+"""The critic: the value V of the canvas that an action leads to."""
 
 import torch
 from torch import nn
 
-from DRL.layers import STAGES, Planes, TReLU, WeightNormConv2d, in_full, residual_stages
+from DRL.layers import STAGES, Planes, TReLU, WeightNormConv2d, in_fp32, residual_stages
 
 
 class Block(nn.Module):
-    """Two weight-normalised 3x3 convolutions with TReLU around a shortcut."""
+    """Two weight-normalized 3x3 convolutions with TReLU and a shortcut."""
 
     def __init__(self, channels: int, out: int, stride: int) -> None:
         super().__init__()
@@ -25,7 +25,7 @@ class Block(nn.Module):
 
 
 class Critic(nn.Module):
-    """An 18-layer residual network with weight normalisation: twelve planes to one value."""
+    """A ResNet-18 with weight normalization and TReLU: planes to a value."""
 
     def __init__(self, planes: int = 12) -> None:
         super().__init__()
@@ -36,22 +36,19 @@ class Critic(nn.Module):
         self.relu_1 = TReLU()
 
     def forward(
-        self,
-        before: torch.Tensor,
-        after: torch.Tensor,
-        target: torch.Tensor,
+        self, canvas: torch.Tensor, next_canvas: torch.Tensor, target: torch.Tensor,
         progress: torch.Tensor,
     ) -> torch.Tensor:
-        """Return the value (B, 1) of ``after``.
+        """Return the value (B, 1) of ``next_canvas``.
 
-        before, after, target: (B, 3, 128, 128) in [0, 1]; progress: (B,), of ``after``.
+        canvas, next_canvas, target: (B, 3, 128, 128) in [0, 1]; progress: (B,), of next_canvas.
         """
-        return self.judge(self.planes((before, after, target), progress))
+        return self.from_planes(self.planes((canvas, next_canvas, target), progress))
 
-    def judge(self, planes: torch.Tensor) -> torch.Tensor:
-        """Return values (B, 1) for all planes, twelve here, (B, 12, 128, 128)."""
+    def from_planes(self, planes: torch.Tensor) -> torch.Tensor:
+        """Return the values (B, 1) for all planes, (B, 12, 128, 128) here."""
         x = self.relu_1(self.conv1(planes))  # (B, 64, 64, 64)
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
             x = stage(x)
         x = x.mean((2, 3))  # (B, 512), over the 4x4 map
-        return in_full(self.fc, x)
+        return in_fp32(self.fc, x)

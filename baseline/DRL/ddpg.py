@@ -1,16 +1,18 @@
 """Model-based DDPG, the paper's method: the equations of its losses, and an update."""
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 
 from DRL.critic import Critic
 from DRL.learner import Learner, Metrics, Setup, soft_update
-from DRL.rollout import Painter
+from DRL.rollout import Policy
 from DRL.rpm import Transitions
 from DRL.wgan import Discriminator, gradient_penalty
-from Renderer.canvas import as_float, as_uint8
+from Renderer.canvas import as_float, as_uint8, composite
 from running.graph import Graphed
-from running.optim import cosine, stepped
+from running.optim import adam, cosine, stepped
 
 DISCOUNT = 0.95  # of a stroke
 # The reference's learning rates in the first fifth of a training, the second, and the rest.
@@ -20,39 +22,44 @@ RATES = {
 
 
 class DDPG(Learner):
-    """The paper's agent.
-
-    reward "wgan": the gain in the target discriminator's score.  reward "l2": the fraction of
-    the canvas's squared error that the action removes.
-    """
+    """The paper's agent.  An action is a bundle of N strokes."""
 
     def __init__(
-        self, setup: Setup, *, discount: float | None = None, tau: float = 0.001,
-        reward: str = "wgan", noise_factor: float = 0.0, actor_rate: float | None = None,
-        critic_rate: float | None = None,
+        self, setup: Setup, critic: Critic | None = None, *, discount: float | None = None,
+        tau: float = 0.001, reward: str = "wgan", noise_factor: float = 0.0,
+        actor_rate: float | None = None, critic_rate: float | None = None,
     ) -> None:
-        """Build the networks.  An action is a bundle of N strokes.
+        """Build the networks but the critic, where one is given.
 
-        discount: of an action (0.95**N).  noise_factor: standard deviation, see ``explore``.
-        actor_rate, critic_rate: highest rates of a cosine, in place of the reference's steps.
+        discount: of an action (0.95**N).  reward: "wgan" or "l2", see ``reward``.  noise_factor:
+        standard deviation, see ``rollout_action``.  actor_rate, critic_rate: highest rates of a
+        cosine, in place of the reference's steps.
         """
         self.discount = DISCOUNT**setup.bundle if discount is None else discount
         self.reward_kind, self.noise = reward, noise_factor
         self.peaks = {"actor": actor_rate, "critic": critic_rate}
-        others = {"critic": self.new_critic(setup)}
+        others = {"critic": critic or Critic()}
         if reward == "wgan":
             others["wgan"] = Discriminator()
-        super().__init__(setup, others, tau, {"wgan": (0.5, 0.999)})
-        self.critic, self.discriminator = self.networks["critic"], self.networks.get("wgan")
-        policy = Painter(self.calls["actor"], self.render, self.precision)
+        super().__init__(setup, others, tau)
+        if reward == "wgan":
+            self.optimizers["wgan"] = adam(others["wgan"], self.graphed, betas=(0.5, 0.999))
+        # The running statistics of the actor do not fit the weights of the target actor.
+        self.target_networks["actor"].train()
+        compiled = partial(torch.compile, dynamic=False) if setup.fast else lambda module: module
+        self.actor, self.critic = (compiled(self.networks[n]) for n in ("actor", "critic"))
+        self.target_actor, self.target_critic = (
+            compiled(self.target_networks[n]) for n in ("actor", "critic"))
+        self.composite = compiled(self.composite)
+        # PyTorch 2.11 fails to compile the discriminator's last layer.
+        self.discriminator = self.networks.get("wgan")
+        self.target_discriminator = self.target_networks.get("wgan")
+        if self.graphed:
+            torch.backends.cudnn.benchmark = True  # the shapes stay the same
         # Functions of tensors.  As CUDA graphs, each overwrites what it returned before.
-        self.act = Graphed(policy.act, self.graphed)
+        self.act = Graphed(Policy(self.actor, self.render, self.precision).act, self.graphed)
         self.advance = Graphed(self._advance, self.graphed)
         self.step_all = Graphed(self._step_all, self.graphed)
-
-    def new_critic(self, setup: Setup) -> Critic:
-        """Return a new critic."""
-        return Critic()
 
     def rates(self, progress: float) -> dict[str, float]:
         """Return the reference's stepped rates, or half a cosine where a peak was given."""
@@ -62,7 +69,7 @@ class DDPG(Learner):
             for name in self.networks
         }
 
-    def explore(
+    def rollout_action(
         self, canvas: torch.Tensor, target: torch.Tensor, progress: torch.Tensor,
         episode: tuple[int, ...],
     ) -> torch.Tensor:
@@ -76,28 +83,29 @@ class DDPG(Learner):
             action = (action + torch.randn_like(action) * self.noise).clamp(0, 1)
         return action
 
+    def composite(self, canvas: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
+        """Return the canvases (B, 3, 128, 128) in [0, 1] after an action (B, 13 N) on each."""
+        return composite(self.render, canvas, action)
+
     @torch.no_grad()
     def _advance(self, canvas: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
         """Return the canvases (B, 3, 128, 128) uint8 after actions (B, 13 N) on such canvases."""
         return as_uint8(self.composite(as_float(canvas), action))
 
-    def score(self, painted: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """Return the target discriminator's score (B, 1) of canvases (B, 3, 128, 128)."""
-        return self.target_calls["wgan"](torch.cat((target, painted), 1))
-
     def reward(
-        self, before: torch.Tensor, after: torch.Tensor, target: torch.Tensor
+        self, canvas: torch.Tensor, next_canvas: torch.Tensor, target: torch.Tensor
     ) -> torch.Tensor:
-        """Return the reward (B, 1) of the step from one canvas (B, 3, 128, 128) to another.
+        """Return the reward (B, 1) of the step from one canvas (B, 3, 128, 128) to the next.
 
-        No gradient flows to the score of ``before``.
+        "wgan": D'(next_canvas) - D'(canvas), by the target discriminator; no gradient flows to the
+        latter.  "l2": the fraction of the canvas's squared error that the action removes.
         """
         if self.reward_kind == "wgan":
             with torch.no_grad():
-                score = self.score(before, target)
-            return self.score(after, target) - score
-        error = (before - target).square().mean((1, 2, 3))
-        return (1 - (after - target).square().mean((1, 2, 3)) / (error + 1e-6))[:, None]
+                score = self.target_discriminator(torch.cat((target, canvas), 1))
+            return self.target_discriminator(torch.cat((target, next_canvas), 1)) - score
+        error = (canvas - target).square().mean((1, 2, 3))
+        return (1 - (next_canvas - target).square().mean((1, 2, 3)) / (error + 1e-6))[:, None]
 
     @torch.no_grad()
     def td_target(
@@ -109,10 +117,9 @@ class DDPG(Learner):
         s'.  The reward of that action stands on both sides of Q = r + V and cancels.
         """
         progress = (step + 1) / self.max_step  # (B,)
-        action = self.target_calls["actor"](next_canvas, target, progress)
+        action = self.target_actor(next_canvas, target, progress)
         after = self.composite(next_canvas, action)
-        value = self.target_calls["critic"](
-            next_canvas, after, target, progress + 1 / self.max_step)
+        value = self.target_critic(next_canvas, after, target, progress + 1 / self.max_step)
         reward = self.reward(next_canvas, after, target)
         not_done = (step + 1 < self.max_step).float()[:, None]  # (B, 1)
         return self.discount * not_done * (value + reward)
@@ -125,27 +132,27 @@ class DDPG(Learner):
         td_target = self.td_target(next_canvas, target, step)
         with torch.no_grad():
             after = self.composite(canvas, action)
-        value = self.calls["critic"](canvas, after, target, (step + 1) / self.max_step)
+        value = self.critic(canvas, after, target, (step + 1) / self.max_step)
         return F.mse_loss(value, td_target), {"value": value.mean(), "td_target": td_target.mean()}
 
     def policy_loss(
         self, canvas: torch.Tensor, target: torch.Tensor, step: torch.Tensor
     ) -> tuple[torch.Tensor, Metrics]:
         """Return - mean(reward + V) of the actor's actions, through renderer and compositing."""
-        action = self.calls["actor"](canvas, target, step / self.max_step)
+        action = self.actor(canvas, target, step / self.max_step)
         after = self.composite(canvas, action)
         reward = self.reward(canvas, after, target).mean()
-        value = self.calls["critic"](canvas, after, target, (step + 1) / self.max_step).mean()
+        value = self.critic(canvas, after, target, (step + 1) / self.max_step).mean()
         return -(reward + value), {"reward": reward}
 
     def wgan_loss(
-        self, painted: torch.Tensor, target: torch.Tensor, alpha: torch.Tensor
+        self, canvas: torch.Tensor, target: torch.Tensor, alpha: torch.Tensor
     ) -> tuple[torch.Tensor, Metrics]:
-        """Return D(fake) - D(real) + penalty; real = (target, target), fake = (target, painted).
+        """Return D(fake) - D(real) + penalty; real = (target, target), fake = (target, canvas).
 
         alpha: (B,) in [0, 1], see ``gradient_penalty``.
         """
-        real, fake = torch.cat((target, target), 1), torch.cat((target, painted), 1)
+        real, fake = torch.cat((target, target), 1), torch.cat((target, canvas), 1)
         real_score, fake_score = self.discriminator(torch.cat((real, fake))).chunk(2)
         penalty = gradient_penalty(self.discriminator, real, fake, alpha)
         real_mean, fake_mean = real_score.mean(), fake_score.mean()
@@ -153,7 +160,10 @@ class DDPG(Learner):
         return fake_mean - real_mean + penalty, metrics
 
     def update(self, batch: Transitions, progress: float) -> Metrics:
-        """Take a step of discriminator, critic and actor, then of target networks and EMA."""
+        """Take a step of discriminator, critic and actor, then of target networks and EMA.
+
+        progress: of the training, in [0, 1].  Returns means over the batch, on the device.
+        """
         self.set_rates(progress)
         alpha = torch.rand(len(batch.target), device=batch.target.device)
         metrics = self.step_all(alpha, *batch)
@@ -170,9 +180,9 @@ class DDPG(Learner):
             metrics |= self.minimize("wgan", self.wgan_loss, next_canvas, target, alpha)
         metrics |= self.minimize("critic", self.value_loss, canvas, action, next_canvas, target,
                                  step)
-        self.actor.train()  # batch normalization by the batch's statistics
+        self.actor.train()  # normalize by the statistics of the batch
         metrics |= self.minimize("actor", self.policy_loss, canvas, target, step)
         self.actor.eval()
-        for name, network in self.target_networks.items():
-            soft_update(network, self.networks[name], self.tau)
+        for name, target_network in self.target_networks.items():
+            soft_update(target_network, self.networks[name], self.tau)
         return metrics

@@ -13,51 +13,57 @@ STAGES = (64, 128, 256, 512)  # channels of an 18-layer residual network
 
 
 class TReLU(nn.Module):
-    """relu(x - alpha) + alpha with a learnt alpha, which starts at 0."""
+    """relu(x - alpha) + alpha with a learned alpha, 0 at first (Xiang and Li, 2017)."""
 
     def __init__(self) -> None:
         super().__init__()
         self.alpha = nn.Parameter(torch.zeros(1))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        alpha = self.alpha.to(x.dtype)  # or bf16 would become fp32 from here on
+        alpha = self.alpha.to(x.dtype)  # or bf16 would be promoted to fp32
         return F.relu(x - alpha) + alpha
 
 
 class WeightNormConv2d(nn.Module):
-    """A convolution whose weight is g v / |v|, one scale g per output channel.
+    """A convolution with weight g v / |v|, one g per output channel (Salimans and Kingma, 2016).
 
-    Salimans and Kingma 2016.  PyTorch's own parametrisation computes the same but writes
-    other keys than the published ``bias, weight_g, weight_v``.
+    PyTorch's own parametrization computes the same but has other keys than the published
+    ``bias, weight_g, weight_v``.
     """
 
     def __init__(self, channels: int, out: int, kernel: int, stride: int = 1) -> None:
         super().__init__()
-        start = nn.Conv2d(channels, out, kernel)
+        conv = nn.Conv2d(channels, out, kernel)  # for its initialization
         self.stride, self.padding = stride, kernel // 2
-        self.bias = nn.Parameter(start.bias.detach())
-        self.weight_g = nn.Parameter(self._length(start.weight.detach()))
-        self.weight_v = nn.Parameter(start.weight.detach())
+        self.bias = nn.Parameter(conv.bias.detach())
+        self.weight_g = nn.Parameter(self._norm(conv.weight.detach()))
+        self.weight_v = nn.Parameter(conv.weight.detach())
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return F.conv2d(x, self.weight(), self.bias, self.stride, self.padding)
 
     def weight(self) -> torch.Tensor:
-        """The filters (out, channels, kernel, kernel)."""
-        return self.weight_v * (self.weight_g / self._length(self.weight_v))
+        """Return the filters (out, channels, kernel, kernel)."""
+        return self.weight_v * (self.weight_g / self._norm(self.weight_v))
 
-    def turned_round(self, slope: torch.Tensor) -> torch.Tensor:
-        """From the gradient to its output, that to its input, which is wider by the stride."""
-        return F.conv_transpose2d(slope, self.weight(), None, self.stride, self.padding,
+    def input_grad(self, output_grad: torch.Tensor) -> torch.Tensor:
+        """Return the gradient (B, channels, stride H, stride W) with respect to the input.
+
+        output_grad: (B, out, H, W), with respect to the output.
+        """
+        return F.conv_transpose2d(output_grad, self.weight(), None, self.stride, self.padding,
                                   self.stride - 1)
 
     @staticmethod
-    def _length(weight: torch.Tensor) -> torch.Tensor:
+    def _norm(weight: torch.Tensor) -> torch.Tensor:
         return weight.square().sum((1, 2, 3), keepdim=True).sqrt()  # (out, 1, 1, 1)
 
 
 class Planes(nn.Module):
-    """What a network looks at: pictures, numbers as constant planes, row i/127 and column j/127."""
+    """The input of a network: pictures, numbers as constant planes, and CoordConv's planes.
+
+    Those hold the row i/127 and the column j/127 of each pixel (Liu et al., 2018).
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -77,14 +83,14 @@ class Planes(nn.Module):
         return x.contiguous(memory_format=torch.channels_last)
 
 
-def in_full(layer: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    """A last layer in its weights' fp32: bf16 rounds scores by as much as a late bundle earns."""
+def in_fp32(layer: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """Return layer(x) without autocast: bf16 rounds values by as much as a late reward."""
     with torch.autocast(x.device.type, enabled=False):
         return layer(x.to(next(layer.parameters()).dtype))
 
 
 def residual_stages(block: type[nn.Module]) -> list[nn.Sequential]:
-    """Four stages of two blocks; the first block of each halves the picture."""
+    """Return four stages of two blocks; the first block of each halves height and width."""
     channels = (STAGES[0], *STAGES)
     return [
         nn.Sequential(block(before, after, 2), block(after, after, 1))

@@ -1,18 +1,16 @@
-"""What all methods share: networks, target networks, optimizers, and the EMA of the actor."""
+"""The base class of all methods: an actor and other networks, their targets, optimizers and EMA."""
 
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import nn
 
 from constants import BUNDLE
 from DRL.actor import Actor
-from DRL.rollout import Painter
-from Renderer.canvas import composite
+from DRL.rollout import Policy
 from Renderer.model import TrainedRender
 from running.device import Precision
 from running.optim import adam, load_optimizer, set_rate
@@ -26,7 +24,8 @@ Metrics = dict[str, torch.Tensor]
 class Setup:
     """The settings of every method.
 
-    fast: compile the networks, and on a GPU replay updates as CUDA graphs.
+    bundle: strokes of an action.  fast: compile the networks, and on a GPU replay updates as CUDA
+    graphs.
     """
 
     render: TrainedRender
@@ -41,110 +40,73 @@ class Setup:
 def learning(network: nn.Module) -> Iterator[None]:
     """Let a network's parameters require gradients; outside of this context all are frozen."""
     network.requires_grad_(True)
-    try:
-        yield
-    finally:
-        network.requires_grad_(False)
+    yield
+    network.requires_grad_(False)
 
 
 @torch.no_grad()
 def soft_update(
     target: nn.Module, network: nn.Module, tau: float, buffer_tau: float = 1.0
 ) -> None:
-    """Move a target network towards its network by Polyak averaging.
+    """Move a target network towards its network: target <- (1 - tau) target + tau network.
 
-    buffer_tau: for floating-point buffers; others are copied.
+    Polyak averaging (Lillicrap et al., 2016).  buffer_tau: for floating-point buffers; others are
+    copied.
     """
     torch._foreach_lerp_(list(target.parameters()), list(network.parameters()), tau)
     for buffer, source in zip(target.buffers(), network.buffers(), strict=True):
-        if buffer_tau < 1 and buffer.is_floating_point():
+        if buffer.is_floating_point():
             buffer.lerp_(source, buffer_tau)
         else:
             buffer.copy_(source)
 
 
 class Learner:
-    """An actor and the networks trained with it; a method adds the equations and the rates.
+    """An actor and the networks trained with it.
 
-    networks, target_networks, optimizers: by name.  ema_actor: the EMA of the actor.  All
-    networks are frozen except during their own step.
+    networks, target_networks, optimizers: by name.  All networks are frozen except during their
+    own step.  A method adds ``rates(progress)``, the learning rate of each network at a progress
+    in [0, 1] of the training, and ``update(batch, progress)``, which takes a step of each network
+    and returns metrics on the device.
     """
+
+    policy_type = Policy
 
     def __init__(
         self, setup: Setup, others: dict[str, nn.Module], tau: float | None = None,
-        betas: dict[str, tuple[float, float]] | None = None, readout: str = "mean",
+        readout: str = "mean",
     ) -> None:
-        """Build what is trained.
+        """Build an actor, and target networks and optimizers for it and the other networks.
 
-        others: the networks beside the actor.  tau: of the soft update of the target networks;
-        None: there are none.  betas: Adam's, where they are not the usual ones.  readout: the
-        actor's.
+        tau: of the soft update; None: without target networks.  readout: of the actor.
         """
         self.tau = tau
         self.render, self.precision, self.ranks = setup.render, setup.precision, setup.ranks
         self.max_step, self.bundle = setup.max_step, setup.bundle
-        gpu, several = self.precision.device.type == "cuda", self.ranks.world > 1
-        self.graphed = setup.fast and gpu and not several  # no exchange between processes in graphs
-
-        def prepared(network: nn.Module) -> nn.Module:
-            network.requires_grad_(False)
-            return network.to(self.precision.device, memory_format=torch.channels_last)
-
-        self.actor = prepared(Actor(setup.bundle, readout)).eval()
-        if gpu and several:
-            self.actor = nn.SyncBatchNorm.convert_sync_batchnorm(self.actor)
-        self.networks = {"actor": self.actor} | {n: prepared(net) for n, net in others.items()}
+        device, several = self.precision.device, self.ranks.world > 1
+        # CUDA graphs hold no exchange between processes.
+        self.graphed = setup.fast and device.type == "cuda" and not several
+        self.networks = {"actor": Actor(setup.bundle, readout).eval()} | others
+        for network in self.networks.values():
+            network.requires_grad_(False).to(device, memory_format=torch.channels_last)
+        if device.type == "cuda" and several:
+            nn.SyncBatchNorm.convert_sync_batchnorm(self.networks["actor"])
+        self.actor = self.networks["actor"]
         self.target_networks = {} if tau is None else copy.deepcopy(self.networks)
-        if self.target_networks:  # the actor's running statistics do not fit the target's weights
-            self.target_networks["actor"].train()
         self.ema_actor = copy.deepcopy(self.actor)
-        self.optimizers = {
-            name: adam(network, self.graphed, (betas or {}).get(name, (0.9, 0.999)))
-            for name, network in self.networks.items()
-        }
-        # How losses call the networks and paint.
-        self.calls, self.target_calls = dict(self.networks), dict(self.target_networks)
-        if setup.fast:  # but for the discriminator, whose last layer PyTorch 2.11 fails to compile
-            for calls in (self.calls, self.target_calls):
-                for name in {"actor", "critic"} & calls.keys():
-                    calls[name] = torch.compile(calls[name], dynamic=False)
-            self.composite = torch.compile(self.composite, dynamic=False)
-        if self.graphed:
-            torch.backends.cudnn.benchmark = True  # shapes stay
+        self.optimizers = {n: adam(net, self.graphed) for n, net in self.networks.items()}
         self.updates = 0
-
-    def composite(self, canvas: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
-        """Return the canvases (B, 3, 128, 128) in [0, 1] after an action (B, 13 N) on each."""
-        return composite(self.render, canvas, action)
-
-    def rates(self, progress: float) -> dict[str, float]:
-        """Return the learning rate of each network at ``progress`` in [0, 1]."""
-        raise NotImplementedError
-
-    def update(self, batch: Any, progress: float) -> Metrics:
-        """Take a step of each network, then of its target network and of the EMA.
-
-        batch: what the method learns from; progress: of the training, in [0, 1].  Returns means
-        over the batch, still on the device.
-        """
-        raise NotImplementedError
 
     def set_rates(self, progress: float) -> None:
         """Set the learning rates of an update."""
         for name, rate in self.rates(progress).items():
             set_rate(self.optimizers[name], rate)
 
-    def update_ema(self, progress: float) -> None:
-        """Count an update and move the EMA of the actor."""
-        self.updates += 1
-        tau = min(1, max(9 / (10 + self.updates), progress / self.updates / EMA_LENGTH))
-        soft_update(self.ema_actor, self.actor, tau, tau)
-
     def minimize(
         self, name: str, loss_of: Callable[..., tuple[torch.Tensor, Metrics]],
         *inputs: torch.Tensor,
     ) -> Metrics:
-        """Take an optimizer step of a network down a loss; return the loss and its metrics."""
+        """Backpropagate a loss and take the optimizer step of a network; return the metrics."""
         network, optimizer = self.networks[name], self.optimizers[name]
         optimizer.zero_grad(set_to_none=True)
         with learning(network):
@@ -156,23 +118,26 @@ class Learner:
         metrics = {"loss": loss} | metrics
         return {f"{name}/{key}": value.detach() for key, value in metrics.items()}
 
-    def finished(self, averaged: bool = False) -> Actor:
-        """Return the actor, or its EMA, as one that paints."""
-        return self.ema_actor if averaged else self.actor
+    def update_ema(self, progress: float) -> None:
+        """Count an update and move the EMA of the actor."""
+        self.updates += 1
+        tau = min(1, max(9 / (10 + self.updates), progress / self.updates / EMA_LENGTH))
+        soft_update(self.ema_actor, self.networks["actor"], tau, tau)
 
-    def painter(self, averaged: bool = False) -> Painter:
-        """Return a painter with that actor."""
-        return Painter(self.finished(averaged), self.render, self.precision)
+    def policy(self, ema: bool = False) -> Policy:
+        """Return the policy of the actor, or of its EMA."""
+        actor = self.ema_actor if ema else self.networks["actor"]
+        return self.policy_type(actor, self.render, self.precision)
 
     def start_from(self, actor: Actor) -> None:
-        """Load the weights of an actor with the same read-out; target networks follow."""
-        self.actor.load_state_dict(actor.state_dict())
+        """Load the weights of an actor with the same read-out; reset EMA and target networks."""
+        self.networks["actor"].load_state_dict(actor.state_dict())
         self.ema_actor.load_state_dict(actor.state_dict())
         for name, network in self.target_networks.items():
             network.load_state_dict(self.networks[name].state_dict())
 
     def make_same(self) -> None:
-        """Give every process the main one's networks."""
+        """Give every process the networks of the main one."""
         for network in (*self.networks.values(), *self.target_networks.values(), self.ema_actor):
             self.ranks.make_same(network)
 
@@ -186,7 +151,7 @@ class Learner:
         }
 
     def load_state_dict(self, state: dict) -> None:
-        """Load what ``state_dict`` returned, before the first update."""
+        """Load a state of ``state_dict``, before the first update."""
         for kind, networks in (("networks", self.networks), ("slow", self.target_networks)):
             for name, network in networks.items():
                 network.load_state_dict(state[kind][name])

@@ -1,4 +1,4 @@
-"""The replay memory."""
+"""The replay memory (Lin, 1992)."""
 
 import math
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from Renderer.canvas import STROKE_DIM
 
 
 class Transitions(NamedTuple):
-    """A batch to learn from."""
+    """A batch of transitions."""
 
     canvas: torch.Tensor  # (B, 3, 128, 128) uint8
     action: torch.Tensor  # (B, 13 N) float32 in [0, 1]
@@ -26,34 +26,30 @@ class Transitions(NamedTuple):
 
 
 class ReplayMemory:
-    """A ring of the newest moments of ``env_batch`` paintings that advance together.
+    """A ring buffer of the newest moments of ``env_batch`` paintings that advance together.
 
-    Targets are kept as codes that name images, mirrored or not.
-    A moment is one canvas of every painting, so each canvas is stored once: the transition
-    at a moment leads to the canvas of the next.  The last moment of an episode leads nowhere
-    and is never sampled as a beginning.
+    A moment is one canvas of every painting, so each canvas is stored once: a transition leads
+    from a moment to the next one.  No transition begins at the last moment of an episode.
+    Targets are stored as codes, see ``Images.targets``.
     """
 
     def __init__(
         self, transitions: int, env_batch: int, max_step: int, device: torch.device | str = "cpu",
         bundle: int = BUNDLE,
     ) -> None:
-        """Reserve the memory.
+        """Allocate the memory.
 
-        transitions: how many of the newest to keep, rounded up to whole moments; bundle: strokes
-        an action.
+        transitions: capacity, rounded up to whole moments; bundle: strokes of an action.
         """
-        kept = math.ceil(transitions / env_batch)
-        self.kept, self.max_step = kept, max_step
-        # Room for the last moment of each episode among them, and for the newest.
-        size = kept + math.ceil(kept / max_step) + 1
+        self.capacity, self.max_step = math.ceil(transitions / env_batch), max_step  # in moments
+        # With the last moment of each episode, and the newest.
+        size = self.capacity + math.ceil(self.capacity / max_step) + 1
         self.canvas = torch.zeros(
-            size, env_batch, 3, WIDTH, WIDTH, dtype=torch.uint8, device=device
-        )
+            size, env_batch, 3, WIDTH, WIDTH, dtype=torch.uint8, device=device)
         self.action = torch.zeros(size, env_batch, bundle * STROKE_DIM, device=device)
         self.image = torch.zeros(size, env_batch, dtype=torch.int64, device=device)
-        self.step = np.zeros(size, np.int64)  # max_step marks the last moment of an episode
-        self.moments = 0  # ever begun
+        self.step = np.zeros(size, np.int64)  # max_step at the last moment of an episode
+        self.moments = 0  # stored so far, overwritten ones too
 
     @property
     def nbytes(self) -> int:
@@ -78,9 +74,8 @@ class ReplayMemory:
     def beginnings(self) -> np.ndarray:
         """Return the slots of the moments that transitions begin at, oldest first."""
         size = len(self.step)
-        oldest = max(0, self.moments - size)
-        slots = np.arange(oldest, self.moments - 1) % size
-        return slots[self.step[slots] < self.max_step][-self.kept :]
+        slots = np.arange(max(0, self.moments - size), self.moments - 1) % size
+        return slots[self.step[slots] < self.max_step][-self.capacity :]
 
     def __len__(self) -> int:
         """Return how many transitions can be sampled."""
@@ -90,34 +85,29 @@ class ReplayMemory:
         self, batch_size: int, rng: np.random.Generator,
         targets: Callable[[torch.Tensor], torch.Tensor],
     ) -> Transitions:
-        """Draw transitions uniformly, with replacement.
+        """Sample transitions uniformly, with replacement.
 
-        targets: from codes (B,) to their pictures.  Raises ValueError where the memory is empty.
+        targets: maps codes (B,) to pictures.  Raises ValueError where the memory is empty.
         """
-        beginnings = self.beginnings()
-        if not len(beginnings):
-            raise ValueError("the replay memory is empty")
-        device = self.canvas.device
-        slots = rng.choice(beginnings, batch_size)
-        columns = torch.from_numpy(rng.integers(self.canvas.shape[1], size=batch_size)).to(device)
-        step = torch.from_numpy(self.step[slots]).to(device)
-        now = torch.from_numpy(slots).to(device)
-        after = (now + 1) % len(self.step)
+        slots = rng.choice(self.beginnings(), batch_size)
+        paintings = rng.integers(self.canvas.shape[1], size=batch_size)
+        slot, painting, step = (torch.from_numpy(each).to(self.canvas.device)
+                                for each in (slots, paintings, self.step[slots]))
+        next_slot = (slot + 1) % len(self.step)
         return Transitions(
-            self.canvas[now, columns], self.action[now, columns], self.canvas[after, columns],
-            targets(self.image[now, columns]), step,
-        )
+            self.canvas[slot, painting], self.action[slot, painting],
+            self.canvas[next_slot, painting], targets(self.image[slot, painting]), step)
 
     def state_dict(self) -> dict:
-        """Return everything that is stored."""
+        """Return the stored moments."""
         used = min(self.moments, len(self.step))
-        arrays = {name: getattr(self, name)[:used] for name in ("canvas", "action", "image")}
-        if used < len(self.step):  # torch.save would write the whole storage of a part
-            arrays = {name: array.clone() for name, array in arrays.items()}
+        arrays = {name: getattr(self, name) for name in ("canvas", "action", "image")}
+        if used < len(self.step):  # torch.save writes the whole storage of a slice
+            arrays = {name: array[:used].clone() for name, array in arrays.items()}
         return {"moments": self.moments, "step": self.step[:used].tolist(), **arrays}
 
     def load_state_dict(self, state: dict) -> None:
-        """Load what ``state_dict`` of a memory of the same size returned."""
+        """Load a state of ``state_dict``, of a memory of the same size."""
         used = len(state["step"])
         self.moments = state["moments"]
         self.step[:used] = state["step"]

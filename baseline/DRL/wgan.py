@@ -1,15 +1,15 @@
-"""The discriminator whose score of a painting is the agent's reward."""
+"""The WGAN discriminator, whose score of a canvas gives the reward."""
 
 import torch
 from torch import nn
 
-from DRL.layers import TReLU, WeightNormConv2d, in_full
+from DRL.layers import TReLU, WeightNormConv2d, in_fp32
 
-PENALTY = 10
+PENALTY = 10  # weight of the gradient penalty, lambda
 
 
 class Discriminator(nn.Module):
-    """Five strided convolutions: how much a painting looks like its target."""
+    """Five strided convolutions: the score of a canvas, higher where it resembles its target."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -19,47 +19,43 @@ class Discriminator(nn.Module):
         self.conv3 = WeightNormConv2d(64, 128, 5, 2)
         self.conv4 = WeightNormConv2d(128, 1, 5, 2)
         self.relu0, self.relu1, self.relu2, self.relu3 = (TReLU() for _ in range(4))
+        self.hidden_layers = ((self.conv0, self.relu0), (self.conv1, self.relu1),
+                              (self.conv2, self.relu2), (self.conv3, self.relu3))
 
     def forward(self, pair: torch.Tensor) -> torch.Tensor:
-        """pair: (B, 6, 128, 128), target then painting, in [0, 1].  Returns (B, 1)."""
+        """Return scores (B, 1); pair: (B, 6, 128, 128) in [0, 1], target, then canvas."""
         x = pair.contiguous(memory_format=torch.channels_last)
-        x = self.relu0(self.conv0(x))
-        x = self.relu1(self.conv1(x))
-        x = self.relu2(self.conv2(x))
-        x = self.relu3(self.conv3(x))
-        return in_full(self.conv4, x).mean((2, 3))  # over the 4x4 map
+        for conv, relu in self.hidden_layers:
+            x = relu(conv(x))
+        return in_fp32(self.conv4, x).mean((2, 3))  # over the 4x4 map
 
-    def slope(self, pair: torch.Tensor) -> torch.Tensor:
-        """The gradient (B, 6, 128, 128) of each score to its pair, which gradients can go through.
+    def input_grad(self, pair: torch.Tensor) -> torch.Tensor:
+        """Return the gradient (B, 6, 128, 128) of each score with respect to its pair.
 
-        Between its kinks the network is linear, so this is a chain of its layers turned round.  To
-        differentiate a backward pass comes to the same, with convolutions of huge kernels.
+        It is differentiable in the weights.  The network is piecewise linear, so a chain of
+        transposed convolutions computes it faster than double backward.
         """
         x = pair.contiguous(memory_format=torch.channels_last)
-        layers = ((self.conv0, self.relu0), (self.conv1, self.relu1), (self.conv2, self.relu2),
-                  (self.conv3, self.relu3))
-        sides = []  # of the kinks
+        masks = []  # where a TReLU passes its input
         with torch.no_grad():
-            for conv, relu in layers:
+            for conv, relu in self.hidden_layers:
                 x = conv(x)
-                sides.append(x > relu.alpha)
+                masks.append(x > relu.alpha)
                 x = relu(x)
-        count, size = len(x), x.shape[2] // 2  # of the last map
-        slope = x.new_full((count, 1, size, size), 1 / size**2)
-        slope = self.conv4.turned_round(slope)
-        for (conv, _), side in zip(reversed(layers), reversed(sides), strict=True):
-            slope = conv.turned_round(slope * side)
-        return slope
+        size = x.shape[2] // 2  # of the last map
+        grad = self.conv4.input_grad(x.new_full((len(x), 1, size, size), 1 / size**2))
+        for (conv, _), mask in zip(self.hidden_layers[::-1], masks[::-1], strict=True):
+            grad = conv.input_grad(grad * mask)
+        return grad
 
 
 def gradient_penalty(
     discriminator: Discriminator, real: torch.Tensor, fake: torch.Tensor, alpha: torch.Tensor
 ) -> torch.Tensor:
-    """10 (|grad D| - 1)^2 at alpha real + (1 - alpha) fake, mean over the batch.
+    """Return the mean of 10 (|grad D| - 1)^2 at alpha real + (1 - alpha) fake.
 
-    Gulrajani et al. 2017; in the precision of now, but for the length.
-    real, fake: (B, 6, 128, 128); alpha: (B,) in [0, 1].
+    real, fake: (B, 6, 128, 128); alpha: (B,) in [0, 1].  Gulrajani et al., 2017.
     """
-    slope = discriminator.slope(torch.lerp(fake, real, alpha.view(-1, 1, 1, 1)))
-    length = slope.float().flatten(1).norm(dim=1)  # (B,)
-    return PENALTY * (length - 1).square().mean()
+    grad = discriminator.input_grad(torch.lerp(fake, real, alpha.view(-1, 1, 1, 1)))
+    norm = grad.float().flatten(1).norm(dim=1)  # (B,)
+    return PENALTY * (norm - 1).square().mean()

@@ -1,4 +1,4 @@
-"""The renderer network: a differentiable stand-in for the rasteriser of ``stroke_gen``."""
+"""The neural renderer: a differentiable approximation of the rasterizer in ``stroke_gen``."""
 
 from pathlib import Path
 
@@ -15,9 +15,9 @@ HIDDEN = (512, 1024, 2048, 4096)  # outputs of the linear layers; the last are 1
 
 
 class Renderer(nn.Module):
-    """Ten shape numbers to a stroke's picture.
+    """The picture of a stroke from its ten shape numbers.
 
-    The names of the layers are the keys of a published weight format: do not rename them.
+    The names of the layers are the keys of a published weight format.
     """
 
     def __init__(self) -> None:
@@ -35,27 +35,24 @@ class Renderer(nn.Module):
         self.conv6 = nn.Conv2d(8, 4, 3, padding=1)
 
     def forward(self, strokes: torch.Tensor) -> torch.Tensor:
-        """strokes: (n, 10) in [0, 1].  Returns (n, 128, 128) in [0, 1]: 1 - opacity."""
-        # The first layer and the sigmoid stay in fp32: bf16 would round places to a quarter pixel
-        # and faint strokes to nothing.
+        """Return 1 - opacity (n, 128, 128) in [0, 1] of strokes (n, 10) in [0, 1]."""
+        # The first layer and the sigmoid stay in fp32: bf16 would round coordinates to a quarter
+        # pixel and low opacities to 0.
         with torch.autocast(strokes.device.type, enabled=False):
             x = F.relu(self.fc1(strokes.float()))
         for linear in (self.fc2, self.fc3, self.fc4):
             x = F.relu(linear(x))
         x = x.view(-1, 16, 16, 16)
-        for first, second in (
-            (self.conv1, self.conv2),
-            (self.conv3, self.conv4),
-            (self.conv5, self.conv6),
-        ):
+        for first, second in ((self.conv1, self.conv2), (self.conv3, self.conv4),
+                              (self.conv5, self.conv6)):
             x = F.pixel_shuffle(second(F.relu(first(x))), 2)
         return 1 - torch.sigmoid(x[:, 0].float())  # (n, 128, 128)
 
 
 class TrainedRender:
-    """A trained renderer, frozen: a ``Render`` that works in a precision and knows its family.
+    """A ``Render`` by a trained network, frozen, in a precision and for a family of strokes.
 
-    Gradients still flow through it to the strokes.
+    Gradients flow through it to the strokes.
     """
 
     def __init__(self, network: Renderer, family: str, precision: Precision) -> None:
@@ -64,13 +61,13 @@ class TrainedRender:
         self.family, self.precision = family, precision
 
     def __call__(self, strokes: torch.Tensor) -> torch.Tensor:
-        """strokes: (n, 10) in [0, 1].  Returns (n, 128, 128) in [0, 1]: 1 - opacity."""
+        """Return 1 - opacity (n, 128, 128) in [0, 1] of strokes (n, 10) in [0, 1]."""
         with self.precision.autocast():
             return self.network(strokes)
 
 
 def load_render(path: Path, precision: Precision) -> TrainedRender:
-    """Load a trained renderer.  Raises UserError where the file holds none."""
+    """Load a trained renderer; raise UserError where the file holds none."""
     network = Renderer()
     family = load_weights(network, path, "the renderer", "train one with baseline/"
                           "train_renderer.py, or name another with --renderer")

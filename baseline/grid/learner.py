@@ -2,12 +2,12 @@
 
 The actor paints pictures in four passes (``grid.passes``).  The gradient of a finished painting's
 squared error flows through the exact rasterizer to the numbers of all its strokes, and from there
-into the actor; what the actor sees is cut off from it.  There is no critic and no discriminator.
+into the actor, but not into the canvases that the actor sees.  There is no critic and no
+discriminator.
 
-Batch normalization keeps the statistics of the first pictures, as a batch has few of them.  Each
-weight has a learning-rate multiplier of its own, in the spirit of maximal update parametrization
-(Yang and Hu, 2021), so that no layer outruns the others and few ReLUs die.  Convolutions take the
-orthogonal steps of Muon (Jordan et al., 2024), all else Adam's.
+Batch normalization keeps the statistics of the first pictures, as batches are small.  Each weight
+has a learning-rate multiplier, so that all layers learn at similar rates and few ReLUs die.
+Convolutions take the orthogonal steps of Muon (Jordan et al., 2024), other weights Adam's.
 """
 
 import copy
@@ -21,113 +21,111 @@ from torch.func import functional_call
 from DRL.actor import Actor, fold_batch_norm, folded_weights, normalized_convolutions
 from DRL.learner import Learner, Metrics, Setup, learning
 from grid.multipliers import measure_multipliers
-from grid.painter import GridPainter
-from grid.passes import PAINTING, choose
-from grid.start import IMITATION, imitation_loss, initialize
+from grid.passes import PAINTING, pass_actions
+from grid.policy import GridPolicy
+from grid.start import IMITATION_UPDATES, imitation_loss, initialize
 from Renderer.canvas import as_float
 from Renderer.layout import Layout, stacked, unstacked
 from Renderer.raster import paint_exact
 from Renderer.raster_gradient import stroke_gradient
 from running.optim import adam, cosine, orthogonal
 
-RATE, WARM_UP = 3e-3, 100  # highest learning rate; updates in which it rises to its cosine
+PEAK_RATE, WARM_UP = 3e-3, 100  # highest learning rate; updates before it
 MOMENTUM = 0.9  # of Muon
-MUON_RMS = 0.3  # root mean square of a Muon step over rate and multipliers; about that of Adam
-MEASURE_EVERY = 300  # updates between measurements of the activations
-MEASURED = 4  # pictures that they are measured on
+MUON_RMS = 0.3  # root mean square of a Muon step over rate and multipliers, as large as Adam's
+MULTIPLIER_INTERVAL = 300  # updates between measurements of the multipliers
+MULTIPLIER_PICTURES = 4  # that they are measured on
 EARLY_WEIGHT = 0.3  # of the error after an earlier pass
-COARSE = 2  # passes, the first ones, that are learned in every COARSE_EVERY-th update only
-COARSE_EVERY = 3
+COARSE_PASSES = 2  # the first ones, which learn in every COARSE_INTERVAL-th update only
+COARSE_INTERVAL = 3
 
-Policy = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+ActorFunction = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 class GridLearner(Learner):
     """An actor with a grid read-out that learns from whole paintings."""
 
+    policy_type = GridPolicy
+
     def __init__(self, setup: Setup, *, actor_rate: float | None = None) -> None:
         """Build the actor; actor_rate: the highest rate of a cosine after a warm-up."""
         super().__init__(setup, {}, readout="grid")
         self.family = setup.render.family
-        self.peak = actor_rate or RATE
-        self.folded = fold_batch_norm(copy.deepcopy(self.actor))  # its weights are never used
-        self.filters = [conv.weight for _, conv, _ in normalized_convolutions(self.actor)]
+        self.peak = actor_rate or PEAK_RATE
+        self.folded = fold_batch_norm(copy.deepcopy(self.actor))  # for ``folded_weights``
+        self.filters = [conv.weight for _, conv, *_ in normalized_convolutions(self.actor)]
         self.momenta = [torch.zeros_like(weight) for weight in self.filters]
         self.multipliers: list[torch.Tensor] = []  # of the filters and, last, of the last layer
-        own = set(map(id, self.filters))
-        rest = [weight for weight in self.actor.parameters() if id(weight) not in own]
-        self.optimizers["actor"] = adam(nn.ParameterList(rest), False)
-        self.imitating = IMITATION  # updates until which it imitates plain strokes
+        filters = set(map(id, self.filters))
+        others = [weight for weight in self.actor.parameters() if id(weight) not in filters]
+        self.optimizers["actor"] = adam(nn.ParameterList(others), False)
+        self.imitation_updates = IMITATION_UPDATES
 
     def rates(self, progress: float) -> dict[str, float]:
         """Return the learning rate at ``progress`` in [0, 1]: half a cosine, after a warm-up."""
         return {"actor": min(1, (self.updates + 1) / WARM_UP) * cosine(progress, self.peak)}
 
     def start_from(self, actor: Actor) -> None:
-        """Load the weights of an actor with a grid read-out, which needs no imitation."""
+        """Load the weights of an actor with a grid read-out; skip imitation."""
         super().start_from(actor)
-        self.imitating = 0
-
-    def painter(self, averaged: bool = False) -> GridPainter:
-        """Return a painter with the actor or its EMA."""
-        return GridPainter(self.finished(averaged), self.render, self.precision)
+        self.imitation_updates = 0
 
     def state_dict(self) -> dict:
-        """Return the multipliers, momenta and the length of the imitation too."""
+        """Return the multipliers, momenta and the number of imitation updates too."""
         return super().state_dict() | {"multipliers": self.multipliers, "momenta": self.momenta,
-                                       "imitating": self.imitating}
+                                       "imitating": self.imitation_updates}
 
     def load_state_dict(self, state: dict) -> None:
-        """Load what ``state_dict`` returned."""
+        """Load a state of ``state_dict``."""
         super().load_state_dict(state)
         self.multipliers = [each.to(self.precision.device) for each in state["multipliers"]]
         torch._foreach_copy_(self.momenta, state["momenta"])
-        self.imitating = state["imitating"]
+        self.imitation_updates = state["imitating"]
 
     def update(self, batch: torch.Tensor, progress: float) -> Metrics:
         """Take one optimizer step by paintings of targets (B, 3, 128, 128) uint8.
 
-        Returns the mean squared error of the finished paintings; in the first updates, of the
-        imitated numbers.
+        Returns the mean squared error of the finished paintings; in imitation updates, of the
+        actions.
         """
         self.set_rates(progress)
-        target, actor = as_float(batch.cpu()), self.actor
-        if self.updates == 0 and self.imitating:
-            initialize(actor, target, self.family)
-            self.ranks.make_same(actor)
-            self.ema_actor.load_state_dict(actor.state_dict())
-        if self.updates % MEASURE_EVERY == 0 or self.updates == self.imitating:
-            self.measure_activations(target[:MEASURED])
-        with learning(actor):
-            policy = self.policy()
-            if self.updates < self.imitating:
-                loss = error = imitation_loss(policy, target, self.updates, self.family)
+        target = as_float(batch.cpu())
+        if self.updates == 0 and self.imitation_updates:
+            initialize(self.actor, target, self.family)
+            self.ranks.make_same(self.actor)
+            self.ema_actor.load_state_dict(self.actor.state_dict())
+        if self.updates % MULTIPLIER_INTERVAL == 0 or self.updates == self.imitation_updates:
+            self.set_multipliers(target[:MULTIPLIER_PICTURES])
+        with learning(self.actor):
+            actor = self.folded_actor()
+            if self.updates < self.imitation_updates:
+                loss = error = imitation_loss(actor, target, self.updates, self.family)
             else:
-                loss, error = self.painting_loss(policy, target)
-            actor.zero_grad(set_to_none=True)
+                loss, error = self.painting_loss(actor, target)
+            self.actor.zero_grad(set_to_none=True)
             loss.backward()
-        self.ranks.mean_gradients(actor)
+        self.ranks.mean_gradients(self.actor)
         self.step()
         self.update_ema(progress)
         return {"actor/error": error.detach()}
 
-    def policy(self) -> Policy:
-        """Return the actor with its batch normalization folded; gradients flow to its weights.
+    def folded_actor(self) -> ActorFunction:
+        """Return the actor with folded batch normalization, differentiable in its weights.
 
-        It takes and returns tensors on the CPU, where the rasterizer is.
+        It takes and returns tensors on the CPU, as the rasterizer does.
         """
         weights, device = folded_weights(self.actor), self.precision.device
 
-        def act(*inputs: torch.Tensor) -> torch.Tensor:
+        def forward(*inputs: torch.Tensor) -> torch.Tensor:
             with self.precision.autocast():
                 inputs = tuple(each.to(device) for each in inputs)
                 return functional_call(self.folded, weights, inputs).cpu()
 
-        return act
+        return forward
 
     @torch.no_grad()
     def step(self) -> None:
-        """Take one step by the gradients: of Muon for filters, of Adam for all else."""
+        """Take one step by the gradients: of Muon for filters, of Adam for other weights."""
         optimizer, last = self.optimizers["actor"], self.actor.fc.weight
         lr = optimizer.param_groups[0]["lr"]
         before, dtype = last.clone(), torch.bfloat16 if self.precision.bf16 else last.dtype
@@ -139,7 +137,7 @@ class GridLearner(Learner):
                 zip(self.filters, self.momenta, multipliers, strict=True)):
             momentum.lerp_(weight.grad, 1 - MOMENTUM)
             steps.append(torch.zeros_like(weight))
-            if number % self.ranks.world == self.ranks.rank:  # the others' come from others
+            if number % self.ranks.world == self.ranks.rank:  # each process steps some filters
                 nesterov = torch.lerp(weight.grad, momentum, MOMENTUM)
                 direction = orthogonal((multiplier * nesterov).flatten(1), dtype).view_as(weight)
                 rms = MUON_RMS * max(direction.flatten(1).shape) ** 0.5
@@ -148,12 +146,12 @@ class GridLearner(Learner):
             weight.sub_(self.ranks.total(step), alpha=lr)
 
     @torch.no_grad()
-    def measure_activations(self, target: torch.Tensor) -> None:
-        """Set the learning-rate multipliers by the activations in some paintings."""
-        _, canvases = self.paint(self.policy(), target)
-        seen = torch.cat([torch.zeros_like(target), *map(unstacked, canvases[:-1])])
-        progress = torch.tensor([which.progress for which in PAINTING])
-        inputs = (seen, target.repeat(len(PAINTING), 1, 1, 1),
+    def set_multipliers(self, target: torch.Tensor) -> None:
+        """Set the learning-rate multipliers by the activations while painting targets."""
+        _, canvases = self.paint(self.folded_actor(), target)
+        canvas = torch.cat([torch.zeros_like(target), *map(unstacked, canvases[:-1])])
+        progress = torch.tensor([each.progress for each in PAINTING])
+        inputs = (canvas, target.repeat(len(PAINTING), 1, 1, 1),
                   progress.repeat_interleave(len(target)))
         with self.precision.autocast():
             measured = measure_multipliers(
@@ -161,43 +159,43 @@ class GridLearner(Learner):
         self.multipliers = [self.ranks.total(each).div_(self.ranks.world) for each in measured]
 
     def painting_loss(
-        self, policy: Policy, target: torch.Tensor
+        self, actor: ActorFunction, target: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Paint, and return a scalar with the paintings' gradient, and their squared error.
+        """Paint; return a scalar with the gradient of the squared error, and that error.
 
-        Two of three updates learn the passes over all cells alone; two of three count the error
-        after an earlier pass too.
+        Two of three updates learn the full passes alone; two of three count the error after an
+        earlier pass too.
         """
-        turn = self.updates % COARSE_EVERY
-        first = 0 if turn == 0 else COARSE  # of the passes that are learned
-        bundles, canvases = self.paint(policy, target, first)
+        phase = self.updates % COARSE_INTERVAL
+        first = 0 if phase == 0 else COARSE_PASSES  # of the passes that learn
+        bundles, canvases = self.paint(actor, target, first)
         below = canvases[first - 1] if first else None
         error, grads = self.gradient(bundles[first:], target, below)
-        if turn != COARSE_EVERY - 1:
-            end = COARSE + 1 if first else 1 + self.updates // COARSE_EVERY % COARSE
+        if phase != COARSE_INTERVAL - 1:
+            end = (COARSE_PASSES if first else self.updates // COARSE_INTERVAL % COARSE_PASSES) + 1
             _, early_grads = self.gradient(bundles[first:end], target, below)
-            for grad, early_grad in zip(grads, early_grads, strict=False):  # of the passes by then
+            for grad, early_grad in zip(grads, early_grads, strict=False):
                 grad += EARLY_WEIGHT * early_grad
-        if first == 0:  # as much as if they were learned in every update
-            for grad in grads[:COARSE]:
-                grad *= COARSE_EVERY
+        if first == 0:
+            for grad in grads[:COARSE_PASSES]:
+                grad *= COARSE_INTERVAL  # as if they learned in every update
         loss = sum((grad * bundle).sum()
                    for grad, bundle in zip(grads, bundles[first:], strict=True))
         return loss / len(target), torch.tensor(error)
 
     def paint(
-        self, policy: Policy, target: torch.Tensor, first: int = len(PAINTING)
+        self, actor: ActorFunction, target: torch.Tensor, first: int = len(PAINTING)
     ) -> tuple[list[torch.Tensor], list[np.ndarray]]:
         """Paint targets (B, 3, 128, 128) in [0, 1], from black.
 
-        first: of the passes through which gradients flow.  Returns the bundles of each pass,
-        (B, bundles, 13 N), and the stacked canvas (128 B, 128, 3) after it.
+        first: number of the first pass that gradients flow through.  Returns the bundles of each
+        pass (B, bundles, 13 N), and the stacked canvas (128 B, 128, 3) after it.
         """
         column, canvas = Layout.column(len(target)), np.zeros(stacked(target).shape, np.float32)
         bundles, canvases = [], []
-        for number, which in enumerate(PAINTING):
+        for number, grid_pass in enumerate(PAINTING):
             with torch.set_grad_enabled(number >= first):
-                bundles.append(choose(policy, column.cut(canvas), target, which))
+                bundles.append(pass_actions(actor, column.cut(canvas), target, grid_pass))
             for action in bundles[-1].unbind(1):
                 paint_exact(column.strokes(self.family, action), canvas)
             canvases.append(canvas.copy())
@@ -205,20 +203,17 @@ class GridLearner(Learner):
 
     def gradient(
         self, bundles: list[torch.Tensor], target: torch.Tensor, below: np.ndarray | None
-    ) -> tuple[float, list[torch.Tensor]]:
-        """Return the mean squared error of paintings, and its gradient to each one's bundles.
+    ) -> tuple[float, tuple[torch.Tensor, ...]]:
+        """Return the mean squared error of paintings, and its gradient for each pass's bundles.
 
-        below: the stacked canvas that they are painted on, or None: black.
+        below: the stacked canvas under the paintings; None: black.
         """
         single, counts = Layout.column(1), [each.shape[1] for each in bundles]
+        below = [None] * len(target) if below is None else np.split(below, len(target))
         errors, grads = [], []
-        for number, picture in enumerate(target):
-            action = torch.cat([each[number] for each in bundles]).reshape(1, -1)
-            rows = slice(number * picture.shape[1], (number + 1) * picture.shape[1])
-            error, grad = stroke_gradient(single.strokes(self.family, action),
-                                          stacked(picture[None]),
-                                          None if below is None else below[rows])
+        for action, picture, canvas in zip(torch.cat(bundles, 1), target, below, strict=True):
+            error, grad = stroke_gradient(single.strokes(self.family, action.reshape(1, -1)),
+                                          stacked(picture[None]), canvas)
             errors.append(error)
             grads.append(grad.view(sum(counts), -1))
-        return float(np.mean(errors)), [
-            part.clone() for part in torch.stack(grads).split(counts, 1)]
+        return float(np.mean(errors)), torch.stack(grads).split(counts, 1)

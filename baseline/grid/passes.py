@@ -1,10 +1,11 @@
-"""A painting as passes over a grid: which cells an actor with a grid read-out paints, and when.
+"""A painting as passes over a grid: which grid cells are painted, and in what order.
 
-A pass is one forward pass of the actor, which gives a bundle of strokes for each of the 4x4 cells
-of its last feature map.  A painting of 40 bundles takes four passes: the quadrants of the picture,
-the four cells with the largest error, all cells, and all cells again.
+A pass is one forward pass of an actor with a grid read-out, which gives an action for each of the
+4x4 grid cells of its last feature map.  A painting of 40 actions takes four passes: the quadrants
+of the picture, the four cells with the largest squared error, all cells, and all cells again.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -12,73 +13,67 @@ import torch.nn.functional as F
 
 from constants import GRID
 
-CELLS = {  # by cells a side: the places on the feature map, in reading order
-    2: torch.tensor([5, 7, 13, 15]),  # centers of their receptive fields: those of the quadrants
+CELLS = {  # by cells a side: their places on the feature map, row by row
+    2: torch.tensor([5, 7, 13, 15]),  # whose receptive fields are centered on the quadrants
     GRID: torch.arange(GRID**2),
 }
 
 
 class Pass(NamedTuple):
-    """The bundles that one forward pass of the actor gives for a picture."""
+    """The actions that one forward pass of the actor gives for a picture."""
 
     side: int  # cells a side: 2 (quadrants) or 4
-    bundles: int  # painted; where fewer than cells, those of the cells with the largest error
-    progress: float  # in [0, 1): the actor's input that tells it which pass it is
+    bundles: int  # actions; if fewer than cells, of the cells with the largest error
+    progress: float  # in [0, 1): the actor's input that tells the passes apart
 
 
 QUADRANTS = Pass(2, 4, 0.0)
-WORST = Pass(GRID, 4, 0.1)
-FIRST = Pass(GRID, GRID**2, 0.3)
-SECOND = Pass(GRID, GRID**2, 0.7)
-PAINTING = (QUADRANTS, WORST, FIRST, SECOND)  # as it is learned
-PAINTED = sum(which.bundles for which in PAINTING)  # 40
+LARGEST_ERRORS = Pass(GRID, 4, 0.1)
+FIRST_FULL = Pass(GRID, GRID**2, 0.3)
+SECOND_FULL = Pass(GRID, GRID**2, 0.7)
+PAINTING = (QUADRANTS, LARGEST_ERRORS, FIRST_FULL, SECOND_FULL)  # in training
+PAINTING_STEPS = sum(each.bundles for each in PAINTING)  # 40 actions
 
 
-def plan(steps: int) -> list[Pass]:
-    """Return the passes of a painting of so many bundles from a blank canvas.
+def plan(steps: int, on_top: bool = False) -> list[Pass]:
+    """Return the passes of a painting of ``steps`` actions, the last one shortened.
 
-    Below 40 bundles a second pass over some cells is better than one over the worst after the
-    quadrants; beyond 56 more hardly help.
+    on_top: paint on a coarse painting in place of a blank canvas.  Below 40 actions a second full
+    pass gives a lower error than one over the largest errors.
     """
-    order = [QUADRANTS, FIRST, SECOND] if steps < PAINTED else list(PAINTING)
-    return _cut_off([*order, *[SECOND] * (steps // GRID**2)], steps)
-
-
-def plan_on_top(steps: int) -> list[Pass]:
-    """Return the passes of so many bundles on a canvas that is coarsely painted already."""
-    return _cut_off([FIRST, *[SECOND] * (steps // GRID**2)], steps)
-
-
-def _cut_off(order: list[Pass], steps: int) -> list[Pass]:
-    passes = []
-    for each in order:
+    passes = list(PAINTING) if steps >= PAINTING_STEPS else [QUADRANTS, FIRST_FULL, SECOND_FULL]
+    if on_top:
+        passes = [FIRST_FULL]
+    planned = []
+    for each in [*passes, *[SECOND_FULL] * (steps // GRID**2)]:
         if bundles := min(each.bundles, steps):
-            passes.append(each._replace(bundles=bundles))
+            planned.append(each._replace(bundles=bundles))
         steps -= bundles
-    return passes
+    return planned
 
 
-def chosen_cells(canvas: torch.Tensor, target: torch.Tensor, which: Pass) -> torch.Tensor:
-    """Return the cells (B, bundles) that a pass paints, in reading order.
+def select_cells(canvas: torch.Tensor, target: torch.Tensor, grid_pass: Pass) -> torch.Tensor:
+    """Return the cells (B, bundles) that a pass paints, row by row.
 
     canvas, target: (B, 3, 128, 128) in [0, 1].
     """
-    cells = CELLS[which.side].to(canvas.device)
-    if which.bundles == len(cells):
+    cells = CELLS[grid_pass.side].to(canvas.device)
+    if grid_pass.bundles == len(cells):
         return cells.expand(len(canvas), -1)
     error = (canvas - target).square().mean(1, keepdim=True)
-    error = F.adaptive_avg_pool2d(error, which.side).flatten(1)  # (B, cells)
-    return cells[error.topk(which.bundles).indices.sort(1).values]
+    error = F.adaptive_avg_pool2d(error, grid_pass.side).flatten(1)  # (B, cells)
+    return cells[error.topk(grid_pass.bundles).indices.sort(1).values]
 
 
-def choose(
-    actor: torch.nn.Module, canvas: torch.Tensor, target: torch.Tensor, which: Pass
+def pass_actions(
+    actor: Callable[..., torch.Tensor], canvas: torch.Tensor, target: torch.Tensor,
+    grid_pass: Pass,
 ) -> torch.Tensor:
-    """Return the bundles (B, bundles, 13 N) of a pass, in painting order.
+    """Return the actions (B, bundles, 13 N) of a pass, in painting order.
 
     actor: maps canvas, target and progress (B,) to (B, 16, 13 N); canvas, target: (B, 3, 128, 128)
     in [0, 1].
     """
-    progress = torch.full((len(canvas),), which.progress, device=canvas.device)
-    cells = chosen_cells(canvas, target, which)
+    progress = torch.full((len(canvas),), grid_pass.progress, device=canvas.device)
+    cells = select_cells(canvas, target, grid_pass)
     return actor(canvas, target, progress).take_along_dim(cells[..., None], 1)

@@ -1,4 +1,8 @@
-"""How a new actor of the grid method begins: its normalization, and strokes that it imitates."""
+"""The start of a training by the grid method: initialization, then imitation learning.
+
+In its first updates a new actor learns by behavior cloning from target strokes: short strokes in
+the mean color around them, spread evenly over each grid cell.
+"""
 
 from collections.abc import Callable
 
@@ -7,83 +11,80 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from constants import BUNDLE, GRID, WIDTH
+from constants import GRID, WIDTH
 from DRL.actor import Actor, Block, normalized_convolutions
-from grid.passes import CELLS, FIRST, QUADRANTS, SECOND, WORST, Pass
-from Renderer.canvas import STROKE_DIM
+from grid.passes import CELLS, FIRST_FULL, LARGEST_ERRORS, QUADRANTS, SECOND_FULL, Pass
 from Renderer.layout import Layout, stacked, unstacked
 from Renderer.raster import paint_exact
-from Renderer.stroke_gen import FAMILIES, SHAPE_DIM
+from Renderer.stroke_gen import FAMILIES
 
-IMITATION = 240  # updates
-OPACITY = {2: 0.9, GRID: 0.6}  # of plain strokes, by cells a side
-LESSONS = (QUADRANTS, FIRST, SECOND, QUADRANTS, WORST._replace(bundles=GRID**2), SECOND)
+IMITATION_UPDATES = 240
+IMITATION_PASSES = (QUADRANTS, FIRST_FULL, SECOND_FULL, QUADRANTS,
+                    LARGEST_ERRORS._replace(bundles=GRID**2), SECOND_FULL)
+OPACITY = {2: 0.9, GRID: 0.6}  # of target strokes, by cells a side
+# Row and column of the centers of a cell's five target strokes, and their radii, in cells.
+PLACES = ((1 / 2, 1 / 2, 9 / 32), *((y, x, 6 / 32) for y in (1 / 4, 3 / 4) for x in (1 / 4, 3 / 4)))
+HALF_LENGTH = 5 / 32  # of a target stroke, in cells
 RESIDUAL_SCALE = 0.5  # of the normalization that ends a block's residual branch
 LAST_LAYER_SCALE = 0.1
-# Five short strokes, in parts of their cell: row and column of the center, radius.
-SPOTS = ((1 / 2, 1 / 2, 9 / 32), *((y, x, 6 / 32) for y in (1 / 4, 3 / 4) for x in (1 / 4, 3 / 4)))
-HALF_LENGTH = 5 / 32  # of a stroke, in parts of its cell
 
 
-def plain_strokes(target: torch.Tensor, side: int, family: str) -> torch.Tensor:
-    """Return short strokes in the mean color around them, a bundle for each of side x side cells.
+def target_strokes(target: torch.Tensor, side: int, family: str) -> torch.Tensor:
+    """Return target strokes (B, side**2, 13 * 5), a bundle for each of side x side cells.
 
-    target: (B, 3, 128, 128) in [0, 1].  Returns (B, side**2, 13 BUNDLE).
+    target: (B, 3, 128, 128) in [0, 1].
     """
-    pixels, known = WIDTH // side, FAMILIES[family]
-    means = F.avg_pool2d(target, pixels // 2, pixels // 4)
-    strokes = target.new_zeros(len(target), side**2, BUNDLE, STROKE_DIM)
-    for cell in range(side**2):
-        for number, (y, x, radius) in enumerate(SPOTS):
-            row, column = pixels * (cell // side + y), pixels * (cell % side + x)
-            top, left = (int(v) * 4 // pixels - 1 for v in (row, column))
-            row, column, half = row / WIDTH, column / WIDTH, HALF_LENGTH / side
-            middle = 0.5, 0.5
-            if known.points == 1:
-                half = 0.0
-            elif not known.relative:  # a triangle's corners, as it has no radius
-                half += radius / side
-                middle, row = (row - half, column), row + half
-            radius = (pixels * radius - 1) / (WIDTH / 2)
-            strokes[:, cell, number, :SHAPE_DIM] = strokes.new_tensor(
-                [row, column - half, *middle, row, column + half, radius, radius,
-                 OPACITY[side], OPACITY[side]])
-            strokes[:, cell, number, SHAPE_DIM:] = means[:, :, top, left]
-    return strokes.flatten(2)
+    row, column, radius = torch.tensor(PLACES).unbind(1)  # (5,), in cells
+    cell = torch.arange(side**2)[:, None]
+    row, column = cell // side + row, cell % side + column  # (cells, 5)
+    means = F.avg_pool2d(target, WIDTH // side // 2, WIDTH // side // 4)
+    colors = means[:, :, (4 * row - 1).long(), (4 * column - 1).long()]  # (B, 3, cells, 5)
+    row, column, half = row / side, column / side, HALF_LENGTH / side
+    middle = 0.5, 0.5
+    if FAMILIES[family].points == 1:
+        half = 0.0
+    elif not FAMILIES[family].relative:  # a triangle's corners, as it has no radius
+        half = half + radius / side
+        middle, row = (row - half, column), row + half
+    radius = (WIDTH // side * radius - 1) / (WIDTH / 2)
+    numbers = (row, column - half, *middle, row, column + half, radius, radius,
+               OPACITY[side], OPACITY[side])
+    shapes = torch.stack(torch.broadcast_tensors(*map(torch.as_tensor, numbers)), 2)
+    shapes = shapes.expand(len(target), -1, -1, -1)  # (B, cells, 5, 10)
+    return torch.cat((shapes, colors.permute(0, 2, 3, 1)), 3).flatten(2)
 
 
-def lesson(
-    target: torch.Tensor, which: Pass, family: str
+def imitation_batch(
+    target: torch.Tensor, grid_pass: Pass, family: str
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return what a new actor sees and imitates in a pass: canvases and bundles of plain strokes.
+    """Return the canvases before a pass and the actions (B, cells, 13 N) to imitate in it.
 
-    target: (B, 3, 128, 128) in [0, 1].  The canvases, of the same shape, are black before the
-    quadrants, then have these, and before the second pass over all cells those of the first.
-    Returns them and the bundles (B, cells, 13 N).
+    target: (B, 3, 128, 128) in [0, 1].  The canvases, of the same shape, have the target strokes
+    of the passes before.
     """
     column, canvas = Layout.column(len(target)), np.zeros(stacked(target).shape, np.float32)
-    coarse, fine = (plain_strokes(target, side, family) for side in (2, GRID))
-    for bundles in {QUADRANTS.progress: (), SECOND.progress: (coarse, fine)}.get(
-            which.progress, (coarse,)):
-        paint_exact(column.strokes(family, bundles.flatten(1)), canvas)
-    return unstacked(canvas), coarse if which.side == 2 else fine
+    coarse, fine = (target_strokes(target, side, family) for side in (2, GRID))
+    before = {QUADRANTS: (), SECOND_FULL: (coarse, fine)}.get(grid_pass, (coarse,))
+    for actions in before:
+        paint_exact(column.strokes(family, actions.flatten(1)), canvas)
+    return unstacked(canvas), coarse if grid_pass.side == 2 else fine
 
 
 def imitation_loss(
-    policy: Callable[..., torch.Tensor], target: torch.Tensor, update: int, family: str
+    actor: Callable[..., torch.Tensor], target: torch.Tensor, update: int, family: str
 ) -> torch.Tensor:
-    """Return the mean squared error of the numbers of an actor's strokes to plain ones."""
-    which = LESSONS[update % len(LESSONS)]
-    canvas, bundles = lesson(target, which, family)
-    numbers = policy(canvas, target, torch.full((len(target),), which.progress))
-    return (numbers[:, CELLS[which.side]] - bundles).square().mean()
+    """Return the mean squared error of an actor's actions to the target strokes in [0, 1]."""
+    grid_pass = IMITATION_PASSES[update % len(IMITATION_PASSES)]
+    canvas, expected = imitation_batch(target, grid_pass, family)
+    actions = actor(canvas, target, torch.full((len(target),), grid_pass.progress))
+    return (actions[:, CELLS[grid_pass.side]] - expected).square().mean()
 
 
 @torch.no_grad()
 def initialize(actor: Actor, target: torch.Tensor, family: str) -> None:
     """Draw an actor's weights (He et al., 2015) and measure its normalization's statistics once.
 
-    target: (B, 3, 128, 128) in [0, 1]; it is seen with the canvases of all lessons.
+    target: (B, 3, 128, 128) in [0, 1]; the actor sees it with the canvases of three passes.
     """
     for module in actor.modules():
         if isinstance(module, nn.Conv2d):
@@ -93,15 +94,10 @@ def initialize(actor: Actor, target: torch.Tensor, family: str) -> None:
             module.bias.zero_()
         elif isinstance(module, Block):
             module.bn2.weight.fill_(RESIDUAL_SCALE)
-    device = actor.fc.weight.device
-    canvas = torch.cat([lesson(target, which, family)[0] for which in LESSONS[:3]])
-    progress = torch.tensor([which.progress for which in LESSONS[:3]])
-    norms = [norm for _, _, norm in normalized_convolutions(actor)]
-    momentum = norms[0].momentum
-    for norm in norms:
-        norm.momentum = 1.0  # the statistics become those of this batch
-    actor.train()(canvas.to(device), target.repeat(3, 1, 1, 1).to(device),
-                  progress.repeat_interleave(len(target)).to(device))
+    device, passes = actor.fc.weight.device, IMITATION_PASSES[:3]
+    canvas = torch.cat([imitation_batch(target, each, family)[0] for each in passes])
+    progress = torch.tensor([each.progress for each in passes]).repeat_interleave(len(target))
+    for *_, norm in normalized_convolutions(actor):
+        norm.momentum = 1.0  # the running statistics become those of this batch
+    actor.train()(canvas.to(device), target.repeat(3, 1, 1, 1).to(device), progress.to(device))
     actor.eval()
-    for norm in norms:
-        norm.momentum = momentum

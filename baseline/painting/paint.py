@@ -14,8 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from constants import BUNDLE, STEPS
-from DRL.rollout import Painter
-from grid.painter import load_painter
+from grid.policy import load_policy
 from painting.drawing import draw_frames, size_of
 from painting.frames import Frames, Writer
 from painting.options import PaintOptions
@@ -62,10 +61,11 @@ def load_artist(options: PaintOptions) -> Artist:
     if options.actor is None:
         family = options.stroke or load_render(options.renderer or RENDERER, precision).family
         return Artist(BUNDLE, partial(random_steps, family, seed=options.seed))
-    painter = load_painter(options.actor, options.renderer or RENDERER, precision)
-    neural = (options.canvas or painter.canvas) == "neural"
-    paint = partial(paint_neural, painter.render) if neural else paint_exact
-    return Artist(painter.bundle, partial(paint_steps, painter, paint=paint))
+    needed = RENDERER if options.canvas == "neural" else None
+    policy = load_policy(options.actor, options.renderer or needed, precision)
+    neural = (options.canvas or policy.canvas) == "neural"
+    paint = partial(paint_neural, policy.render) if neural else paint_exact
+    return Artist(policy.bundle, partial(paint_steps, policy, paint=paint))
 
 
 def readable(

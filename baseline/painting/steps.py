@@ -8,9 +8,9 @@ import numpy as np
 import torch
 
 from constants import BUNDLE, WIDTH
-from DRL.rollout import Painter
-from grid.painter import GridPainter
-from grid.passes import plan, plan_on_top
+from DRL.rollout import Policy
+from grid.passes import plan
+from grid.policy import GridPolicy
 from painting.refine import random_shapes
 from painting.tiles import Stage
 from Renderer.layout import Layout
@@ -40,7 +40,7 @@ def squared_error(canvas: np.ndarray, target: np.ndarray) -> float:
 
 
 def paint_steps(
-    painter: Painter, picture: np.ndarray, stages: list[Stage],
+    policy: Policy, picture: np.ndarray, stages: list[Stage],
     paint: Callable[[Strokes, np.ndarray], object],
 ) -> Iterator[Step]:
     """Let an actor choose the strokes for a picture (h, w, 3) uint8 BGR.
@@ -51,27 +51,27 @@ def paint_steps(
     height, width, *_ = stages[0].layout
     canvas, target = np.zeros((height, width, 3), np.float32), target_of(picture, height, width)
     for stage in stages:
-        actions = grid_actions if isinstance(painter, GridPainter) else tile_actions
+        actions = grid_actions if isinstance(policy, GridPolicy) else tile_actions
         for number, (layout, action) in enumerate(
-                actions(painter, stage, canvas, target, stage is not stages[0]), 1):
-            strokes = layout.strokes(painter.family, action)
+                actions(policy, stage, canvas, target, stage is not stages[0]), 1):
+            strokes = layout.strokes(policy.family, action)
             paint(strokes, canvas)
             yield Step(strokes, len(layout.tiles), f"{stage.name} step {number}",
                        squared_error(canvas, target))
 
 
 def tile_actions(
-    painter: Painter, stage: Stage, canvas: np.ndarray, target: np.ndarray, _: bool
+    policy: Policy, stage: Stage, canvas: np.ndarray, target: np.ndarray, _: bool
 ) -> Iterator[tuple[Layout, torch.Tensor]]:
     """Yield an action for each tile (tiles, 13 N), chosen after the one before was painted."""
-    tiles = stage.layout.cut(target).to(painter.device)
+    tiles = stage.layout.cut(target).to(policy.device)
     for step in range(stage.steps):
-        seen = stage.layout.cut(canvas).to(painter.device)
-        yield stage.layout, painter.act(seen, tiles, step / stage.steps)
+        seen = stage.layout.cut(canvas).to(policy.device)
+        yield stage.layout, policy.act(seen, tiles, step / stage.steps)
 
 
 def grid_actions(
-    painter: GridPainter, stage: Stage, canvas: np.ndarray, target: np.ndarray, on_top: bool
+    policy: GridPolicy, stage: Stage, canvas: np.ndarray, target: np.ndarray, on_top: bool
 ) -> Iterator[tuple[Layout, torch.Tensor]]:
     """Yield the actions (tiles, 13 N) of passes over a grid, many of a forward pass.
 
@@ -79,9 +79,9 @@ def grid_actions(
     shifted by half a tile.
     """
     layouts = (stage.layout, stage.layout.shifted()) if on_top else (stage.layout, stage.layout)
-    for number, which in enumerate((plan_on_top if on_top else plan)(stage.steps)):
+    for number, grid_pass in enumerate(plan(stage.steps, on_top)):
         layout = layouts[number % 2]
-        for action in painter.choose(canvas, target, layout, which).unbind(1):
+        for action in policy.act_in_pass(canvas, target, layout, grid_pass).unbind(1):
             yield layout, action
 
 
