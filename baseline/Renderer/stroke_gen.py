@@ -118,7 +118,7 @@ def triangles(strokes: torch.Tensor, width: float = WIDTH) -> Triangles:
 
     0 and 1 are the first and the last pixel at any width.
     """
-    pixels = whole(corner_places(strokes) * (2 * width - 1) + 0.5)
+    pixels = truncate(corner_places(strokes) * (2 * width - 1) + 0.5)
     return Triangles(pixels[:, 0::2], pixels[:, 1::2], strokes[:, 8].double())
 
 
