@@ -104,7 +104,8 @@ def check(options: PaintOptions) -> None:
     if options.seconds and not (options.video or any(
             path.suffix.lower() == ".svg" for path in options.strokes)):
         raise UserError("--seconds needs --video or --strokes FILE.svg")
-    if options.output.suffix.lower() in (".json", ".svg", *VIDEOS) and not options.output.is_dir():
+    other_kinds = {".json", ".svg", *VIDEOS} - SUFFIXES
+    if options.output.suffix.lower() in other_kinds and not options.output.is_dir():
         raise UserError(f"--output {options.output} is no picture; --strokes writes strokes and "
                         "--video videos")
 

@@ -116,7 +116,7 @@ def test_without_locks_the_work_goes_on_and_says_so_once(tmp_path, monkeypatch, 
     def refuse(*_: object) -> None:
         raise OSError(code, os.strerror(code))
 
-    locks._no_locks.cache_clear()
+    locks._warn.cache_clear()
     monkeypatch.setattr(fcntl, "flock", refuse)
     with open(tmp_path / ".lock", "w") as file:
         assert not lock(file.fileno(), wait=False, how=refuse)
