@@ -7,12 +7,13 @@ import warnings
 import zipfile
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from functools import partial
 from itertools import chain, islice, repeat
 from pathlib import Path
 from pickletools import genops
 from reprlib import repr as shown
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, BinaryIO
 
 import torch
 from torch import nn
@@ -21,8 +22,7 @@ from constants import WIDTH
 from utils.command import UserError
 from utils.files import reason, write_atomically
 
-# The first bytes of files of other kinds.
-OTHER_FILES = {
+OTHER_FILES = {  # by their first bytes
     rb"\Z": "is empty",
     rb"\x1f[\x8b\x9d]|BZh|\xfd7zXZ|7z\xbc\xaf|Rar!|\x28\xb5\x2f\xfd|\x04\x22\x4d\x18|\x5d\0\0.\0"
     rb"|PK\x05\x06|.{257}ustar": "is an archive; unpack it first",
@@ -34,18 +34,15 @@ OTHER_FILES = {
 # The globals in the pickles of files of tensors and plain values.
 PLAIN_GLOBALS = (r"collections OrderedDict|torch\._utils _rebuild_(tensor(_v2)?|parameter)"
                  r"|torch (BFloat16|Bool|Byte|Char|Double|Float|Half|Int|Long|Short)Storage")
-TENSOR_GLOBALS = r"torch\._utils _rebuild_\w+|torch \w+Storage"
 MAX_OPERATIONS = 10**6  # of pickles; those of a checkpoint have some ten thousand
 # Parts of keys that DataParallel, DistributedDataParallel and torch.compile add, and the newer
 # names of weight normalization.
-WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
+WRAPPERS = re.compile(
+    r"(?<![^.])(module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 NEW_NAMES = {"parametrizations.weight.original0": "weight_g",
              "parametrizations.weight.original1": "weight_v"}
-EXTRA_KEY = "n_averaged"  # a counter of AveragedModel
 COUNTER = "num_batches_tracked"  # not in files of old versions, and a float in some
-# Of a checkpoint that is searched for weights.
-MAX_PARTS, MAX_DEPTH = 100_000, 32
-MAX_PREFIXES, MAX_PREFIX_LENGTH = 64, 200
+MAX_PARTS, MAX_KEY_LENGTH, MAX_PREFIXES = 100_000, 200, 64  # that are searched for weights
 MIN_TENSORS = 10  # of a network in a checkpoint; an optimizer has three for each parameter
 METADATA = {"family", "readout"}  # of a weight file: of strokes, of an actor
 
@@ -83,8 +80,8 @@ def load_file(path: Path, what: str, otherwise: str) -> Any:
 def _flaw(file: BinaryIO) -> str:
     """Return why a file is not one of tensors and plain values, before it is loaded; or "".
 
-    PyTorch refuses to run code, but does not say which, and other globals that it knows take any
-    amount of memory.  Raises an exception where the file is damaged.
+    PyTorch refuses to run code, but does not say which, and lets other globals that it knows take
+    any amount of memory.  Raises an exception where the file is damaged.
     """
     beginning = file.read(300)
     for pattern, flaw in OTHER_FILES.items():
@@ -95,11 +92,10 @@ def _flaw(file: BinaryIO) -> str:
         return _flaw_of_pickles(repeat(content, 5))  # one after the other, before PyTorch 1.6
     archive = zipfile.ZipFile(file)
     names = archive.namelist()
-    pickles = [name for name in names if name.endswith("/data.pkl")]
-    if not pickles:
-        return "is an archive; unpack it first"
     if any(name.endswith("/constants.pkl") for name in names):
         return "is a TorchScript archive and no state dict"
+    if not (pickles := [name for name in names if name.endswith("/data.pkl")]):
+        return "is an archive; unpack it first"
     if sum(part.file_size for part in archive.infolist()) > len(content):
         return "is compressed, which weight files are not"
     if archive.testzip():  # PyTorch would load damaged numbers
@@ -111,21 +107,17 @@ def _flaw_of_pickles(pickles: Iterable[Any]) -> str:
     """Return why pickles hold more than tensors and plain values; or ""."""
     strings = []
     operations = chain.from_iterable(map(genops, pickles))
-    for count, (opcode, value, _) in enumerate(operations):
-        if count == MAX_OPERATIONS:
-            return "is not a weight file"
+    for opcode, value, _ in islice(operations, MAX_OPERATIONS):
         if isinstance(value, str):
             strings.append(value)
         if opcode.name == "STACK_GLOBAL":
             value = " ".join(strings[-2:])
         if "GLOBAL" in opcode.name and not re.fullmatch(PLAIN_GLOBALS, value):
-            if not re.fullmatch(r"\S+ \S+", value):
-                raise ValueError("no pickle")
-            name = value[:100].replace(" ", ".")
-            if re.match(TENSOR_GLOBALS, value):
-                return f"holds other tensors than plain ones of floats ({name})"
-            return f"would run code ({name}); it was not loaded"
-    return ""
+            module, name = value[:100].split()
+            if re.match(r"torch(\._utils _rebuild_| \w+Storage)", value):
+                return f"holds other tensors than plain ones of floats ({module}.{name})"
+            return f"would run code ({module}.{name}); it was not loaded"
+    return "is not a weight file" if next(operations, None) else ""
 
 
 def load_weights(network: nn.Module, path: Path, what: str, otherwise: str) -> str:
@@ -144,53 +136,52 @@ def load_built(
     Returns the network and the file's metadata, always with "family".  Refuses files of older
     versions for pictures of another size than 128 pixels.
     """
-    def refuse(flaw: str) -> NoReturn:
-        raise UserError(f"{what} {path} {flaw}; {otherwise}")
-
     tensors, all_metadata = _flatten(load_file(path, what, otherwise))
     flaws = []
     for prefix in _prefixes(list(tensors)):
         state = {key.removeprefix(prefix): tensor for key, tensor in tensors.items()
                  if key.startswith(prefix)}
         network = build(state)
-        if not (flaw := _misfit(network, state)):
+        if flaw := _misfit(network, state):
+            flaws.append(flaw)
+            continue
+        network.load_state_dict(state)
+        metadata = all_metadata[max(filter(prefix.startswith, all_metadata), key=len)]
+        if (size := shown(metadata.get("size", WIDTH))) != str(WIDTH):
+            flaws = [f"is for pictures of {size} pixels a side, not {WIDTH}"]
             break
-        flaws.append(flaw)
-    else:
-        refuse(flaws[0] if flaws else "holds no state dict")
-    network.load_state_dict(state)
-    metadata = all_metadata[max((key for key in all_metadata if prefix.startswith(key)), key=len)]
-    if type(size := metadata.get("size", WIDTH)) is not int or size != WIDTH:
-        refuse(f"is for pictures of {shown(size)} pixels a side, not {WIDTH}")
-    known = {"family": "bezier"} | {name: metadata[name] for name in METADATA & metadata.keys()}
-    return network, {name: value[:100] if isinstance(value, str) else shown(value)
-                     for name, value in known.items()}
+        values = {"family": "bezier"} | metadata
+        return network, {name: value[:100] if isinstance(value, str) else shown(value)
+                         for name, value in values.items() if name in METADATA}
+    raise UserError(f"{what} {path} {flaws[0] if flaws else 'holds no state dict'}; {otherwise}")
 
 
 def _flatten(loaded: Any) -> tuple[dict[str, torch.Tensor], dict[str, dict[str, Any]]]:
     """Return the tensors in nested dicts and lists by their dotted keys, without wrappers.
 
-    And the metadata of each dict by what the keys in it begin with; other values are skipped.
+    And the metadata of each state dict by what the keys in it begin with.
     """
-    tensors, metadata = {}, {"": {}}
-    todo: list[tuple[tuple[str, ...], Any]] = [((), loaded)]
-    for parts, value in todo:  # grows meanwhile
-        if isinstance(value, torch.Tensor) and parts[-1:] != (EXTRA_KEY,):
-            tensors[".".join(parts)] = value
-        if isinstance(value, dict):
-            modules = getattr(value, "_metadata", None)
-            own = dict.get(modules, "") if isinstance(modules, dict) else None
-            metadata["".join(f"{part}." for part in parts)] = own if isinstance(own, dict) else {}
-        items = dict.items(value) if isinstance(value, dict) else (
-            enumerate(value) if isinstance(value, list | tuple) else ())
-        if len(todo) < MAX_PARTS and len(parts) < MAX_DEPTH:
-            for key, item in items:
-                name = str(key)
-                for new, old in NEW_NAMES.items():
-                    name = name.replace(new, old)
-                names = [part for part in name.split(".") if part not in WRAPPERS]
-                todo.append(((*parts, *names), item))
+    tensors, metadata, todo = {}, {"": {}}, [("", loaded)]
+    for path, value in todo:  # grows meanwhile
+        items = ()
+        if isinstance(value, torch.Tensor) and not path.endswith("n_averaged."):  # AveragedModel's
+            tensors[path[:-1]] = value
+        elif isinstance(value, dict):
+            items = dict.items(value)
+            with suppress(AttributeError, KeyError, TypeError, ValueError):
+                metadata[path] = dict(value._metadata[""])
+        elif isinstance(value, list | tuple):
+            items = enumerate(value)
+        if len(todo) < MAX_PARTS and len(path) < MAX_KEY_LENGTH:
+            todo += [(_old_name(f"{path}{key}."), item) for key, item in items]
     return tensors, metadata
+
+
+def _old_name(key: str) -> str:
+    """Return a key without wrappers, in PyTorch's older names."""
+    for new, old in NEW_NAMES.items():
+        key = key.replace(new, old)
+    return WRAPPERS.sub("", key)
 
 
 def _prefixes(keys: list[str]) -> list[str]:
@@ -199,7 +190,7 @@ def _prefixes(keys: list[str]) -> list[str]:
         return []
     common = "".join(os.path.commonprefix(keys).rpartition(".")[:2])
     counts = Counter(key[: dot.end()] for key in keys
-                     for dot in re.finditer(r"\.", key[:MAX_PREFIX_LENGTH]))
+                     for dot in re.finditer(r"\.", key[:MAX_KEY_LENGTH]))
     frequent = (prefix for prefix, count in counts.items() if count >= MIN_TENSORS)
     return [common, *islice(frequent, MAX_PREFIXES)]
 
