@@ -1,9 +1,7 @@
 """Files that are never half written, and the checks of paths before any work."""
 
-import errno
 import glob
 import os
-import re
 import secrets
 import shutil
 import tempfile
@@ -15,9 +13,6 @@ from typing import BinaryIO
 from utils.command import UserError
 from utils.locks import lock
 
-# Links to the open files of a process.
-OPEN_FILES = re.compile(r"(/dev/fd|/proc/(self|thread-self|\d+(/task/\d+)?)/fd)/\d+")
-MAX_LINKS = 40  # links that lead to links
 FOLDER_VARIABLE = "LEARNING_TO_PAINT_DIR"  # of the environment: a folder for caches and logs
 
 
@@ -25,9 +20,9 @@ FOLDER_VARIABLE = "LEARNING_TO_PAINT_DIR"  # of the environment: a folder for ca
 def replacing(path: Path, durable: bool = True) -> Iterator[BinaryIO]:
     """Yield a new file that replaces ``path`` at the end of the context.
 
-    At any moment ``path`` holds the old or the new content.  It keeps its mode, owner, group and
-    extended attributes.  The file that a link leads to is replaced.  Devices, pipes, files with
-    hard links and files that cannot be replaced are written in place.
+    ``path`` always holds the old or the new content, and keeps its mode, owner, group and extended
+    attributes.  Of a link, the file that it leads to is replaced.  Devices, pipes, the standard
+    output, files with hard links and files that cannot be replaced are written in place.
     durable: wait for the disk, and remove the leftovers of killed processes.
     Raises UserError or OSError where the file cannot be written.
     """
@@ -38,9 +33,10 @@ def replacing(path: Path, durable: bool = True) -> Iterator[BinaryIO]:
     _make_folder(target.parent)
     if durable:
         remove_leftovers(target.parent, target.name)
-    temporary, file = _new_part(target)
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
     try:
-        with file:
+        with open(temporary, "xb") as file:
+            lock(file.fileno(), wait=True)  # which says that it is no leftover
             is_movable = _copy_attributes(target, temporary)
             yield file
             file.flush()
@@ -59,24 +55,18 @@ def replacing(path: Path, durable: bool = True) -> Iterator[BinaryIO]:
 
 
 def _target(path: Path) -> Path | None:
-    """Return the file that writing to a path replaces; None for devices, pipes and open files.
+    """Return the file that writing to a path replaces; None for devices, pipes, open streams.
 
     Raises UserError where it is a folder, may not be written, or a link leads nowhere.
     """
-    link = path
     with refusing(f"cannot write {path}"):
-        for _ in range(MAX_LINKS):
-            if OPEN_FILES.fullmatch(str(link)):
-                return None
-            if not link.is_symlink():
-                break
-            link = link.parent / os.readlink(link)
         if path.exists():
-            if not path.is_file() and not path.is_dir():
+            is_stream = any(os.path.samestat(path.stat(), os.fstat(number)) for number in (1, 2))
+            if is_stream or not (path.is_file() or path.is_dir()):
                 return None
             os.close(os.open(path, os.O_WRONLY))
         elif path.is_symlink():
-            raise OSError(errno.ENOENT, f"a link that leads nowhere, to {os.readlink(path)}")
+            raise OSError(0, f"a link that leads nowhere, to {os.readlink(path)}")
     return real(path) if path.is_symlink() else path
 
 
@@ -95,18 +85,6 @@ def real(path: Path) -> Path:
     return Path(os.path.realpath(path))
 
 
-def _new_part(path: Path) -> tuple[Path, BinaryIO]:
-    """Create an empty file with a unique name in the folder of a path; lock it while it is open."""
-    while True:
-        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-        file = open(temporary, "xb")  # noqa: SIM115, for the caller
-        lock(file.fileno(), wait=True)
-        with suppress(FileNotFoundError):
-            if os.path.samestat(os.stat(temporary), os.fstat(file.fileno())):
-                return temporary, file
-        file.close()  # another process removed it as a leftover before it was locked
-
-
 def remove_leftovers(folder: Path, name: str | None = None) -> None:
     """Remove the unfinished files in a folder that no process writes; only those of a name."""
     for leftover in folder.glob(f".{glob.escape(name) if name else '*'}.*.part"):
@@ -117,7 +95,7 @@ def remove_leftovers(folder: Path, name: str | None = None) -> None:
 
 @contextmanager
 def refusing(what: str) -> Iterator[None]:
-    """Raise UserError, ``what`` and the reason, for an OSError or PyTorch's error of a file."""
+    """Raise UserError, ``what`` and the reason, for an OSError or what PyTorch makes of one."""
     try:
         yield
     except (OSError, RuntimeError) as error:
@@ -136,7 +114,7 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     with refusing(f"cannot write {path}"):
         try:
             fill()
-        except FileNotFoundError:  # the folder was deleted meanwhile
+        except FileNotFoundError:  # deleted meanwhile: the folder, or as a leftover before its lock
             fill()
 
 
@@ -155,8 +133,8 @@ def in_turn(work: Iterable[Callable[[], object]]) -> None:
 def own_folder(usual: Path) -> Path:
     """Return the folder to use for one of the repository, for example ``data/cache``.
 
-    That is a folder of its name in FOLDER_VARIABLE's folder, where the environment has one; else
-    the folder itself, where it can be written; else one in the user's cache folder.
+    It lies in FOLDER_VARIABLE's folder, where the environment has one; else it is the folder
+    itself, where that can be written; else it lies in the user's cache folder.
     """
     if named := os.environ.get(FOLDER_VARIABLE):
         return Path(os.path.expanduser(named)) / usual.name

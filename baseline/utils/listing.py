@@ -1,11 +1,8 @@
 """List the image files that paths and folders name."""
 
-import os
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
 
 from utils.command import UserError, one_line
@@ -52,7 +49,7 @@ def image_files(folder: Path) -> list[Path]:
               + advice, file=sys.stderr)
     if files:
         return files
-    if inner := list(islice(_folders_of_images(folder), MAX_NAMED_FOLDERS + 1)):
+    if inner := _folders_of_images(folder):
         raise UserError(f"{folder} holds no images itself; name one of its folders that do: "
                         + ", ".join(inner[:MAX_NAMED_FOLDERS])
                         + " .." * (len(inner) > MAX_NAMED_FOLDERS))
@@ -61,16 +58,11 @@ def image_files(folder: Path) -> list[Path]:
     raise UserError(f"{folder} holds no images ({', '.join(sorted(SUFFIXES))})")
 
 
-def _folders_of_images(folder: Path) -> Iterator[str]:
-    """Yield the folders within a folder that hold images, the nearest in each branch."""
-    for path, folders, files in os.walk(folder, followlinks=True):
-        is_found = any(not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES
-                       for name in files)
-        if is_found:
-            yield path
-        depth = len(Path(path).relative_to(folder).parts)
-        folders[:] = [] if is_found or depth == MAX_DEPTH else sorted(
-            name for name in folders if not name.startswith((".", "__MACOSX")))
+def _folders_of_images(folder: Path) -> list[str]:
+    """Return the folders within a folder that hold images."""
+    files = (file for depth in range(1, MAX_DEPTH + 1) for file in folder.glob("*/" * depth + "*"))
+    return sorted({str(file.parent) for file in files if file.suffix.lower() in SUFFIXES
+                   and not re.search(r"/(\.|__MACOSX)", str(file.relative_to(folder.parent)))})
 
 
 def _natural_order(path: Path) -> list[str | int]:

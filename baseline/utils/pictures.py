@@ -162,19 +162,15 @@ def picture_file(path: Path, height: int = 64, width: int = 64) -> Path:
 
     height, width: the picture's, in pixels.
     """
-    # Each side alone, as a whole picture takes memory and time.
+    # Each side alone: a whole picture takes memory and time.
     sizes = (64, 64), (height, min(64, width)), (min(64, height), width)
     is_kind, *fits = [bool(_encoded(path, np.zeros((*size, 3), np.uint8))) for size in sizes]
-    flaw = ""
-    if path.is_dir():
-        flaw = "it is a folder"
-    elif not is_kind:
-        flaw = "no kind of color image that OpenCV writes"
-    elif not all(fits):
+    if not is_kind:
+        raise UserError(f"cannot write {path}: no kind of color image that OpenCV writes")
+    if not all(fits):
         amount = "many" if max(height, width) > 2**12 else "few"
-        flaw = f"{width}x{height} pixels are too {amount} for that kind of image"
-    if flaw:
-        raise UserError(f"cannot write {path}: {flaw}")
+        raise UserError(f"cannot write {path}: {width}x{height} pixels are too {amount} for that "
+                        "kind of image")
     make_room(path)
     return path
 

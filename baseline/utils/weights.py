@@ -18,7 +18,6 @@ from typing import Any, BinaryIO
 import torch
 from torch import nn
 
-from constants import WIDTH
 from utils.command import UserError
 from utils.files import reason, write_atomically
 
@@ -35,12 +34,11 @@ OTHER_FILES = {  # by their first bytes
 PLAIN_GLOBALS = (r"collections OrderedDict|torch\._utils _rebuild_(tensor(_v2)?|parameter)"
                  r"|torch (BFloat16|Bool|Byte|Char|Double|Float|Half|Int|Long|Short)Storage")
 MAX_OPERATIONS = 10**6  # of pickles; those of a checkpoint have some ten thousand
-# Parts of keys that DataParallel, DistributedDataParallel and torch.compile add, and the newer
+# Parts of keys: what DataParallel, DistributedDataParallel and torch.compile add, and the newer
 # names of weight normalization.
-WRAPPERS = re.compile(
-    r"(?<![^.])(module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
-NEW_NAMES = {"parametrizations.weight.original0": "weight_g",
-             "parametrizations.weight.original1": "weight_v"}
+OTHER_KEYS = {r"(?<![^.])(module|_(orig_mod|fsdp_wrapped_module|checkpoint_wrapped_module))\.": "",
+              r"parametrizations\.weight\.original0": "weight_g",
+              r"parametrizations\.weight\.original1": "weight_v"}
 COUNTER = "num_batches_tracked"  # not in files of old versions, and a float in some
 MAX_PARTS, MAX_KEY_LENGTH, MAX_PREFIXES = 100_000, 200, 64  # that are searched for weights
 MIN_TENSORS = 10  # of a network in a checkpoint; an optimizer has three for each parameter
@@ -80,8 +78,8 @@ def load_file(path: Path, what: str, otherwise: str) -> Any:
 def _flaw(file: BinaryIO) -> str:
     """Return why a file is not one of tensors and plain values, before it is loaded; or "".
 
-    PyTorch refuses to run code, but does not say which, and lets other globals that it knows take
-    any amount of memory.  Raises an exception where the file is damaged.
+    PyTorch refuses code without naming it, and lets globals that it knows take any memory.
+    Raises an exception where the file is damaged.
     """
     beginning = file.read(300)
     for pattern, flaw in OTHER_FILES.items():
@@ -133,8 +131,7 @@ def load_built(
 ) -> tuple[nn.Module, dict[str, str]]:
     """Build a network for a state dict and fill it; see ``load_weights``.
 
-    Returns the network and the file's metadata, always with "family".  Refuses files of older
-    versions for pictures of another size than 128 pixels.
+    Returns the network and the file's metadata, always with "family".
     """
     tensors, all_metadata = _flatten(load_file(path, what, otherwise))
     flaws = []
@@ -147,12 +144,9 @@ def load_built(
             continue
         network.load_state_dict(state)
         metadata = all_metadata[max(filter(prefix.startswith, all_metadata), key=len)]
-        if (size := shown(metadata.get("size", WIDTH))) != str(WIDTH):
-            flaws = [f"is for pictures of {size} pixels a side, not {WIDTH}"]
-            break
-        values = {"family": "bezier"} | metadata
+        metadata = {"family": "bezier"} | metadata
         return network, {name: value[:100] if isinstance(value, str) else shown(value)
-                         for name, value in values.items() if name in METADATA}
+                         for name, value in metadata.items() if name in METADATA}
     raise UserError(f"{what} {path} {flaws[0] if flaws else 'holds no state dict'}; {otherwise}")
 
 
@@ -173,15 +167,16 @@ def _flatten(loaded: Any) -> tuple[dict[str, torch.Tensor], dict[str, dict[str, 
         elif isinstance(value, list | tuple):
             items = enumerate(value)
         if len(todo) < MAX_PARTS and len(path) < MAX_KEY_LENGTH:
-            todo += [(_old_name(f"{path}{key}."), item) for key, item in items]
+            todo += [(_own_key(f"{path}{key}."), item) for key, item in items
+                     if isinstance(item, torch.Tensor | dict | list | tuple)]
     return tensors, metadata
 
 
-def _old_name(key: str) -> str:
+def _own_key(key: str) -> str:
     """Return a key without wrappers, in PyTorch's older names."""
-    for new, old in NEW_NAMES.items():
-        key = key.replace(new, old)
-    return WRAPPERS.sub("", key)
+    for pattern, name in OTHER_KEYS.items():
+        key = re.sub(pattern, name, key)
+    return key
 
 
 def _prefixes(keys: list[str]) -> list[str]:
