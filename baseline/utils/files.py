@@ -27,7 +27,8 @@ def replacing(path: Path, durable: bool = True) -> Iterator[BinaryIO]:
     Raises UserError or OSError where the file cannot be written.
     """
     if (target := _target(path)) is None:
-        with open(path, "ab") as file:
+        stream = _stream(path)  # shares the position in a file with what is printed
+        with open(stream, "ab", closefd=stream is path) as file:
             yield file
         return
     _make_folder(target.parent)
@@ -61,13 +62,18 @@ def _target(path: Path) -> Path | None:
     """
     with refusing(f"cannot write {path}"):
         if path.exists():
-            is_stream = any(os.path.samestat(path.stat(), os.fstat(number)) for number in (1, 2))
-            if is_stream or not (path.is_file() or path.is_dir()):
+            if _stream(path) is not path or not (path.is_file() or path.is_dir()):
                 return None
             os.close(os.open(path, os.O_WRONLY))
         elif path.is_symlink():
             raise OSError(0, f"a link that leads nowhere, to {os.readlink(path)}")
     return real(path) if path.is_symlink() else path
+
+
+def _stream(path: Path) -> Path | int:
+    """Return the descriptor of the output or error stream that a path leads to; else the path."""
+    status = path.stat()
+    return next((number for number in (1, 2) if os.path.samestat(status, os.fstat(number))), path)
 
 
 def _copy_attributes(target: Path, temporary: Path) -> bool:
