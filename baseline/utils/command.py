@@ -26,7 +26,7 @@ TRAIN_LOG = ROOT / "train_log"
 LOG = "log.csv"  # in the folder of a training of the agent, one line for each validation
 RENDERER = ROOT / "renderer.pkl"
 ACTOR = ROOT / "actor.pkl"
-# The signals of users, of systems and of a lost terminal; batch systems send others before.
+# From users, systems and lost terminals; batch systems send others before.
 END_SIGNALS = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
 STOP_SIGNALS = *END_SIGNALS, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU
 SYSTEM_MODULES = {"fcntl", "mmap", "os", "signal"}  # some systems lack parts of them
@@ -86,12 +86,10 @@ def on_stop_signals(handler: Callable | int) -> Iterator[None]:
 
 
 def run(main: Callable[[], None]) -> None:
-    """Run a script; print errors of the user and the system as one line and exit with status 2.
-
-    A stop signal raises SystemExit, so that no file is left half written.
-    """
+    """Run a script; report errors of the user and the system in one line with exit status 2."""
     prepare_streams()
     try:
+        # An exception, so that no file is left half written.
         with on_stop_signals(lambda number, _: sys.exit(128 + number)):
             main()
         sys.stdout.flush()
@@ -103,8 +101,8 @@ def run(main: Callable[[], None]) -> None:
             raise
         if package in sys.stdlib_module_names:
             fail(f"this Python was built without its module {error.name}")
-        pip = quote(sys.executable), "-m pip install -r", quote(str(ROOT / "requirements.txt"))
-        fail(f"the package {error.name} is missing: {' '.join(pip)}")
+        fail(f"the package {error.name} is missing: {quote(sys.executable)} -m pip install -r "
+             + quote(str(ROOT / "requirements.txt")))
     except AttributeError as error:
         module = getattr(error.obj, "__name__", type(error.obj).__module__)
         if module not in SYSTEM_MODULES:
@@ -198,5 +196,5 @@ def add_device_flags(parser: argparse._ActionsContainer) -> None:
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"),
                         help="where the networks run; auto: on a GPU where there is one")
     parser.add_argument("--precision", default="auto", choices=("auto", "fp32", "tf32", "bf16"),
-                        help="auto: bf16 where the device computes in it (a processor in trainings "
+                        help="auto: bf16 where the device computes in it (a CPU in trainings "
                         "alone), fp32 elsewhere; tf32: a GPU's fp32 with products of 10 bits")

@@ -109,10 +109,7 @@ def refusing(what: str) -> Iterator[None]:
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Let ``write`` fill ``path``, whole or not at all; see ``replacing``.
-
-    Raises UserError where it cannot be written.
-    """
+    """Let ``write`` fill ``path``, whole or not at all, or raise UserError; see ``replacing``."""
     def fill() -> None:
         with replacing(path) as file:
             write(file)
@@ -139,8 +136,8 @@ def in_turn(work: Iterable[Callable[[], object]]) -> None:
 def own_folder(usual: Path) -> Path:
     """Return the folder to use for one of the repository, for example ``data/cache``.
 
-    It lies in FOLDER_VARIABLE's folder, where the environment has one; else it is the folder
-    itself, where that can be written; else it lies in the user's cache folder.
+    It lies in FOLDER_VARIABLE's folder, if any; else it is the folder itself, where that can be
+    written; else it lies in the user's cache folder.
     """
     if named := os.environ.get(FOLDER_VARIABLE):
         return Path(os.path.expanduser(named)) / usual.name

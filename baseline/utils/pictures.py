@@ -34,9 +34,9 @@ FULL_SCALE = 0.5  # difference from which on the error map has its brightest col
 def read_picture(path: Path) -> np.ndarray:
     """Read an image file as (H, W, 3) uint8 BGR in sRGB.
 
-    Turns the picture upright by its EXIF orientation, and shows transparency on white.
-    Floating-point 1 is white.  Of several pictures in a file the first is read.  Raises UserError
-    where Pillow cannot read the file, reads it in wrong values, or would take too much memory.
+    Turns it upright by its EXIF orientation, shows transparency on white, and takes the first of
+    several pictures.  Floating-point 1 is white.  Raises UserError where Pillow cannot read the
+    file, reads it in wrong values, or would take too much memory.
     """
     with silent_stderr():  # libtiff prints there
         return decode_picture(path)
@@ -119,12 +119,12 @@ def _decode(image: Image.Image, data: bytes) -> np.ndarray:
 
 
 def _gray(image: Image.Image) -> Image.Image:
-    """Return a gray image of 10 to 32 bits in 8 bits, with its opacity where a level is clear."""
+    """Return a gray image of 10 to 32 bits in 8 bits and alpha, as one level may be clear."""
     levels, tags = np.asarray(image), getattr(image, "tag_v2", {})
     white = 1 if image.mode == "F" else 4095 if tags.get(Tag.BITSPERSAMPLE) == (12,) else 65535
     clipped = np.clip(np.nan_to_num(levels), 0, white)
     gray = Image.fromarray(np.rint(clipped * np.float32(255 / white)).astype(np.uint8))
-    if tags.get(Tag.PHOTOMETRIC_INTERPRETATION) == 0:  # which means that 0 is white
+    if tags.get(Tag.PHOTOMETRIC_INTERPRETATION) == 0:  # 0 is white
         gray = ImageOps.invert(gray)
     gray.putalpha(Image.fromarray(np.uint8(255) * (levels != image.info.get("transparency"))))
     return gray
@@ -157,11 +157,8 @@ def _in_srgb(image: Image.Image, profile: bytes) -> Image.Image:
         return rgb
 
 
-def picture_file(path: Path, height: int = 64, width: int = 64) -> Path:
-    """Return a path that a picture can be written to; raise UserError before any work.
-
-    height, width: the picture's, in pixels.
-    """
+def picture_file(path: Path, height: int = 64, width: int = 64) -> None:
+    """Raise UserError, before any work, where a picture of a size in pixels cannot be written."""
     # Each side alone: a whole picture takes memory and time.
     sizes = (64, 64), (height, min(64, width)), (min(64, height), width)
     is_kind, *fits = [bool(_encoded(path, np.zeros((*size, 3), np.uint8))) for size in sizes]
@@ -172,33 +169,33 @@ def picture_file(path: Path, height: int = 64, width: int = 64) -> Path:
         raise UserError(f"cannot write {path}: {width}x{height} pixels are too {amount} for that "
                         "kind of image")
     make_room(path)
-    return path
 
 
 def write_picture(path: Path, picture: np.ndarray) -> None:
-    """Write (h, w, 3) uint8 BGR as the kind of image that the name says, whole or not at all."""
-    encoded = _encoded(picture_file(path, *picture.shape[:2]), picture)
+    """Write (h, w, 3) uint8 BGR, as the kind of image of the path's suffix, whole or not at all."""
+    picture_file(path, *picture.shape[:2])
+    encoded = _encoded(path, picture)
     write_atomically(path, lambda file: file.write(encoded))
 
 
 def _encoded(path: Path, picture: np.ndarray) -> bytes:
-    """Return a picture encoded as the file's suffix says; b"" where that is not possible."""
+    """Return a picture encoded by the path's suffix; b"" where that is not possible."""
     try:
         if path.suffix.lower() == ".gif":  # OpenCV's palette is a poor one
             Image.fromarray(picture[..., ::-1]).quantize(256).save(content := BytesIO(), "GIF")
             return content.getvalue()
         with silent_stderr():
-            done, encoded = cv2.imencode(path.suffix, picture)
-            return encoded.tobytes() if done else b""
+            success, encoded = cv2.imencode(path.suffix, picture)
+            return encoded.tobytes() if success else b""
     except (cv2.error, OverflowError):
         return b""
 
 
 def compare(target: np.ndarray, painting: np.ndarray) -> np.ndarray:
-    """Target, painting and error map side by side, with white gaps.
+    """Return target, painting and error map side by side, with white gaps: (h, 3 w + 2 gaps, 3).
 
-    target, painting: (h, w, 3) uint8 BGR.  Returns (h, 3 w + 2 gaps, 3).  The map shows the mean
-    difference over channels, black for none to pale yellow for FULL_SCALE of the range or more.
+    target, painting: (h, w, 3) uint8 BGR.  The map shows the mean difference over channels, black
+    for none to pale yellow for FULL_SCALE of the range or more.
     """
     difference = cv2.absdiff(target, painting).mean(2) / (255 * FULL_SCALE)
     scaled = (np.minimum(difference, 1) * 255 + 0.5).astype(np.uint8)
@@ -214,5 +211,5 @@ def resized(picture: np.ndarray, width: int, height: int) -> np.ndarray:
 
 
 def psnr(squared_error: float | np.ndarray) -> np.ndarray:
-    """Peak signal-to-noise ratio in dB of pictures in [0, 1]; no error at all counts 100 dB."""
+    """Return the peak signal-to-noise ratio in dB of pictures in [0, 1], at most 100 dB."""
     return -10 * np.log10(np.maximum(squared_error, 1e-10))

@@ -9,12 +9,9 @@ from typing import Any, TextIO
 
 
 class Output:
-    """A stream to print on that drops what it cannot write: work goes on without a reader.
+    """A stream that drops text which it cannot write, so that work goes on without a reader."""
 
-    ``failure`` is the error of anything but a lost reader or terminal, for example a full disk.
-    """
-
-    failure: OSError | None = None
+    failure: OSError | None = None  # other than a lost reader or terminal, for example a full disk
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream

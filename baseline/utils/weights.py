@@ -5,7 +5,7 @@ import os
 import re
 import warnings
 import zipfile
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import partial
@@ -213,16 +213,13 @@ def _misfit(network: nn.Module, state: dict[str, torch.Tensor]) -> str:
     return ""
 
 
-def half_state(network: nn.Module, **metadata: str) -> OrderedDict[str, torch.Tensor]:
+def half_state(network: nn.Module, **metadata: str) -> dict[str, torch.Tensor]:
     """Return the network's state dict on the CPU, floats in half precision: the shipped format.
 
     metadata: values for the names in METADATA, which PyTorch saves with the state dict.
     """
     state = network.state_dict()
-    half = OrderedDict(
-        (key, (value.half() if value.is_floating_point() else value).cpu().contiguous())
-        for key, value in state.items()
-    )
-    half._metadata = state._metadata
-    half._metadata[""] |= metadata
-    return half
+    for key, value in list(state.items()):
+        state[key] = (value.half() if value.is_floating_point() else value).cpu().contiguous()
+    state._metadata[""] |= metadata
+    return state
