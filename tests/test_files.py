@@ -80,10 +80,10 @@ def test_what_is_printed_stays_where_output_goes_to_a_file(tmp_path, output):
     code = ("import sys; sys.path.insert(0, 'baseline')\n"
             "from pathlib import Path; from utils.files import make_room, write_atomically\n"
             "print('first', flush=True); path = Path(sys.argv[1]); make_room(path)\n"
-            "write_atomically(path, lambda file: file.write(b'second\\n'))")
+            "write_atomically(path, lambda file: file.write(b'second\\n')); print('third')")
     with open(tmp_path / "log", "w") as log:
         subprocess.run([sys.executable, "-c", code, output], cwd=ROOT, stdout=log, check=True)
-    assert (tmp_path / "log").read_text() == "first\nsecond\n"
+    assert (tmp_path / "log").read_text() == "first\nsecond\nthird\n"
 
 
 def test_beginnings_have_names_of_their_own(tmp_path):
@@ -116,7 +116,7 @@ def test_without_locks_the_work_goes_on_and_says_so_once(tmp_path, monkeypatch, 
     def refuse(*_: object) -> None:
         raise OSError(code, os.strerror(code))
 
-    locks._no_locks.cache_clear()
+    locks._warn.cache_clear()
     monkeypatch.setattr(fcntl, "flock", refuse)
     with open(tmp_path / ".lock", "w") as file:
         assert not lock(file.fileno(), wait=False, how=refuse)

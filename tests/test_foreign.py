@@ -158,7 +158,7 @@ def test_weights_in_a_common_wrapping_are_taken(tmp_path):
     pytest.param(pickle.dumps({"weight": 1}, 2), "is damaged or not", id="plain values"),
     pytest.param(bytes(range(256)), "is damaged or not", id="junk"),
     pytest.param(saved([1, 2]), "holds no state dict", id="list"),
-    pytest.param(saved(weights(bias=3)), "holds no state dict", id="a number"),
+    pytest.param(saved(weights(bias=3)), "another network: no bias", id="a number"),
     pytest.param(saved({"weight": torch.ones(3, 4)}), "another network: no bias", id="no key"),
     pytest.param(saved(weights(more=torch.ones(1))), "network: also more", id="a key more"),
     pytest.param(saved(weights(bias=torch.ones(5))), "bias has the shape (5,), not (4,)",

@@ -25,7 +25,7 @@ from fuzzing import BUSY, LONGEST, images, search, stroke_files, thorough
 from Renderer.model import Renderer
 from test_curve import write_run
 from utils.command import Parser, UserError, run
-from utils.files import OWN
+from utils.files import FOLDER_VARIABLE
 from utils.weights import half_state, save_atomically
 
 SCRIPTS = ("curve.py", "evaluate.py", "replay.py", "test.py", "train.py", "train_renderer.py")
@@ -206,7 +206,7 @@ def test_any_command_does_what_it_is_asked_or_refuses(monkeypatch, sandbox, thor
     """The scripts that do not train; files come only where they were asked for."""
     scripts = {name: load_script(name) for name in SCRIPTS if not name.startswith("train")}
     flags = {name: flags_of(script, monkeypatch) for name, script in scripts.items()}
-    monkeypatch.setenv(OWN, str(sandbox.parent))
+    monkeypatch.setenv(FOLDER_VARIABLE, str(sandbox.parent))
     before, ends = listing(sandbox), []
 
     def check(case: tuple[str, list[str]]) -> None:

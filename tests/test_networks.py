@@ -6,7 +6,7 @@ import warnings
 import pytest
 import torch
 
-from DRL.actor import Actor, load_actor
+from DRL.actor import Actor
 from DRL.critic import Critic
 from DRL.layers import Planes, WeightNormConv2d
 from DRL.wgan import Discriminator
@@ -112,23 +112,6 @@ def test_weights_that_say_something_else_of_themselves_are_bezier(tmp_path):
         state._metadata = strange
         torch.save(state, tmp_path / "weights.pkl")
         assert load_weights(Renderer(), tmp_path / "weights.pkl", "the weights", "") == "bezier"
-
-
-@pytest.mark.parametrize("size", [0, 64, 128.0, True, None, "128", [128], torch.tensor(128),
-                                  torch.tensor([64, 64])])
-def test_weights_for_pictures_of_another_size_are_refused(size, tmp_path):
-    state = half_state(Actor())
-    state._metadata[""]["size"] = size
-    torch.save(state, tmp_path / "actor.pkl")
-    with pytest.raises(UserError, match=r"is for pictures of .* pixels a side, not 128; train one"):
-        load_actor(tmp_path / "actor.pkl", "the actor", "train one")
-
-
-def test_weights_that_say_they_are_for_pictures_of_128_pixels_load(tmp_path):
-    state = half_state(Actor())
-    state._metadata[""]["size"] = 128
-    torch.save(state, tmp_path / "actor.pkl")
-    assert load_actor(tmp_path / "actor.pkl", "the actor", "train one")[1] == "bezier"
 
 
 def test_synchronized_batch_norm_keeps_the_published_keys():

@@ -79,7 +79,7 @@ def test_pictures_are_written_whole_or_not_at_all(tmp_path):
                                 ("a.jpg", 20, 70_000)):
         with pytest.raises(UserError, match=f"{width}x{height} pixels are too many"):
             picture_file(tmp_path / name, height, width)
-    for name, says in (("new", "is a folder"), ("a.heic", "no kind of color image"),
+    for name, says in (("new", "no kind of color image"), ("a.heic", "no kind of color image"),
                        ("a.jp2", "1x1 pixels are too few")):
         with pytest.raises(UserError, match=says):
             picture_file(tmp_path / name, 1, 1)

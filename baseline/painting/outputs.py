@@ -15,7 +15,7 @@ from painting.stroke_file import write_json
 from painting.svg import write_svg
 from painting.video import open_video, video_kind
 from Renderer.strokes import Strokes
-from utils.command import LONGEST_NAME, UserError
+from utils.command import MAX_NAME_LENGTH, UserError
 from utils.files import in_turn, keep_apart, make_room, real
 from utils.pictures import compare, picture_file, write_picture
 
@@ -64,7 +64,7 @@ def check_places(options: PaintOptions) -> None:
         if folder := next(filter(Path.is_dir, paths), None):
             raise UserError(f"cannot write {folder}: it is a folder")
         longest = max((path.name for path in paths), key=lambda name: len(os.fsencode(name)))
-        if len(os.fsencode(longest)) > LONGEST_NAME:
+        if len(os.fsencode(longest)) > MAX_NAME_LENGTH:
             raise UserError(f"the name {longest} is too long; paint {image} alone")
         folders.add(own.folder and real(own.folder))
     for path, what in keep_apart(written, read).items():

@@ -1,4 +1,4 @@
-"""What every script's command line shares."""
+"""The parts that the command lines of all scripts share."""
 
 import argparse
 import os
@@ -15,7 +15,7 @@ from typing import NoReturn
 from utils.streams import prepare_streams
 
 try:
-    import fcntl  # noqa: F401, of all that Windows lacks the first to be needed
+    import fcntl  # noqa: F401, which Windows lacks
 except ImportError:
     print("error: this runs on Linux and macOS; on Windows in WSL, https://aka.ms/wsl, with the "
           "same commands", file=sys.stderr)
@@ -23,23 +23,23 @@ except ImportError:
 
 ROOT = Path(__file__).resolve().parents[2]  # the repository
 TRAIN_LOG = ROOT / "train_log"
-LOG = "log.csv"  # in the folder of a training of the agent, a line a validation
+LOG = "log.csv"  # in the folder of a training of the agent, one line for each validation
 RENDERER = ROOT / "renderer.pkl"
 ACTOR = ROOT / "actor.pkl"
-# Of users, of systems and of a lost terminal, and what batch systems send ahead of those.
+# From users, systems and lost terminals; batch systems send others before.
 END_SIGNALS = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
 STOP_SIGNALS = *END_SIGNALS, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU
-SYSTEM_MODULES = {"fcntl", "mmap", "os", "signal"}  # of which some systems lack parts
-LONGEST_LINE = 2000  # characters of an error
-LONGEST_NAME = 200  # bytes of a file to write, so that there is room for a number or a suffix
+SYSTEM_MODULES = {"fcntl", "mmap", "os", "signal"}  # some systems lack parts of them
+MAX_LINE_LENGTH = 2000  # characters of an error
+MAX_NAME_LENGTH = 200  # bytes of an output file's name, which may get a number or a suffix
 
 
 class UserError(Exception):
-    """Something the user can mend; its message is the one line to print."""
+    """An error that the user can fix; its message is the one line to print."""
 
 
 class Help(argparse.ArgumentDefaultsHelpFormatter):
-    """Each flag's default in brackets at the end of its line, where it has one."""
+    """Show each flag's default in brackets at the end of its line, where it has one."""
 
     def _get_help_string(self, action: argparse.Action) -> str:
         default = action.default
@@ -51,10 +51,9 @@ class Help(argparse.ArgumentDefaultsHelpFormatter):
 
 
 class Parser(argparse.ArgumentParser):
-    """A command line whose mistakes are UserErrors: one line and no usage."""
+    """A parser of command lines that raises UserError for mistakes, without the usage."""
 
     def __init__(self, description: str, example: str) -> None:
-        """example: a command to try."""
         super().__init__(description=description, epilog=f"example: {example}",
                          formatter_class=Help)
 
@@ -62,51 +61,48 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{message} (--help lists the flags)")
 
     def parse_args(self, arguments: list[str] | None = None) -> argparse.Namespace:
-        """Read a command line; beside --resume all that is not typed is None."""
+        """Parse a command line; with --resume, flags that are not typed are None."""
         options = super().parse_args(arguments)
         if vars(options).get("resume") is not None:
-            nothing = argparse.Namespace(**dict.fromkeys(vars(options)))
-            options = super().parse_args(arguments, nothing)
+            blank = argparse.Namespace(**dict.fromkeys(vars(options)))
+            options = super().parse_args(arguments, blank)
         return options
 
 
 @contextmanager
 def on_stop_signals(handler: Callable | int) -> Iterator[None]:
-    """Let a handler have the signals that stop a program, and put back what had them before.
+    """Handle the signals that stop a program; put back the former handlers afterwards.
 
-    Ignored ones stay so, as nohup wants it; threads that may not set handlers change nothing.
+    Ignored signals stay ignored, as nohup wants it.  Only the main thread may set handlers.
     """
-    may = threading.current_thread() is threading.main_thread()
-    before = {number: signal.signal(number, handler) for number in STOP_SIGNALS
-              if may and signal.getsignal(number) not in (signal.SIG_IGN, None)}
+    is_main = threading.current_thread() is threading.main_thread()
+    former = {number: signal.signal(number, handler) for number in STOP_SIGNALS
+              if is_main and signal.getsignal(number) not in (signal.SIG_IGN, None)}
     try:
         yield
     finally:
-        for number, former in before.items():
-            signal.signal(number, former)
+        for number, former_handler in former.items():
+            signal.signal(number, former_handler)
 
 
 def run(main: Callable[[], None]) -> None:
-    """Run a script: a UserError becomes one line on stderr and exit status 2.
-
-    So does what the system refuses or lacks.  A signal to stop ends it like an exception, so that
-    nothing is left half written.
-    """
+    """Run a script; report errors of the user and the system in one line with exit status 2."""
     prepare_streams()
     try:
+        # An exception, so that no file is left half written.
         with on_stop_signals(lambda number, _: sys.exit(128 + number)):
             main()
         sys.stdout.flush()
         if error := getattr(sys.stdout, "failure", None):
             raise UserError(f"cannot write to the standard output: {error.strerror}")
     except ModuleNotFoundError as error:
-        own = ROOT / "baseline" / (error.name or "").split(".")[0]
-        if own.exists() or own.with_suffix(".py").exists():
+        package = str(error.name).partition(".")[0]
+        if package in {path.stem for path in (ROOT / "baseline").iterdir()}:
             raise
-        if own.name in sys.stdlib_module_names:
+        if package in sys.stdlib_module_names:
             fail(f"this Python was built without its module {error.name}")
-        pip = quote(sys.executable), "-m pip install -r", quote(str(ROOT / "requirements.txt"))
-        fail(f"the package {error.name} is missing: {' '.join(pip)}")
+        fail(f"the package {error.name} is missing: {quote(sys.executable)} -m pip install -r "
+             + quote(str(ROOT / "requirements.txt")))
     except AttributeError as error:
         module = getattr(error.obj, "__name__", type(error.obj).__module__)
         if module not in SYSTEM_MODULES:
@@ -116,38 +112,38 @@ def run(main: Callable[[], None]) -> None:
         fail(str(error))
 
 
-def fail(says: str) -> NoReturn:
-    """End with a line on stderr and exit status 2."""
+def fail(message: str) -> NoReturn:
+    """Print an error on stderr and exit with status 2."""
     sys.stdout.flush()
-    print(f"error: {one_line(says)}", file=sys.stderr, flush=True)
+    print(f"error: {one_line(message)}", file=sys.stderr, flush=True)
     sys.exit(2)
 
 
 def one_line(text: str) -> str:
-    """A text as one line that a terminal shows as it is; the middle of an endless one is cut."""
-    if len(text) > LONGEST_LINE:
-        text = f"{text[: LONGEST_LINE // 2]} .. {text[-LONGEST_LINE // 2 :]}"
+    """Return a text as one printable line, without the middle where it is too long."""
+    if len(text) > MAX_LINE_LENGTH:
+        text = f"{text[: MAX_LINE_LENGTH // 2]} .. {text[-MAX_LINE_LENGTH // 2 :]}"
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 @contextmanager
 def enough_memory(flags: str) -> Iterator[None]:
-    """What may take more memory than there is goes in here; a UserError then names the flags."""
+    """Raise UserError, naming the flags to make smaller, where memory is exhausted in here."""
     try:
         yield
     except Exception as error:
-        # By their words, as OpenCV, workers and the libraries of GPUs have errors of their own.
-        says = re.search(r".*(out of memory|([Cc]an(no|')t|[Ff]ailed to|[Uu]nable to) allocate|"
+        # By its words: OpenCV, worker processes and GPU libraries raise errors of their own types.
+        cause = re.search(r".*(out of memory|([Cc]an(no|')t|[Ff]ailed to|[Uu]nable to) allocate|"
                          "ALLOC_FAILED|MemoryError|signal: Killed|ion overflow|array is too big|"
                          "dimension exceeded).*", f"{type(error).__name__}: {error}")
-        if not says or isinstance(error, UserError):
+        if not cause or isinstance(error, UserError):
             raise
         raise UserError(f"not enough memory, it seems: try a smaller {flags} "
-                        f"({says[0].strip()})") from error
+                        f"({cause[0].strip()})") from error
 
 
 def number(kind: type, low: float, below: float, what: str) -> Callable[[str], int | float]:
-    """An argparse type: a number of that kind from ``low`` and below ``below``."""
+    """Return an argparse type for numbers of a kind in [low, below)."""
 
     def read(text: str) -> int | float:
         with suppress(ValueError):
@@ -167,13 +163,10 @@ seed_type = number(int, 1, 2**32, "a whole number from 1 to 4294967295")
 
 
 def path_type(text: str) -> Path:
-    """Read an argument as a path that can be, whether something is there or not.
-
-    ~/ and ~NAME/ at its beginning become home folders, as where no shell did that.
-    """
+    """Return a path, whether a file is there or not; expand ~/ and ~NAME/: an argparse type."""
     path = os.path.expanduser(text)
     try:
-        if not text:  # a variable of the shell that is not set
+        if not text:  # for example an unset variable of the shell
             raise ValueError("an empty path")
         if re.match("https?://", text, re.IGNORECASE):
             raise ValueError("an address and no path")
@@ -183,19 +176,19 @@ def path_type(text: str) -> Path:
     except (FileNotFoundError, NotADirectoryError):
         pass
     except (OSError, ValueError) as error:
-        says = getattr(error, "strerror", error)
-        raise argparse.ArgumentTypeError(f"{text}: {says}") from error
+        flaw = getattr(error, "strerror", error)
+        raise argparse.ArgumentTypeError(f"{text}: {flaw}") from error
     return Path(path)
 
 
 def new_file(text: str) -> Path:
-    """An argparse type: the path of a file to write, which may be there."""
-    found = path_type(text)
-    if len(os.fsencode(found.name)) > LONGEST_NAME:
+    """Return the path of a file to write, which may exist: an argparse type."""
+    path = path_type(text)
+    if len(os.fsencode(path.name)) > MAX_NAME_LENGTH:
         raise argparse.ArgumentTypeError(f"{text}: the name is too long")
-    if found.is_dir():
+    if path.is_dir():
         raise argparse.ArgumentTypeError(f"cannot write {text}: it is a folder")
-    return found
+    return path
 
 
 def add_device_flags(parser: argparse._ActionsContainer) -> None:
@@ -203,5 +196,5 @@ def add_device_flags(parser: argparse._ActionsContainer) -> None:
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"),
                         help="where the networks run; auto: on a GPU where there is one")
     parser.add_argument("--precision", default="auto", choices=("auto", "fp32", "tf32", "bf16"),
-                        help="auto: bf16 where the device computes in it (a processor in trainings "
+                        help="auto: bf16 where the device computes in it (a CPU in trainings "
                         "alone), fp32 elsewhere; tf32: a GPU's fp32 with products of 10 bits")

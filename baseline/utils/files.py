@@ -1,12 +1,9 @@
-"""Files that are never half written, and folders that one process has to itself."""
+"""Files that are never half written, and the checks of paths before any work."""
 
-import errno
 import glob
 import os
-import re
 import secrets
 import shutil
-import stat
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -16,39 +13,38 @@ from typing import BinaryIO
 from utils.command import UserError
 from utils.locks import lock
 
-# Links to what a process has open.
-OPEN_FILES = re.compile(r"(/dev/fd|/proc/(self|thread-self|\d+(/task/\d+)?)/fd)/\d+")
-MOST_LINKS = 40  # one behind the other
-OWN = "LEARNING_TO_PAINT_DIR"  # the environment's name for a folder of caches and logs
+FOLDER_VARIABLE = "LEARNING_TO_PAINT_DIR"  # of the environment: a folder for caches and logs
 
 
 @contextmanager
 def replacing(path: Path, durable: bool = True) -> Iterator[BinaryIO]:
-    """Yield a new file that takes the place of ``path`` at the end, or goes where there is none.
+    """Yield a new file that replaces ``path`` at the end of the context.
 
-    At any moment ``path`` holds the old or the new content, and it keeps its mode, owner, group
-    and attributes.  Of a link, what it leads to is replaced.  Devices and pipes are written to,
-    and in the end so are files with several names and those that cannot be replaced.
-    durable: wait for the disk, and remove what killed processes left of earlier tries.
-    Raises OSError where the file or its folder cannot be written, or a link leads nowhere.
+    ``path`` always holds the old or the new content, and keeps its mode, owner, group and extended
+    attributes.  Of a link, the file that it leads to is replaced.  Devices, pipes, the standard
+    output, files with hard links and files that cannot be replaced are written in place.
+    durable: wait for the disk, and remove the leftovers of killed processes.
+    Raises UserError or OSError where the file cannot be written.
     """
     if (target := _target(path)) is None:
-        with open(path, "ab") as file:
+        stream = _stream(path)  # shares the position in a file with what is printed
+        with open(stream, "ab", closefd=stream is path) as file:
             yield file
         return
-    make_folder(target.parent)
+    _make_folder(target.parent)
     if durable:
         remove_leftovers(target.parent, target.name)
-    temporary, file = _begun(target)
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
     try:
-        with file:
-            movable = _is_movable(temporary, target)
+        with open(temporary, "xb") as file:
+            lock(file.fileno(), wait=True)  # which says that it is no leftover
+            is_movable = _copy_attributes(target, temporary)
             yield file
             file.flush()
             if durable:
                 os.fsync(file.fileno())
-            with suppress(OSError):  # as of a mount point
-                if movable:
+            with suppress(OSError):  # for example of a mount point
+                if is_movable:
                     os.replace(temporary, target)
                     return
             with open(temporary, "rb") as new, open(target, "r+b") as old:
@@ -60,67 +56,52 @@ def replacing(path: Path, durable: bool = True) -> Iterator[BinaryIO]:
 
 
 def _target(path: Path) -> Path | None:
-    """Return the file that writing to a path replaces; None for devices, pipes and open files.
+    """Return the file that writing to a path replaces; None for devices, pipes, open streams.
 
-    Raises OSError where that is a folder, or may not be written, or a link leads nowhere.
+    Raises UserError where it is a folder, may not be written, or a link leads nowhere.
     """
-    each = path
-    for _ in range(MOST_LINKS):
-        if OPEN_FILES.fullmatch(str(each)):
-            return None
-        if not each.is_symlink():
-            break
-        each = each.parent / os.readlink(each)
-    try:
-        mode = os.stat(path).st_mode
-        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-            return None
-        os.close(os.open(path, os.O_WRONLY))
-    except (FileNotFoundError, NotADirectoryError):
-        if path.is_symlink():
-            raise FileNotFoundError(
-                errno.ENOENT, f"a link that leads nowhere, to {os.readlink(path)}") from None
+    with refusing(f"cannot write {path}"):
+        if path.exists():
+            if _stream(path) is not path or not (path.is_file() or path.is_dir()):
+                return None
+            os.close(os.open(path, os.O_WRONLY))
+        elif path.is_symlink():
+            raise OSError(0, f"a link that leads nowhere, to {os.readlink(path)}")
     return real(path) if path.is_symlink() else path
 
 
-def _is_movable(temporary: Path, target: Path) -> bool:
-    """Return whether a new file, given the attributes of what it replaces, can take its place."""
+def _stream(path: Path) -> Path | int:
+    """Return the descriptor of the output or error stream that a path leads to; else the path."""
+    status = path.stat()
+    return next((number for number in (1, 2) if os.path.samestat(status, os.fstat(number))), path)
+
+
+def _copy_attributes(target: Path, temporary: Path) -> bool:
+    """Give a new file the attributes of its target; return whether it can then replace it."""
     try:
         shutil.copystat(target, temporary)
         os.chown(temporary, (old := target.stat()).st_uid, old.st_gid)
-    except OSError:  # another user's
+    except OSError:  # no target, or another user's
         return not target.exists()
     return old.st_nlink == 1
 
 
 def real(path: Path) -> Path:
-    """An absolute path without links, but for those that lead in a circle."""
+    """Return the absolute path without links, except links that lead in a circle."""
     return Path(os.path.realpath(path))
 
 
-def _begun(path: Path) -> tuple[Path, BinaryIO]:
-    """A new empty file beside ``path`` with a name that no machine has, locked while it is open."""
-    while True:
-        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-        file = open(temporary, "xb")  # noqa: SIM115, for the caller
-        lock(file.fileno(), wait=True)  # no leftover
-        with suppress(FileNotFoundError):
-            if os.path.samestat(os.stat(temporary), os.fstat(file.fileno())):
-                return temporary, file
-        file.close()  # taken for a leftover before it was locked
-
-
-def remove_leftovers(folder: Path, name: str = "*") -> None:
-    """Remove the beginnings of files, or of one called ``name``, that nobody writes any more."""
-    for left in folder.glob(f".{name if name == '*' else glob.escape(name)}.*.part"):
-        with suppress(OSError), open(left, "r+b") as file:
+def remove_leftovers(folder: Path, name: str | None = None) -> None:
+    """Remove the unfinished files in a folder that no process writes; only those of a name."""
+    for leftover in folder.glob(f".{glob.escape(name) if name else '*'}.*.part"):
+        with suppress(OSError), open(leftover, "r+b") as file:
             if lock(file.fileno(), wait=False):
-                left.unlink()
+                leftover.unlink()
 
 
 @contextmanager
 def refusing(what: str) -> Iterator[None]:
-    """Raise UserError, ``what`` and why, in place of an OSError or what PyTorch makes of one."""
+    """Raise UserError, ``what`` and the reason, for an OSError or what PyTorch makes of one."""
     try:
         yield
     except (OSError, RuntimeError) as error:
@@ -128,10 +109,7 @@ def refusing(what: str) -> Iterator[None]:
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Let ``write`` fill ``path``, whole or not at all; see ``replacing``.
-
-    Raises UserError where it cannot be written.
-    """
+    """Let ``write`` fill ``path``, whole or not at all, or raise UserError; see ``replacing``."""
     def fill() -> None:
         with replacing(path) as file:
             write(file)
@@ -139,16 +117,16 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     with refusing(f"cannot write {path}"):
         try:
             fill()
-        except FileNotFoundError:  # the folder was deleted meanwhile
+        except FileNotFoundError:  # deleted meanwhile: the folder, or as a leftover before its lock
             fill()
 
 
 def in_turn(work: Iterable[Callable[[], object]]) -> None:
-    """Do all of it; raise the first of the UserErrors in the end."""
+    """Call all functions; raise the first UserError at the end."""
     failures = []
-    for each in work:
+    for function in work:
         try:
-            each()
+            function()
         except UserError as error:
             failures.append(error)
     if failures:
@@ -156,60 +134,55 @@ def in_turn(work: Iterable[Callable[[], object]]) -> None:
 
 
 def own_folder(usual: Path) -> Path:
-    """Where what belongs to a folder of the repository goes, as ``data/cache``.
+    """Return the folder to use for one of the repository, for example ``data/cache``.
 
-    Into a folder of that name in OWN's, where the environment names one; else there; else, where
-    that cannot be written, into the user's cache folder.
+    It lies in FOLDER_VARIABLE's folder, if any; else it is the folder itself, where that can be
+    written; else it lies in the user's cache folder.
     """
-    if named := os.environ.get(OWN):
+    if named := os.environ.get(FOLDER_VARIABLE):
         return Path(os.path.expanduser(named)) / usual.name
-    there = next(folder for folder in (usual, *usual.parents) if folder.exists())
-    if os.access(there, os.W_OK):
+    if os.access(next(filter(Path.exists, (usual, *usual.parents))), os.W_OK):
         return usual
-    home = os.environ.get("HOME", "~") and os.path.expanduser("~")  # an empty one is no root
-    found = (path for path in (os.environ.get("XDG_CACHE_HOME", ""), home and f"{home}/.cache",
-                               tempfile.gettempdir()) if os.path.isabs(path))
-    return Path(next(found)) / "learning-to-paint" / usual.name
+    home = os.environ.get("HOME", "~") and os.path.expanduser("~")  # an empty HOME is not /
+    caches = os.environ.get("XDG_CACHE_HOME", ""), home and f"{home}/.cache", tempfile.gettempdir()
+    return Path(next(filter(os.path.isabs, caches))) / "learning-to-paint" / usual.name
 
 
-def make_folder(folder: Path) -> None:
-    """Make a folder where there is none.  Raises OSError, or UserError where another thing is."""
+def _make_folder(folder: Path) -> None:
+    """Make a folder where there is none; raise OSError or UserError where that is impossible."""
     if os.path.lexists(folder) and not folder.is_dir():
-        nowhere = folder.is_symlink() and not folder.exists()
-        raise UserError(f"{folder} is " + ("a link that leads nowhere" if nowhere else "no folder"))
+        flaw = "no folder" if folder.exists() else "a link that leads nowhere"
+        raise UserError(f"{folder} is {flaw}")
     folder.mkdir(parents=True, exist_ok=True)
 
 
 def make_room(path: Path) -> None:
-    """Make the folder of a file to write where there is none; raise UserError if neither can be."""
-    with refusing(f"cannot write {path}"):
-        target = _target(path)
-    if target:
+    """Make the folder of a file to write; raise UserError where the file cannot be written."""
+    if target := _target(path):
         with refusing(f"cannot write in {target.parent}"):
-            make_folder(target.parent)
+            _make_folder(target.parent)
             tempfile.TemporaryFile(dir=target.parent).close()
 
 
 def keep_apart(written: Iterable[Path | None], read: dict[Path, str]) -> dict[Path, str]:
-    """Raise UserError where a file to write, if any, is one that is read, or another to write.
+    """Return what the real path of each file is.
 
-    So it does where one may not be written.  read: what each of those is.  Devices and pipes have
-    room for all.  Returns what all real paths are.
+    Raises UserError where a file to write, if any, cannot be written, or is a file to read or
+    another one to write.  Devices and pipes may be written several times.
+    read: what each of those files is.
     """
     taken = {real(path): f"{what} {path}" for path, what in read.items()}
     for path in filter(None, written):
-        with refusing(f"cannot write {path}"):
-            target = _target(path)
-        if target is None:
+        if (target := _target(path)) is None:
             continue
-        if (there := real(target)) in taken:
-            raise UserError(f"{path} would take the place of {taken[there]}")
-        taken[there] = "another file to write"
+        if (real_path := real(target)) in taken:
+            raise UserError(f"{path} would take the place of {taken[real_path]}")
+        taken[real_path] = "another file to write"
     return taken
 
 
 def reason(error: BaseException) -> str:
-    """What the system says, in one line, of an error or of the one that it came from."""
+    """Return the system's words, in one line, for an error or for the error that caused it."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return reason(error.__context__) if error.__context__ else str(error).partition("\n")[0]

@@ -11,7 +11,7 @@ from struct import unpack_from
 
 import cv2
 import numpy as np
-from PIL import Image, ImageChops, ImageCms, ImageFile, ImageOps
+from PIL import Image, ImageChops, ImageCms, ImageOps
 from PIL import TiffImagePlugin as Tag
 
 from utils.command import UserError
@@ -21,36 +21,22 @@ from utils.streams import silent_stderr
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 MAX_PIXELS = 2**28  # 16384 x 16384
 MAX_FILE_SIZE = 2**31 - 1  # bytes
-MAX_EXIF_SIZE = 2**16  # bytes; before 13.0 Pillow takes memory for each tag
-SRGB = {"srgb", "srgb built-in", "srgb iec61966-2.1", "srgb iec61966-2-1"}  # profiles' names
+SRGB_NAMES = {"srgb", "srgb built-in", "srgb iec61966-2.1", "srgb iec61966-2-1"}  # of profiles
 PROFILE_MODES = {b"GRAY": "L", b"RGB ": "RGB", b"CMYK": "CMYK"}  # by a profile's color space
-HEIC = re.compile(rb"....ftyp(hei|hev|mif1|msf1)", re.DOTALL)
-HDR = re.compile(rb"colrnclx..\0[\x10\x12]|cICP.[\x10\x12]", re.DOTALL)  # PQ or HLG, AVIF or PNG
-JPEG2000_COMPONENTS = re.compile(rb"\xff\x4f\xff\x51.{36}(..)", re.DOTALL)  # how many
+HEIC_HEADER = re.compile(rb"....ftyp(hei|hev|mif1|msf1)", re.DOTALL)
+# PQ or HLG in AVIF or PNG.
+HDR_COLORS = re.compile(rb"colrnclx..\0[\x10\x12]|cICP.[\x10\x12]", re.DOTALL)
+JPEG2000_COMPONENTS = re.compile(rb"\xff\x4f\xff\x51.{36}(..)", re.DOTALL)  # their number
 JPEG2000_PROFILE = re.compile(rb"(.{4})colr[\2\3]", re.DOTALL)
-FULL_SCALE = 0.5  # of the error map: differences from here on look alike
-
-
-class Source(BytesIO):
-    """A file whose bytes cannot be read over and over, as before 13.0 Pillow reads shared tags."""
-
-    bytes_left: int
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        part = super().read(size)
-        if size != ImageFile.MAXBLOCK:  # which is read for each strip, however short
-            self.bytes_left -= len(part)
-        if self.bytes_left < 0:
-            raise ValueError("tags of more bytes than the file has")
-        return part
+FULL_SCALE = 0.5  # difference from which on the error map has its brightest color
 
 
 def read_picture(path: Path) -> np.ndarray:
     """Read an image file as (H, W, 3) uint8 BGR in sRGB.
 
-    The picture is turned upright by its EXIF orientation, and transparency is shown on white.
-    Floating-point 1 is white.  Of several pictures in a file the first is read.  Raises UserError
-    where Pillow cannot read the file, reads it in wrong values, or would take too much memory.
+    Turns it upright by its EXIF orientation, shows transparency on white, and takes the first of
+    several pictures.  Floating-point 1 is white.  Raises UserError where Pillow cannot read the
+    file, reads it in wrong values, or would take too much memory.
     """
     with silent_stderr():  # libtiff prints there
         return decode_picture(path)
@@ -58,24 +44,24 @@ def read_picture(path: Path) -> np.ndarray:
 
 def decode_picture(path: Path) -> np.ndarray:
     """Read an image file like ``read_picture``, where libraries may print on stderr."""
-    source = Source(data := _content(path))
-    source.bytes_left = 4 * len(data) + 2**20
+    data = _content(path)
     Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # Pillow warns from there on, and raises at twice that
     warnings.filterwarnings("ignore", module="PIL")
     logging.getLogger("PIL").setLevel(logging.CRITICAL)
     try:
-        with Image.open(source, formats=FORMATS) as image:
+        with Image.open(BytesIO(data), formats=FORMATS) as image:
             if not _is_misread(image, data):
                 return _decode(image, data)
-            says = f"is a {image.format} of a kind that Pillow reads wrong; save it as 8-bit PNG"
+            flaw = f"is a {image.format} of a kind that Pillow reads wrong; save it as 8-bit PNG"
     except Image.DecompressionBombError:
-        says = f"has more than {MAX_PIXELS} pixels, the most that are read"
+        flaw = f"has more than {MAX_PIXELS} pixels, the most that are read"
     except MemoryError as error:
         raise UserError(f"{path} takes more memory than there is") from error
     except Exception:  # noqa: BLE001, broken files raise errors of any type
-        says = ("is a HEIC photo, which Pillow cannot read; save it as JPEG" if HEIC.match(data)
-                else "is not an image of a kind that Pillow can read, or a damaged one")
-    raise UserError(f"{path} {says}")
+        flaw = ("is a HEIC photo, which Pillow cannot read; save it as JPEG"
+                if HEIC_HEADER.match(data) else
+                "is not an image of a kind that Pillow can read, or a damaged one")
+    raise UserError(f"{path} {flaw}")
 
 
 def _content(path: Path) -> bytes:
@@ -110,21 +96,14 @@ def _is_misread(image: Image.Image, data: bytes) -> bool:
         return mode == "1" and data[24 if data[14] == 12 else 28] > 1
     if image.format == "PNG" and mode == "RGB" and data[24] == 16 and "transparency" in image.info:
         return True
-    return image.format in ("AVIF", "PNG") and HDR.search(data, 0, 2**16) is not None
+    return image.format in ("AVIF", "PNG") and HDR_COLORS.search(data, 0, 2**16) is not None
 
 
 def _decode(image: Image.Image, data: bytes) -> np.ndarray:
     """Return the pixels of an opened image; see ``read_picture``."""
-    if image.format == "PPM" and image.tile[0][0] == "ppm":  # slow: Python takes pixel by pixel
-        _, _, offset, (_, largest) = image.tile[0]
-        shape = (image.height, image.width, len(image.getbands()))
-        levels = np.frombuffer(data, "B" if largest < 256 else ">u2", np.prod(shape), offset)
-        levels = _in_8_bits(levels.reshape(shape)[..., ::-1], largest)
-        return np.ascontiguousarray(np.broadcast_to(levels, (*shape[:2], 3)))
     image.load()
-    if len(image.info.get("exif", "")) <= MAX_EXIF_SIZE:
-        with suppress(Exception):  # broken EXIF data turn nothing
-            ImageOps.exif_transpose(image, in_place=True)
+    with suppress(Exception):  # broken EXIF data turn nothing
+        ImageOps.exif_transpose(image, in_place=True)
     profile = _profile(image, data)
     if image.mode.startswith(("I", "F")):
         image = _gray(image)
@@ -140,20 +119,15 @@ def _decode(image: Image.Image, data: bytes) -> np.ndarray:
 
 
 def _gray(image: Image.Image) -> Image.Image:
-    """Return a gray image of 10 to 32 bits in 8 bits, with its opacity where a level is clear."""
+    """Return a gray image of 10 to 32 bits in 8 bits and alpha, as one level may be clear."""
     levels, tags = np.asarray(image), getattr(image, "tag_v2", {})
-    largest = 1 if image.mode == "F" else 4095 if tags.get(Tag.BITSPERSAMPLE) == (12,) else 65535
-    gray = Image.fromarray(_in_8_bits(levels, largest))
-    if tags.get(Tag.PHOTOMETRIC_INTERPRETATION) == 0:  # which means that 0 is white
+    white = 1 if image.mode == "F" else 4095 if tags.get(Tag.BITSPERSAMPLE) == (12,) else 65535
+    clipped = np.clip(np.nan_to_num(levels), 0, white)
+    gray = Image.fromarray(np.rint(clipped * np.float32(255 / white)).astype(np.uint8))
+    if tags.get(Tag.PHOTOMETRIC_INTERPRETATION) == 0:  # 0 is white
         gray = ImageOps.invert(gray)
     gray.putalpha(Image.fromarray(np.uint8(255) * (levels != image.info.get("transparency"))))
     return gray
-
-
-def _in_8_bits(levels: np.ndarray, largest: int) -> np.ndarray:
-    """Return levels of any type, of which the largest is white, as uint8."""
-    levels = np.clip(np.nan_to_num(levels), 0, largest)
-    return np.rint(levels * np.float32(255 / largest)).astype(np.uint8)
 
 
 def _profile(image: Image.Image, data: bytes) -> bytes:
@@ -171,7 +145,7 @@ def _in_srgb(image: Image.Image, profile: bytes) -> Image.Image:
     rgb = image if image.mode == "RGB" else image.convert("RGB")
     try:
         mode, space = PROFILE_MODES[profile[16:20]], ImageCms.ImageCmsProfile(BytesIO(profile))
-        is_srgb = (space.profile.profile_description or "").strip("\0 ").lower() in SRGB
+        is_srgb = (space.profile.profile_description or "").strip("\0 ").lower() in SRGB_NAMES
         gray = ImageChops.difference(rgb, rgb.convert("L").convert("RGB")).getbbox() is None
         if is_srgb or mode == "L" and not gray or (mode == "CMYK") != (image.mode == "CMYK"):
             return rgb
@@ -183,49 +157,45 @@ def _in_srgb(image: Image.Image, profile: bytes) -> Image.Image:
         return rgb
 
 
-def picture_file(path: Path, height: int = 64, width: int = 64) -> Path:
-    """Return a path that a picture can be written to; raises UserError, before any work.
-
-    height, width: the picture's, in pixels.
-    """
-    def fits(*size: int) -> bool:
-        return bool(_encoded(path, np.zeros((*size, 3), np.uint8)))
-
-    says = ("it is a folder" if path.is_dir() else
-            "no kind of color image that OpenCV writes" if not fits(64, 64) else "")
-    if not says and not (fits(height, min(64, width)) and fits(min(64, height), width)):
+def picture_file(path: Path, height: int = 64, width: int = 64) -> None:
+    """Raise UserError, before any work, where a picture of a size in pixels cannot be written."""
+    # Each side alone: a whole picture takes memory and time.
+    sizes = (64, 64), (height, min(64, width)), (min(64, height), width)
+    is_kind, *fits = [bool(_encoded(path, np.zeros((*size, 3), np.uint8))) for size in sizes]
+    if not is_kind:
+        raise UserError(f"cannot write {path}: no kind of color image that OpenCV writes")
+    if not all(fits):
         amount = "many" if max(height, width) > 2**12 else "few"
-        says = f"{width}x{height} pixels are too {amount} for that kind of image"
-    if says:
-        raise UserError(f"cannot write {path}: {says}")
+        raise UserError(f"cannot write {path}: {width}x{height} pixels are too {amount} for that "
+                        "kind of image")
     make_room(path)
-    return path
 
 
 def write_picture(path: Path, picture: np.ndarray) -> None:
-    """Write (h, w, 3) uint8 BGR as the kind of image that the name says, whole or not at all."""
-    encoded = _encoded(picture_file(path, *picture.shape[:2]), picture)
+    """Write (h, w, 3) uint8 BGR, as the kind of image of the path's suffix, whole or not at all."""
+    picture_file(path, *picture.shape[:2])
+    encoded = _encoded(path, picture)
     write_atomically(path, lambda file: file.write(encoded))
 
 
 def _encoded(path: Path, picture: np.ndarray) -> bytes:
-    """Return a picture encoded as the file's suffix says; b"" where that is not possible."""
+    """Return a picture encoded by the path's suffix; b"" where that is not possible."""
     try:
         if path.suffix.lower() == ".gif":  # OpenCV's palette is a poor one
             Image.fromarray(picture[..., ::-1]).quantize(256).save(content := BytesIO(), "GIF")
             return content.getvalue()
         with silent_stderr():
-            done, encoded = cv2.imencode(path.suffix, picture)
-            return encoded.tobytes() if done else b""
+            success, encoded = cv2.imencode(path.suffix, picture)
+            return encoded.tobytes() if success else b""
     except (cv2.error, OverflowError):
         return b""
 
 
 def compare(target: np.ndarray, painting: np.ndarray) -> np.ndarray:
-    """Target, painting and error map side by side, with white gaps.
+    """Return target, painting and error map side by side, with white gaps: (h, 3 w + 2 gaps, 3).
 
-    target, painting: (h, w, 3) uint8 BGR.  Returns (h, 3 w + 2 gaps, 3).  The map shows the mean
-    difference over channels, black for none to pale yellow for FULL_SCALE of the range or more.
+    target, painting: (h, w, 3) uint8 BGR.  The map shows the mean difference over channels, black
+    for none to pale yellow for FULL_SCALE of the range or more.
     """
     difference = cv2.absdiff(target, painting).mean(2) / (255 * FULL_SCALE)
     scaled = (np.minimum(difference, 1) * 255 + 0.5).astype(np.uint8)
@@ -241,5 +211,5 @@ def resized(picture: np.ndarray, width: int, height: int) -> np.ndarray:
 
 
 def psnr(squared_error: float | np.ndarray) -> np.ndarray:
-    """Peak signal-to-noise ratio in dB of pictures in [0, 1]; no error at all counts 100 dB."""
+    """Return the peak signal-to-noise ratio in dB of pictures in [0, 1], at most 100 dB."""
     return -10 * np.log10(np.maximum(squared_error, 1e-10))

@@ -3,33 +3,31 @@
 import errno
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TextIO
 
 
 class Output:
-    """A stream to print on, which may lose its reader, its terminal or its room: work goes on.
+    """A stream that drops text which it cannot write, so that work goes on without a reader."""
 
-    ``failure`` is why something else than a reader was lacking, as of a full disk.
-    """
+    failure: OSError | None = None  # other than a lost reader or terminal, for example a full disk
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
-        self.failure: OSError | None = None
 
     def write(self, text: str) -> int:
-        """Write text, if that can be."""
-        self._try("write", text)
+        """Write text where that is possible."""
+        self._try(self._stream.write, text)
         return len(text)
 
     def flush(self) -> None:
-        """Flush the stream, if that can be."""
-        self._try("flush")
+        """Flush the stream where that is possible."""
+        self._try(self._stream.flush)
 
-    def _try(self, method: str, *arguments: str) -> None:
+    def _try(self, method: Callable, *arguments: str) -> None:
         try:
-            getattr(self._stream, method)(*arguments)
+            method(*arguments)
         except OSError as error:
             if error.errno not in (errno.EPIPE, errno.EIO):
                 self.failure = error
@@ -43,24 +41,23 @@ def prepare_streams() -> None:
     for descriptor in range(3):
         try:
             os.fstat(descriptor)
-        except OSError:  # it is closed: nothing else shall get its number
+        except OSError:  # closed: no other file may get its number
             os.open(os.devnull, os.O_RDWR)
     for name in [name for name in os.environ if name.startswith("TQDM_")]:
-        del os.environ[name]  # bars have their settings, and nonsense in there would end them
+        del os.environ[name]  # an invalid value would end every progress bar
     for name in ("stdout", "stderr"):
-        if (stream := getattr(sys, name)) is getattr(sys, f"__{name}__"):  # and no notebook's
+        if (stream := getattr(sys, name)) is getattr(sys, f"__{name}__"):  # not a notebook's
             stream = stream or open(os.devnull, "w")  # noqa: SIM115, where it is closed
-            stream.reconfigure(errors="backslashreplace")  # names of files may be any bytes
+            stream.reconfigure(errors="backslashreplace")  # file names may be any bytes
             setattr(sys, name, Output(stream))
 
 
 @contextmanager
 def silent_stderr() -> Iterator[TextIO]:
-    """Hide what C libraries print on stderr; yield a file that still leads there."""
-    with open(os.dup(2), "w") as stderr:
+    """Hide what C libraries print on stderr; yield a file that still writes there."""
+    with open(os.dup(2), "w") as stderr, open(os.devnull, "w") as null:
+        os.dup2(null.fileno(), 2)
         try:
-            with open(os.devnull, "w") as null:
-                os.dup2(null.fileno(), 2)
             yield stderr
         finally:
             os.dup2(stderr.fileno(), 2)

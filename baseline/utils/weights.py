@@ -5,133 +5,123 @@ import os
 import re
 import warnings
 import zipfile
-from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections import Counter
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from functools import partial
-from itertools import chain, repeat
+from itertools import chain, islice, repeat
 from pathlib import Path
 from pickletools import genops
 from reprlib import repr as shown
-from typing import Any, NoReturn
+from typing import Any, BinaryIO
 
 import torch
 from torch import nn
 
-from constants import WIDTH
 from utils.command import UserError
-from utils.files import write_atomically
+from utils.files import reason, write_atomically
 
-# What the pickles in files of tensors and plain values name.
-PLAIN = (r"collections OrderedDict|torch\._utils _rebuild_(tensor(_v2)?|parameter)"
-         r"|torch (BFloat16|Bool|Byte|Char|Double|Float|Half|Int|Long|Short)Storage")
-# Parts of keys that DataParallel, DistributedDataParallel and torch.compile add, and the newer
-# names of what weight norm has.
-WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
-COUNTER = "num_batches_tracked"  # old versions did not write it, and some write it as a float
-BESIDE = {"n_averaged"}  # what AveragedModel counts
-NEW_NAMES = {"parametrizations.weight.original0": "weight_g",
-             "parametrizations.weight.original1": "weight_v"}
-MOST_PARTS = 10_000  # of a checkpoint that are looked through for weights
-FEWEST = 10  # tensors of a network in there; an optimiser has three for each of its parameters
-ARCHIVES = re.compile(
+OTHER_FILES = {  # by their first bytes
+    rb"\Z": "is empty",
     rb"\x1f[\x8b\x9d]|BZh|\xfd7zXZ|7z\xbc\xaf|Rar!|\x28\xb5\x2f\xfd|\x04\x22\x4d\x18|\x5d\0\0.\0"
-    rb"|PK\x05\x06|.{257}ustar", re.DOTALL)
-OTHERS = {rb".{8}\{\s*\"": "is a file of safetensors and no state dict of PyTorch",
-          rb"\x93NUMPY": "is an array of NumPy and no state dict of PyTorch"}
-# What a weight file may say beside its keys: the family of the strokes, the read-out of an actor.
-METADATA = {"family", "readout"}
-LONGEST_PICKLE = 10**6  # operations; those of a checkpoint are some ten thousand
+    rb"|PK\x05\x06|.{257}ustar": "is an archive; unpack it first",
+    rb".{8}\{\s*\"": "is a file of safetensors and no state dict of PyTorch",
+    rb"\x93NUMPY": "is an array of NumPy and no state dict of PyTorch",
+    rb"\s*<": "is a web page, saved in place of a file",
+    rb"\s*version https://git-lfs": "is a pointer to a file; fetch that with git lfs pull",
+}
+# The globals in the pickles of files of tensors and plain values.
+PLAIN_GLOBALS = (r"collections OrderedDict|torch\._utils _rebuild_(tensor(_v2)?|parameter)"
+                 r"|torch (BFloat16|Bool|Byte|Char|Double|Float|Half|Int|Long|Short)Storage")
+MAX_OPERATIONS = 10**6  # of pickles; those of a checkpoint have some ten thousand
+# Parts of keys: what DataParallel, DistributedDataParallel and torch.compile add, and the newer
+# names of weight normalization.
+OTHER_KEYS = {r"(?<![^.])(module|_(orig_mod|fsdp_wrapped_module|checkpoint_wrapped_module))\.": "",
+              r"parametrizations\.weight\.original0": "weight_g",
+              r"parametrizations\.weight\.original1": "weight_v"}
+COUNTER = "num_batches_tracked"  # not in files of old versions, and a float in some
+MAX_PARTS, MAX_KEY_LENGTH, MAX_PREFIXES = 100_000, 200, 64  # that are searched for weights
+MIN_TENSORS = 10  # of a network in a checkpoint; an optimizer has three for each parameter
+METADATA = {"family", "readout"}  # of a weight file: of strokes, of an actor
 
 
 def finite(network: nn.Module) -> bool:
-    """Whether all numbers of a network are."""
+    """Return whether all numbers of a network are finite."""
     return all(bool(torch.isfinite(value).all()) for value in network.state_dict().values())
 
 
 def save_atomically(value: Any, path: Path) -> None:
-    """torch.save to ``path``, whole or not at all."""
+    """Save a value with torch.save, whole or not at all."""
     write_atomically(path, partial(torch.save, value))
 
 
 def load_file(path: Path, what: str, otherwise: str) -> Any:
-    """Load a file of tensors and plain values; no code in it is ever run.
+    """Load a file of tensors and plain values without running code from it.
 
     what: the file's name for the user.  otherwise: what the user can do without it.
     """
     try:
         with warnings.catch_warnings(), open(path, "rb") as file:
             warnings.simplefilter("ignore")  # of files by other versions of PyTorch
-            flaw = _flaw(path)
-            if not flaw:
+            if not (flaw := _flaw(file)):
+                file.seek(0)
                 return torch.load(file, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise UserError(f"{what} {path} does not exist; {otherwise}") from error
+    except FileNotFoundError:
+        flaw = "does not exist"
     except OSError as error:
-        raise UserError(f"cannot read {what} {path}: {error.strerror or error}") from error
-    except Exception as error:
-        raise UserError(
-            f"{what} {path} is damaged or not a weight file; {otherwise}") from error
+        raise UserError(f"cannot read {what} {path}: {reason(error)}") from error
+    except Exception:  # noqa: BLE001, broken files raise errors of any type
+        flaw = "is damaged or not a weight file"
     raise UserError(f"{what} {path} {flaw}; {otherwise}")
 
 
-def _flaw(path: Path) -> str:  # noqa: C901, PLR0912, a line for each flaw
-    """Why a file is not one of tensors and plain values, as far as can be told before loading it.
+def _flaw(file: BinaryIO) -> str:
+    """Return why a file is not one of tensors and plain values, before it is loaded; or "".
 
-    PyTorch itself refuses to run code.  This says which, and keeps away from the rest that it
-    knows, which takes memory as it likes.  Raises an exception where the file is damaged.
+    PyTorch refuses code without naming it, and lets globals that it knows take any memory.
+    Raises an exception where the file is damaged.
     """
-    with open(path, "rb") as file, ExitStack() as stack:
-        beginning = file.read(300)
-        start = beginning.lstrip()
-        if ARCHIVES.match(beginning):
-            return "is an archive; unpack it first"
-        for pattern, flaw in OTHERS.items():
-            if re.match(pattern, beginning, re.DOTALL):
-                return flaw
-        if start.startswith(b"<"):
-            return "is a web page, saved in place of a file"
-        if start.startswith(b"version https://git-lfs"):
-            return "is a pointer to a file; fetch that with git lfs pull"
-        if not os.fstat(file.fileno()).st_size:
-            return "is empty"
-        whole = stack.enter_context(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-        pickles = repeat(whole, 5)  # one after the other in files of before PyTorch 1.6
-        if start.startswith(b"PK"):
-            archive = zipfile.ZipFile(file)
-            if archive.namelist() and not any(
-                    name.endswith("/data.pkl") for name in archive.namelist()):
-                return "is an archive; unpack it first"
-            if any(part.filename.endswith("/constants.pkl") for part in archive.infolist()):
-                return "is a TorchScript archive and no state dict"
-            if sum(part.file_size for part in archive.infolist()) > len(whole):
-                return "is compressed, which weight files are not"
-            if archive.testzip():  # PyTorch would take damaged numbers
-                return "is damaged"
-            pickles = (archive.read(name) for name in archive.namelist()
-                       if name.endswith("/data.pkl"))
-        texts = []
-        for number, (opcode, value, _) in enumerate(chain.from_iterable(map(genops, pickles))):
-            if isinstance(value, str):
-                texts.append(value)
-            if opcode.name == "STACK_GLOBAL":
-                value = " ".join(texts[-2:])
-            if "GLOBAL" in opcode.name and not re.fullmatch(PLAIN, value):
-                if not re.fullmatch(r"\S+ \S+", value):
-                    raise ValueError("no pickle")
-                name = value[:100].replace(" ", ".")
-                if re.match(r"torch\._utils\._rebuild_|torch\.\w+Storage", name):
-                    return f"holds other tensors than plain ones of floats ({name})"
-                return f"would run code ({name}); it was not loaded"
-            if number == LONGEST_PICKLE:
-                return "is not a weight file"
-    return ""
+    beginning = file.read(300)
+    for pattern, flaw in OTHER_FILES.items():
+        if re.match(pattern, beginning, re.DOTALL):
+            return flaw
+    content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    if not beginning.startswith(b"PK"):
+        return _flaw_of_pickles(repeat(content, 5))  # one after the other, before PyTorch 1.6
+    archive = zipfile.ZipFile(file)
+    names = archive.namelist()
+    if any(name.endswith("/constants.pkl") for name in names):
+        return "is a TorchScript archive and no state dict"
+    if not (pickles := [name for name in names if name.endswith("/data.pkl")]):
+        return "is an archive; unpack it first"
+    if sum(part.file_size for part in archive.infolist()) > len(content):
+        return "is compressed, which weight files are not"
+    if archive.testzip():  # PyTorch would load damaged numbers
+        return "is damaged"
+    return _flaw_of_pickles(map(archive.read, pickles))
+
+
+def _flaw_of_pickles(pickles: Iterable[Any]) -> str:
+    """Return why pickles hold more than tensors and plain values; or ""."""
+    strings = []
+    operations = chain.from_iterable(map(genops, pickles))
+    for opcode, value, _ in islice(operations, MAX_OPERATIONS):
+        if isinstance(value, str):
+            strings.append(value)
+        if opcode.name == "STACK_GLOBAL":
+            value = " ".join(strings[-2:])
+        if "GLOBAL" in opcode.name and not re.fullmatch(PLAIN_GLOBALS, value):
+            module, name = value[:100].split()
+            if re.match(r"torch(\._utils _rebuild_| \w+Storage)", value):
+                return f"holds other tensors than plain ones of floats ({module}.{name})"
+            return f"would run code ({module}.{name}); it was not loaded"
+    return "is not a weight file" if next(operations, None) else ""
 
 
 def load_weights(network: nn.Module, path: Path, what: str, otherwise: str) -> str:
-    """Fill ``network`` from a state dict of any float precision whose keys fit exactly.
+    """Fill a network from a state dict of any float precision with exactly its keys.
 
-    Returns the family of strokes that the weights are for: bezier where they do not say.
+    Returns the family of strokes that the weights are for: bezier where the file names none.
     """
     return load_built(lambda state: network, path, what, otherwise)[1]["family"]
 
@@ -139,111 +129,97 @@ def load_weights(network: nn.Module, path: Path, what: str, otherwise: str) -> s
 def load_built(
     build: Callable[[dict[str, torch.Tensor]], nn.Module], path: Path, what: str, otherwise: str
 ) -> tuple[nn.Module, dict[str, str]]:
-    """``load_weights`` into a network that ``build`` makes by what the state dict says.
+    """Build a network for a state dict and fill it; see ``load_weights``.
 
-    Returns the network and the file's metadata, "family" always among it.  Files that older
-    versions wrote for pictures of another size than 128 pixels are refused.
+    Returns the network and the file's metadata, always with "family".
     """
-    def refuse(flaw: str) -> NoReturn:
-        raise UserError(f"{what} {path} {flaw}; {otherwise}")
-
+    tensors, all_metadata = _flatten(load_file(path, what, otherwise))
     flaws = []
-    candidates = ((whole, state) for whole in state_dicts(load_file(path, what, otherwise))
-                  for state in with_modules(unwrapped(whole)))
-    for found, state in candidates:
+    for prefix in _prefixes(list(tensors)):
+        state = {key.removeprefix(prefix): tensor for key, tensor in tensors.items()
+                 if key.startswith(prefix)}
         network = build(state)
-        if not (flaw := misfit(network, state)):
-            break
-        flaws.append(flaw)
-    else:
-        refuse(flaws[0] if flaws else "holds no state dict")
-    network.load_state_dict(state)
-    metadata = getattr(found, "_metadata", None)
-    own = dict.get(metadata, "") if isinstance(metadata, dict) else None
-    written = dict(own) if isinstance(own, dict) else {}
-    if type(size := written.get("size", WIDTH)) is not int or size != WIDTH:
-        refuse(f"is for pictures of {shown(size)} pixels a side, not {WIDTH}")
-    known = {"family": "bezier"} | {name: written[name] for name in METADATA & written.keys()}
-    return network, {name: value[:100] if isinstance(value, str) else shown(value)
-                     for name, value in known.items()}
+        if flaw := _misfit(network, state):
+            flaws.append(flaw)
+            continue
+        network.load_state_dict(state)
+        metadata = all_metadata[max(filter(prefix.startswith, all_metadata), key=len)]
+        metadata = {"family": "bezier"} | metadata
+        return network, {name: value[:100] if isinstance(value, str) else shown(value)
+                         for name, value in metadata.items() if name in METADATA}
+    raise UserError(f"{what} {path} {flaws[0] if flaws else 'holds no state dict'}; {otherwise}")
 
 
-def state_dicts(loaded: Any) -> list[dict[str, torch.Tensor]]:
-    """The state dicts in what was loaded: itself, or those in a checkpoint's dicts of dicts.
+def _flatten(loaded: Any) -> tuple[dict[str, torch.Tensor], dict[str, dict[str, Any]]]:
+    """Return the tensors in nested dicts and lists by their dotted keys, without wrappers.
 
-    Plain values among the weights, such as a number of updates, are left out.
+    And the metadata of each state dict by what the keys in it begin with.
     """
-    found, todo = [], [loaded]
-    for value in todo:  # grows on the way
-        values = list(dict.values(value)) if isinstance(value, dict) else (
-            list(value) if isinstance(value, list | tuple) else [])
-        others = [each for each in values if not isinstance(each, torch.Tensor)]
-        tensors = len(values) - len(others)
-        if isinstance(value, dict) and tensors and (
-                tensors >= FEWEST or value is loaded and not others):
-            found.append(OrderedDict((key, each) for key, each in dict.items(value)
-                                     if isinstance(each, torch.Tensor)))
-            found[-1]._metadata = getattr(value, "_metadata", None)
-        if len(todo) < MOST_PARTS:
-            todo += others
-    return found
+    tensors, metadata, todo = {}, {"": {}}, [("", loaded)]
+    for path, value in todo:  # grows meanwhile
+        items = ()
+        if isinstance(value, torch.Tensor) and not path.endswith("n_averaged."):  # AveragedModel's
+            tensors[path[:-1]] = value
+        elif isinstance(value, dict):
+            items = dict.items(value)
+            with suppress(AttributeError, KeyError, TypeError, ValueError):
+                metadata[path] = dict(value._metadata[""])
+        elif isinstance(value, list | tuple):
+            items = enumerate(value)
+        if len(todo) < MAX_PARTS and len(path) < MAX_KEY_LENGTH:
+            todo += [(_own_key(f"{path}{key}."), item) for key, item in items
+                     if isinstance(item, torch.Tensor | dict | list | tuple)]
+    return tensors, metadata
 
 
-def with_modules(state: dict[str, torch.Tensor]) -> Iterator[dict[str, torch.Tensor]]:
-    """A state dict, and those of the modules in it, as where several networks are in one."""
-    yield state
-    modules: dict[str, dict[str, torch.Tensor]] = {}
-    for key, value in state.items():
-        module, _, rest = key.partition(".")
-        modules.setdefault(module, {})[rest] = value
-    yield from (unwrapped(each) for each in modules.values() if len(each) >= FEWEST)
+def _own_key(key: str) -> str:
+    """Return a key without wrappers, in PyTorch's older names."""
+    for pattern, name in OTHER_KEYS.items():
+        key = re.sub(pattern, name, key)
+    return key
 
 
-def unwrapped(found: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """A state dict without what wrappers put before its keys, in PyTorch's older names."""
-    keys = {key: [part for part in str(key).split(".") if part not in WRAPPERS]
-            for key in found if key not in BESIDE}
-    while len({parts[0] for parts in keys.values() if parts}) == 1 and all(
-            len(parts) > 1 for parts in keys.values()):
-        keys = {key: parts[1:] for key, parts in keys.items()}
-    state = {".".join(parts): dict.__getitem__(found, key) for key, parts in keys.items()}
-    for new, old in NEW_NAMES.items():
-        state = {key.replace(new, old): value for key, value in state.items()}
-    return state
+def _prefixes(keys: list[str]) -> list[str]:
+    """Return what all keys begin with, and what the keys of a network among them may begin with."""
+    if not keys:
+        return []
+    common = "".join(os.path.commonprefix(keys).rpartition(".")[:2])
+    counts = Counter(key[: dot.end()] for key in keys
+                     for dot in re.finditer(r"\.", key[:MAX_KEY_LENGTH]))
+    frequent = (prefix for prefix, count in counts.items() if count >= MIN_TENSORS)
+    return [common, *islice(frequent, MAX_PREFIXES)]
 
 
-def misfit(network: nn.Module, state: dict[str, torch.Tensor]) -> str:
-    """What keeps weights from fitting a network; empty where they do.
+def _misfit(network: nn.Module, state: dict[str, torch.Tensor]) -> str:
+    """Return why weights do not fit a network; or "".
 
-    Counters of batches, which old versions did not write, are added.
+    Adds the counters of batches, which old versions did not write.
     """
-    mine = network.state_dict()
-    for key in mine.keys() - state.keys():
+    expected = network.state_dict()
+    for key in expected.keys() - state.keys():
         if key.endswith(COUNTER):
-            state[key] = mine[key]
+            state[key] = expected[key]
     other = "holds the weights of another network"
-    if alien := next((key for key in (*mine, *state) if key not in mine or key not in state), None):
-        return f"{other}: {'no' if alien in mine else 'also'} {alien[:100]}"
-    for key, own in mine.items():
-        if (value := state[key]).shape != own.shape:
-            return f"{other}: {key} has the shape {(*value.shape,)}, not {(*own.shape,)}"
-        if value.is_floating_point() != own.is_floating_point() and not key.endswith(COUNTER):
+    if alien := next((key for key in (*expected, *state)
+                      if key not in expected or key not in state), None):
+        return f"{other}: {'no' if alien in expected else 'also'} {alien[:100]}"
+    for key, tensor in expected.items():
+        if (value := state[key]).shape != tensor.shape:
+            return f"{other}: {key} has the shape {(*value.shape,)}, not {(*tensor.shape,)}"
+        if value.is_floating_point() != tensor.is_floating_point() and not key.endswith(COUNTER):
             return f"holds numbers of the type {value.dtype} in {key}"
-        if not torch.isfinite(value.to(own.dtype)).all():
+        if not torch.isfinite(value.to(tensor.dtype)).all():
             return f"holds numbers that are not finite in {key}"
     return ""
 
 
-def half_state(network: nn.Module, **metadata: str) -> OrderedDict[str, torch.Tensor]:
+def half_state(network: nn.Module, **metadata: str) -> dict[str, torch.Tensor]:
     """Return the network's state dict on the CPU, floats in half precision: the shipped format.
 
-    metadata: what PyTorch is to save with the state dict beside its keys; see METADATA.
+    metadata: values for the names in METADATA, which PyTorch saves with the state dict.
     """
     state = network.state_dict()
-    half = OrderedDict(
-        (key, (value.half() if value.is_floating_point() else value).cpu().contiguous())
-        for key, value in state.items()
-    )
-    half._metadata = state._metadata
-    half._metadata[""] |= metadata
-    return half
+    for key, value in list(state.items()):
+        state[key] = (value.half() if value.is_floating_point() else value).cpu().contiguous()
+    state._metadata[""] |= metadata
+    return state
