@@ -208,7 +208,7 @@ def _decode(files: list[Path], pixels_file: Path, folder: str) -> None:
 def _decode_one(file: Path, row: np.ndarray) -> int:
     """Decode an image into its row (3, 128, 128) of the cache; return the verdict on it."""
     try:
-        picture = decode_picture(file)
+        picture, _ = decode_picture(file)
     except UserError as error:
         cause = error.__cause__  # a file without permission is decoded when it gets it
         system = isinstance(cause, OSError | MemoryError) and not isinstance(cause, PermissionError)

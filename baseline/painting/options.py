@@ -48,15 +48,16 @@ class PaintOptions:
         return None if self.output in (self.video, *self.strokes) else self.output
 
     @property
-    def color(self) -> tuple[int, ...] | None:
-        """Return the background's color, RGB, where one was chosen."""
-        chosen = self.background not in (None, "none")
-        return tuple(bytes.fromhex(self.background[1:])) if chosen else None
+    def behind(self) -> str:
+        """Return the color behind what is transparent in a photo."""
+        return "white" if self.background in (None, "none") else self.background
 
     @property
     def ground(self) -> tuple[int, ...] | None:
         """Return the color of an SVG's ground, RGB: black, as of the canvas, if none was chosen."""
-        return (0, 0, 0) if self.background is None else self.color
+        if self.background == "none":
+            return None
+        return tuple(bytes.fromhex((self.background or "#000000")[1:]))
 
     def files(self) -> list[Path]:
         """Return the files to write, but for the frames."""

@@ -37,7 +37,7 @@ from running.run import StopSignals
 from utils.command import ACTOR, RENDERER, UserError, enough_memory, one_line
 from utils.files import in_turn
 from utils.listing import list_pictures
-from utils.pictures import psnr, read_picture, resized
+from utils.pictures import psnr, read_cutout, resized
 
 MAX_STEPS = 56  # of a stage, that help the actor that comes with this
 REFINED_SIDE = 256  # pixels of the canvas that strokes are refined on, at least
@@ -77,7 +77,7 @@ def readable(
     """
     for path, name in zip(options.images, own_names(options.images), strict=True):
         try:
-            picture, alpha = read_picture(path), None
+            picture, alpha = read_cutout(path, options.behind)
         except UserError as error:
             if name is None:
                 raise

@@ -32,18 +32,26 @@ FULL_SCALE = 0.5  # difference from which on the error map has its brightest col
 
 
 def read_picture(path: Path) -> np.ndarray:
-    """Read an image file as (H, W, 3) uint8 BGR in sRGB.
+    """Read an image file as (H, W, 3) uint8 BGR, transparency on white; see ``read_cutout``."""
+    return read_cutout(path)[0]
 
-    Turns it upright by its EXIF orientation, shows transparency on white, and takes the first of
-    several pictures.  Floating-point 1 is white.  Raises UserError where Pillow cannot read the
-    file, reads it in wrong values, or would take too much memory.
+
+def read_cutout(path: Path, background: str = "white") -> tuple[np.ndarray, np.ndarray | None]:
+    """Read an image file in sRGB, transparency on a background, and its opacity.
+
+    Turns it upright by its EXIF orientation and takes the first of several pictures.
+    Floating-point 1 is white.  Returns (H, W, 3) uint8 BGR, and (H, W) uint8 or None: opaque.
+    Raises UserError where Pillow cannot read the file, reads it in wrong values, or would take too
+    much memory.
     """
     with silent_stderr():  # libtiff prints there
-        return decode_picture(path)
+        return decode_picture(path, background)
 
 
-def decode_picture(path: Path) -> np.ndarray:
-    """Read an image file like ``read_picture``, where libraries may print on stderr."""
+def decode_picture(
+    path: Path, background: str = "white"
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Read an image file like ``read_cutout``, where libraries may print on stderr."""
     data = _content(path)
     Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # Pillow warns from there on, and raises at twice that
     warnings.filterwarnings("ignore", module="PIL")
@@ -51,7 +59,7 @@ def decode_picture(path: Path) -> np.ndarray:
     try:
         with Image.open(BytesIO(data), formats=FORMATS) as image:
             if not _is_misread(image, data):
-                return _decode(image, data)
+                return _decode(image, data, background)
             flaw = f"is a {image.format} of a kind that Pillow reads wrong; save it as 8-bit PNG"
     except Image.DecompressionBombError:
         flaw = f"has more than {MAX_PIXELS} pixels, the most that are read"
@@ -99,8 +107,10 @@ def _is_misread(image: Image.Image, data: bytes) -> bool:
     return image.format in ("AVIF", "PNG") and HDR_COLORS.search(data, 0, 2**16) is not None
 
 
-def _decode(image: Image.Image, data: bytes) -> np.ndarray:
-    """Return the pixels of an opened image; see ``read_picture``."""
+def _decode(
+    image: Image.Image, data: bytes, background: str
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return the pixels of an opened image and its opacity; see ``read_cutout``."""
     image.load()
     with suppress(Exception):  # broken EXIF data turn nothing
         ImageOps.exif_transpose(image, in_place=True)
@@ -109,13 +119,16 @@ def _decode(image: Image.Image, data: bytes) -> np.ndarray:
         image = _gray(image)
     elif image.format == "PNG" and image.mode == "L" and "transparency" in image.info:
         image.info["transparency"] *= 255 // (2 ** data[24] - 1)  # Pillow scales the pixels alone
+    alpha = None
     if image.has_transparency_data:
         image = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
-        picture = Image.new("RGB", image.size, "white")
-        picture.paste(_in_srgb(image.convert("RGB"), profile), mask=image.getchannel("A"))
+        alpha = image.getchannel("A")
+        picture = Image.new("RGB", image.size, background)
+        picture.paste(_in_srgb(image.convert("RGB"), profile), mask=alpha)
     else:
         picture = _in_srgb(image, profile)
-    return cv2.cvtColor(np.asarray(picture), cv2.COLOR_RGB2BGR)
+    return (cv2.cvtColor(np.asarray(picture), cv2.COLOR_RGB2BGR),
+            None if alpha is None else np.asarray(alpha))
 
 
 def _gray(image: Image.Image) -> Image.Image:
