@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Train the renderer network to draw what the rasteriser draws."""
+"""Train the renderer network to draw what the rasterizer draws."""
 
+import argparse
 from pathlib import Path
 
 from constants import FAMILY_NAMES
-from options import RendererOptions
 from utils.command import (
     RENDERER,
     ROOT,
@@ -20,7 +20,7 @@ from utils.command import (
 )
 
 
-def parse_args(arguments: list[str] | None = None) -> RendererOptions:
+def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line, or other arguments."""
     parser = Parser(__doc__, "python3 baseline/train_renderer.py --minutes 60")
     group = parser.add_argument_group("how it learns")
@@ -35,14 +35,15 @@ def parse_args(arguments: list[str] | None = None) -> RendererOptions:
     add("--schedule", default="cosine", choices=("cosine", "stepped"),
         help="how the rate falls: by half a cosine, or to a tenth after 40 %% and 80 %%")
     add("--stroke", default="bezier", choices=FAMILY_NAMES, help="the family of strokes to learn")
-    add("--scratch", action="store_true", help="start anew, not from the weights in --output")
-    add("--seed", type=seed_type, default=1234, metavar="N", help="of all that is drawn by chance")
+    add("--scratch", action="store_true",
+        help="start from random weights, not from those in --output")
+    add("--seed", type=seed_type, default=1234, metavar="N", help="of all random numbers")
     running = parser.add_argument_group("running")
     add = running.add_argument
     add("--output", type=new_file, metavar="FILE", help="the weight file to write (renderer.pkl; "
-        "of another family, its name, such as triangle.pkl)")
+        "of another family, its name, like triangle.pkl)")
     add("--log", type=path_type, metavar="DIR", default=str(TRAIN_LOG),
-        help="where the folder of the run is made")
+        help="the folder for the run's folder")
     add("--resume", type=path_type, nargs="?", const=False, metavar="DIR",
         help="go on with the run in DIR, or with the newest unfinished one; --steps N gives it "
         "another length, --minutes N that many minutes from now")
@@ -60,10 +61,10 @@ def parse_args(arguments: list[str] | None = None) -> RendererOptions:
     for name in ("log", "output"):
         if getattr(options, name):
             setattr(options, name, Path(getattr(options, name)).absolute())
-    return RendererOptions(**vars(options))
+    return options
 
 
-def main(options: RendererOptions) -> None:
+def main(options: argparse.Namespace) -> None:
     """Train as the options say."""
     from renderer_trainer import train  # its imports take seconds, mistakes none
 

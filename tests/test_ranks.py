@@ -203,7 +203,7 @@ def test_grid_method_in_two_processes_resume_in_one(checkout, compiled):
     folder = checkout.root / "train_log" / "Paint-run1"
     assert len(list(folder.glob("memory-*of2.pt"))) == 2
     out = checkout.run("train.py", "--resume", folder, "--train_times", 4)
-    assert "is gone: the memory is filled anew" in out
+    assert "is gone: the replay memory is filled again" in out
     assert "step 4" in out
     assert [p.name[-8:] for p in folder.glob("memory-*")] == ["-0of1.pt"]
 

@@ -178,7 +178,7 @@ def test_train_script_minutes_from_init(checkout):
 
 @pytest.mark.parametrize("flags", [
     ("--reward", "l2"), ("--method", "grid", "--init", "x", "--batch_size", "640"),
-    ("--discount", "0.95**3"), ("--method", "model_free", "--minutes", "3"), ("--batch_size", "96"),
+    ("--discount", "0.857"), ("--method", "model_free", "--minutes", "3"), ("--batch_size", "96"),
 ])
 def test_a_resumed_run_has_the_options_it_had(tmp_path, flags):
     """Where they are the usual ones too, but others would come from what was typed beside them."""
@@ -210,10 +210,10 @@ def test_a_resumed_log_goes_on_where_the_checkpoint_is(checkout, tmp_path):
     assert (log.folder / "log.csv").read_text() == whole
     rows = list(csv.DictReader(whole.splitlines()))
     assert [(row["update"], row["frames"]) for row in rows] == [("2", "4"), ("4", "8")]
-    assert list(rows[0])[:7] == ["update", "frames", "seconds", "error_5", "error_15", "live",
+    assert list(rows[0])[:7] == ["update", "frames", "seconds", "error_5", "error_15", "visible",
                                  "opacity"]
     best = [float(row["error_15"]) for row in rows]
-    assert best == pytest.approx([min(float(row["error_live"]), float(row["error_average"]))
+    assert best == pytest.approx([min(float(row["error_actor"]), float(row["error_ema"]))
                                   for row in rows])
     assert float(rows[1]["critic/loss"]) > 0
 

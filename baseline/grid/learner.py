@@ -94,7 +94,7 @@ class GridLearner(Learner):
         target, actor = as_float(batch.cpu()), self.actor
         if self.updates == 0 and self.imitating:
             initialize(actor, target, self.family)
-            self.ranks.make_same(actor)
+            self.ranks.broadcast_network(actor)
             self.ema_actor.load_state_dict(actor.state_dict())
         if self.updates % MEASURE_EVERY == 0 or self.updates == self.imitating:
             self.measure_activations(target[:MEASURED])
@@ -106,7 +106,7 @@ class GridLearner(Learner):
                 loss, error = self.painting_loss(policy, target)
             actor.zero_grad(set_to_none=True)
             loss.backward()
-        self.ranks.mean_gradients(actor)
+        self.ranks.average_gradients(actor)
         self.step()
         self.update_ema(progress)
         return {"actor/error": error.detach()}
@@ -145,7 +145,7 @@ class GridLearner(Learner):
                 rms = MUON_RMS * max(direction.flatten(1).shape) ** 0.5
                 steps[-1].copy_(rms * direction * multiplier)
         for weight, step in zip(self.filters, steps, strict=True):
-            weight.sub_(self.ranks.total(step), alpha=lr)
+            weight.sub_(self.ranks.all_reduce(step), alpha=lr)
 
     @torch.no_grad()
     def measure_activations(self, target: torch.Tensor) -> None:
@@ -158,7 +158,7 @@ class GridLearner(Learner):
         with self.precision.autocast():
             measured = measure_multipliers(
                 self.actor, *(each.to(self.precision.device) for each in inputs))
-        self.multipliers = [self.ranks.total(each).div_(self.ranks.world) for each in measured]
+        self.multipliers = [self.ranks.all_reduce(each).div_(self.ranks.world) for each in measured]
 
     def painting_loss(
         self, policy: Policy, target: torch.Tensor

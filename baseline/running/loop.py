@@ -1,129 +1,143 @@
-"""The one loop of both trainings: work, validate, save, stop."""
+"""The loop of every training: start or resume, work, validate, save, stop."""
 
-import math
+import argparse
 import os
 import sys
+import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from shlex import quote
+from shlex import join
 from typing import Protocol
 
 import torch
 from tqdm import tqdm
 
+from running.device import compiling
 from running.ranks import Ranks
-from running.run import Run, StopSignals
+from running.run import Parse, Run, StopSignals, log_folder
+from utils.command import enough_memory
+
+FIRST_WAIT, LINE_WAIT = 8.0, 18.0  # seconds before a line: until the pace is known, and then
+LONG = 3600  # seconds of a training; a longer one is told how to be shorter
 
 
 class Job(Protocol):
-    """A training, as its loop sees it."""
+    """A training, as its loop sees it.
 
-    unit: str  # what ``done`` and ``total`` count
+    done, total: steps; total is None until a budget of minutes has become a number of steps.
+    burn_in: steps before such a budget knows the pace, and those of them that are not timed.
+    settled: whether the time from this tick to another settled one tells the pace.
+    over: whether all steps are done.  due: whether to validate and save after this tick.
+    alternative: what takes less time than the default training.
+    """
+
     done: int
-    total: int | None  # None until a budget of minutes has become a number
-    exchange_every: int  # ticks between exchanges of stop signals between processes
+    total: int | None
+    burn_in: tuple[int, int]
+    settled: bool
+    over: bool
+    due: bool
+    alternative: str
 
-    @property
-    def over(self) -> bool:
-        """Whether nothing is left to do."""
+    def load(self, run: Run) -> None:
+        """Load the checkpoint of a run."""
 
-    @property
-    def settled(self) -> bool:
-        """Whether the time since another such moment tells how long what is left will take."""
-
-    @property
-    def due(self) -> bool:
-        """Whether to validate and save after the tick that was."""
+    def attach(self, run: Run) -> None:
+        """Log and save in the folder of a run from here on."""
 
     def tick(self) -> None:
         """Do the smallest piece of work."""
 
     def validate(self) -> None:
-        """Measure how good it has become.  Raises UserError where it diverged."""
+        """Measure the networks.  Raises UserError where the training diverged."""
 
     def check(self) -> None:
-        """Raise UserError where it diverged since the last validation."""
+        """Raise UserError where the training diverged since the last validation."""
 
     def save(self) -> None:
-        """Write the checkpoint, and beside it what is the best so far."""
+        """Write the checkpoint and the best networks so far."""
 
-    def introduce(self) -> str:
-        """What is going to be done, in a line."""
+    def describe(self) -> str:
+        """Return what is trained on what, in a line."""
 
     def report(self) -> str:
-        """What came out of it, in a line."""
+        """Return what was trained and the command that uses it, in a line."""
 
 
 class Budget:
-    """Turns minutes into a number of units of work, from the rate after a burn-in.
+    """Minutes that become a number of steps, by the pace after a burn-in.
 
-    The first part of the burn-in pays for starting up.  Each later question takes the rate of
-    all since, so that the end stays near the minute whatever else the machine does.
+    Each call of ``total`` takes the pace of all steps since, so that the training ends near the
+    minute whatever else the machine does.
     """
 
-    def __init__(self, minutes: float, burn_in: int, skipped: int | None = None) -> None:
-        """burn_in: units of work; skipped: those of them, half, that are not timed."""
-        self.end, self.burn_in = time.monotonic() + 60 * minutes, burn_in
-        self.skipped = burn_in // 2 if skipped is None else skipped
+    def __init__(self, minutes: float, burn_in: int, skipped: int) -> None:
+        """burn_in: steps before the pace is known; skipped: those of them that are not timed."""
+        self.end, self.burn_in, self.skipped = time.monotonic() + 60 * minutes, burn_in, skipped
         self.first: int | None = None
-        self.warm: tuple[float, int] | None = None
+        self.start: tuple[float, int] | None = None  # time and steps where timing begins
 
     def total(self, done: int) -> int | None:
-        """The number of units to end at, or None within the burn-in."""
+        """Return the number of steps to end at, or None within the burn-in."""
         self.first = done if self.first is None else self.first
         worked = done - self.first
-        timed = self.warm is None and worked >= self.skipped or worked >= self.burn_in
-        if timed and torch.cuda.is_initialized():
+        if worked < self.skipped or self.start and worked < self.burn_in:
+            return None
+        if torch.cuda.is_initialized():
             torch.cuda.synchronize()  # what was only queued is no work yet
         now = time.monotonic()
-        if self.warm is None and timed:
-            self.warm = now, done
-        if worked < self.burn_in or self.warm[1] == done:
+        self.start = start, steps = self.start or (now, done)
+        if worked < self.burn_in or steps == done:
             return None
-        since, start = self.warm
-        return done + max(1, int((self.end - now) / (now - since) * (done - start)))
-
-
-def duration(seconds: float) -> str:
-    """A time in words, in the largest fitting unit."""
-    size, unit = next(((size, unit) for size, unit in ((3600, "hours"), (60, "minutes"))
-                       if seconds >= 1.5 * size), (1, "seconds"))
-    return f"{seconds / size:.{int(size == 3600)}f} {unit}"
+        return done + max(1, int((self.end - now) / (now - start) * (done - steps)))
 
 
 class Pace:
-    """Tells how fast the work goes: soon after it has begun, and each minute where no bar does.
+    """Tells how fast a job works and how long what is left takes."""
 
-    It is timed from one settled tick to another.
-    """
-
-    FIRST, INTERVAL = 20.0, 60.0  # seconds
-
-    def __init__(self, job: Job, bar: bool, hint: bool) -> None:
-        """bar: whether a progress bar is shown; hint: whether to name --minutes for long work."""
-        self.job, self.bar, self.hint = job, bar, hint
-        self.start: float | None = None
-        self.due = math.inf
+    def __init__(self, job: Job, budget: Budget | None, bar: bool) -> None:
+        """bar: whether a progress bar is shown, so that one line is enough."""
+        self.job, self.budget, self.bar = job, budget, bar
+        self.hint = not budget and not job.done  # whether to name the alternative
+        self.start = self.last = time.monotonic(), job.done  # time and steps
+        self.settled: tuple[tuple[float, int], ...] = ()  # of the first and the last settled tick
 
     def tick(self) -> None:
-        """After a tick of the job."""
+        """Store the time after a tick of the job."""
+        self.last = time.monotonic(), self.job.done
+        if self.job.settled:
+            self.settled = *self.settled[:1], self.last
+
+    def tell(self) -> float | None:
+        """Print how far the job is; return the seconds until the next line, None: there is none.
+
+        The pace is that between settled ticks, or of the first steps while these are too few.
+        """
         job, now = self.job, time.monotonic()
-        if not job.settled:
-            return
-        if self.start is None:
-            self.start, self.first, self.due = now, job.done, now + self.FIRST
-        if now < self.due or job.done == self.first or job.done >= (job.total or math.inf):
-            return
-        rate = (job.done - self.first) / (now - self.start)
-        text = f"{job.done} of {job.total or '?'} {job.unit}s, {rate:.3g} a second"
-        if job.total is not None:
-            left = (job.total - job.done) / rate
-            text += f", {duration(left)} to go"
-            if self.hint and left > 3600:
-                text += "; --minutes N makes a training that ends after N"
-            self.hint = False
-        say(text)
-        self.due = math.inf if self.bar else now + self.INTERVAL
+        text = f"{job.done} of {job.total or '?'} steps"
+        settled = len(self.settled) == 2 and self.settled[0][1] < self.settled[1][1]
+        (start, before), (end, done) = self.settled if settled else (self.start, self.last)
+        if done == before:
+            say(f"{text}; the first takes {duration(now - start)} so far")
+            return FIRST_WAIT
+        pace = (end - start) / (done - before)  # seconds a step
+        text += f", {pace:.3g} s a step" if pace > 1 else f", {1 / pace:.3g} steps a second"
+        left = self.budget.end - now if job.total is None else (job.total - done) * pace + end - now
+        say(f"{text}, {duration(max(0, left))} to go"
+            + " at the pace of the first steps" * (not settled and job.total is not None))
+        if self.hint and left > LONG:
+            say(f"less time: {job.alternative}")
+        self.hint = False
+        return None if self.bar else LINE_WAIT
+
+
+def duration(seconds: float) -> str:
+    """Return a time in words, in the largest fitting unit."""
+    size, unit = next(((size, unit) for size, unit in ((3600, "hours"), (60, "minutes"))
+                       if seconds >= 1.5 * size), (1, "seconds"))
+    return f"{seconds / size:.{int(size == 3600)}f} {unit}"
 
 
 def say(text: str) -> None:
@@ -132,31 +146,84 @@ def say(text: str) -> None:
     sys.stdout.flush()
 
 
-def loop(job: Job, run: Run, ranks: Ranks, budget: Budget | None = None) -> None:
-    """Work until the job is over or a signal comes.
+@contextmanager
+def telling(tell: Callable[[], float | None]) -> Iterator[None]:
+    """Call a function in a thread after FIRST_WAIT seconds, and again after those it returns."""
+    over = threading.Event()
 
-    budget: where the job has no total yet.
+    def repeat() -> None:
+        wait = FIRST_WAIT
+        while not over.wait(wait):
+            wait = tell()
+
+    thread = threading.Thread(target=repeat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def command(script: str, *arguments: str | Path, launcher: str = "python3") -> str:
+    """Return a shell's command that runs a script in the folder of this one."""
+    words = Path(sys.argv[0]).parent / script, *arguments
+    return f"{launcher} " + join(
+        shortest(word) if isinstance(word, Path) else word for word in words)
+
+
+def shortest(path: Path) -> str:
+    """Return a path as an absolute one or as one from the user's folder."""
+    relative = os.path.relpath(path.absolute())
+    return min("./" * relative.startswith("-") + relative, str(path.absolute()), key=len)
+
+
+def start(
+    options: argparse.Namespace, parent: Path | None, prefix: str, parse_args: Parse,
+    build: Callable[[argparse.Namespace, Ranks], Job], memory_flags: str,
+) -> None:
+    """Start or resume a training and work until it is over or a signal comes.
+
+    parent, prefix: of the folder of the run; memory_flags: flags that say how much memory it takes.
     """
-    bar = tqdm(initial=job.done, total=job.total, unit=job.unit,
-               disable=None if ranks.main else True)
-    ticks, pace = 0, Pace(job, bar=not bar.disable, hint=not budget and not job.done)
-    with StopSignals() as signals, bar:
+    clock = time.monotonic()
+
+    def prepare() -> float:
+        say(f"images and networks are prepared, for {duration(time.monotonic() - clock)} so far")
+        return LINE_WAIT
+
+    with Ranks(options.device or "auto") as ranks, enough_memory(memory_flags), compiling():
+        with telling(prepare):
+            run, parent = None, log_folder(parent)
+            if options.resume is not None:
+                run, options = Run.reopen(parent, prefix, options, ranks, parse_args)
+            job = build(options, ranks)
+            if run:
+                job.load(run)
+                run.keep_options()
+            else:
+                run = Run.create(parent, prefix, vars(options), ranks)
+            job.attach(run)
+        loop(job, run, ranks, None if job.total else Budget(options.minutes, *job.burn_in))
+
+
+def loop(job: Job, run: Run, ranks: Ranks, budget: Budget | None = None) -> None:
+    """Work until the job is over or a signal comes; budget: where the job has no total yet."""
+    bar = tqdm(initial=job.done, total=job.total, unit="step", disable=None if ranks.main else True)
+    pace = Pace(job, budget, bar=not bar.disable)
+    with StopSignals() as signals, bar, telling(pace.tell):
         if not ranks.any(run.checkpoint_file.exists()):
             job.save()  # so that it can be resumed from the beginning
-        say(f"{run.folder}: {job.introduce()}" + f", {ranks.world} processes" * (ranks.world > 1))
+        say(f"{run.folder}: {job.describe()}" + f", {ranks.world} processes" * (ranks.world > 1))
         while not job.over:
             job.tick()
-            ticks += 1
-            # What is over stays so, or the budget would give one more unit again and again.
+            # What is over stays so, or the budget would give one more step again and again.
             if budget and (job.total is None or job.due and not job.over):
-                job.total = ranks.share(budget.total(job.done))
-            if ranks.main:
-                pace.tick()
+                job.total = ranks.broadcast(budget.total(job.done))
+            pace.tick()
             bar.total = job.total
             bar.update(job.done - bar.n)
-            # Processes must agree, which takes an exchange; one alone stops at once.
-            stopped = signals.stopped if ranks.world == 1 else (
-                ticks % job.exchange_every == 0 and ranks.any(signals.stopped))
+            stopped = ranks.any(signals.stopped)  # in any process
             if job.due or job.over:
                 job.validate()
                 job.save()
@@ -164,10 +231,10 @@ def loop(job: Job, run: Run, ranks: Ranks, budget: Budget | None = None) -> None
                 job.check()
                 job.save()
             if stopped and not job.over:
-                script, folder = (os.path.relpath(Path(path).absolute())
-                                  for path in (sys.argv[0], run.folder))
-                say(f"stopped; go on with: {ranks.launcher} {quote(script)} --resume "
-                    f"{'./' * folder.startswith('-')}{quote(folder)}")
+                say(job.report())
+                script = os.path.basename(sys.argv[0])
+                say("stopped; go on with: "
+                    + command(script, "--resume", run.folder, launcher=ranks.launcher))
                 return
     if ranks.main:
         run.write(finished=True)
