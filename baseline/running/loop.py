@@ -200,7 +200,7 @@ def start(
             job = build(options, ranks)
             if run:
                 job.load(run)
-                run.keep_options()
+                run.write(finished=False)
             else:
                 run = Run.create(parent, prefix, vars(options), ranks)
             job.attach(run)
