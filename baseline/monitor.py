@@ -95,8 +95,7 @@ class Monitor:
         if not self.round_metrics:
             return
         self.check(update)
-        count, sums = len(self.round_metrics), self.ranks.all_reduce(sum(self.round_metrics))
-        means = sums / (self.ranks.world * count)
+        means = self.ranks.mean(sum(self.round_metrics) / len(self.round_metrics))
         self.round_metrics = []
         self.means.append(dict(zip(self.names, means.tolist(), strict=True)))
         frames = (update - self.last_round[0]) * self.batch_size
@@ -114,8 +113,8 @@ class Monitor:
         """Log the means over processes of an episode's statistics, where there are any."""
         if not statistics:
             return
-        sums = self.ranks.all_reduce(torch.stack(list(statistics.values())))
-        means = dict(zip(statistics, (sums / self.ranks.world).tolist(), strict=True))
+        means = self.ranks.mean(torch.stack(list(statistics.values()))).tolist()
+        means = dict(zip(statistics, means, strict=True))
         self.log(step, {f"episode/{name}": value for name, value in means.items()})
         if self.debug:
             text = ", ".join(f"{name} {value:.5f}" for name, value in means.items())

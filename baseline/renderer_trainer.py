@@ -32,7 +32,7 @@ VALIDATION_SEED = 2**32  # no training seed reaches it
 VALIDATION_STROKES = 2048
 VALIDATION_BATCH = 256
 PICTURES = 32  # of a validation, in TensorBoard
-BURN_IN = {"cpu": (40, 20), "cuda": (400, 200)}  # steps, and those of them that are not timed
+BURN_IN = {"cpu": 40, "cuda": 400}  # steps
 
 
 @torch.no_grad()
@@ -152,7 +152,7 @@ class RendererTraining:
 
         Raises UserError where they or the weights are no finite numbers.
         """
-        loss = self.ranks.all_reduce(self.loss_sum.clone()).item() / self.losses / self.ranks.world
+        loss = self.ranks.mean(self.loss_sum / self.losses).item()
         if not (math.isfinite(loss + (error or 0)) and finite(self.renderer)):
             measured = "" if error is None else f"squared error {error:.4g}, "
             raise UserError(

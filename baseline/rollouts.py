@@ -4,7 +4,6 @@ A schedule does the smallest piece of work at a time and returns its results.
 """
 
 import argparse
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -35,9 +34,10 @@ class Schedule:
     Its ``tick`` takes the training's counts of steps and episodes and its progress in [0, 1].
     """
 
-    burn_in: tuple[int, int]  # steps before a budget knows the pace; those of them not timed
+    burn_in = 1  # timed steps before the pace is known
     between_rounds = True  # whether an episode and its updates are over
     idle = True  # whether the training may end here
+    learn_from = 0  # the first step after which updates are due
     tick: Callable[[int, int, float], Tick]
 
     def reset(self, step: int) -> None:
@@ -71,10 +71,7 @@ class ReplayRollouts(Schedule):
             transitions, len(self.env.canvas), options.max_step,
             memory_device(transitions, options.bundle, self.device), options.bundle)
         self.updates_due = 0  # of the round after the last episode
-        self.learn_from = options.warmup  # the first step after which updates are due
-        length = options.max_step
-        skipped = (math.ceil(self.learn_from / length) + 1) * length
-        self.burn_in = skipped + length, skipped  # a round with its updates is timed
+        self.learn_from = options.warmup
         self.begin_episode()
 
     def __str__(self) -> str:
@@ -133,7 +130,7 @@ class PictureSampler(Schedule):
     A round has one update for each bundle of a painting.
     """
 
-    burn_in = 20, 10
+    burn_in = 10
 
     def __init__(
         self, data: Images, method: Learner, rng: np.random.Generator, options: argparse.Namespace

@@ -90,11 +90,6 @@ class Training:
         torch.manual_seed(int(sequence.generate_state(1)[0]))
 
     @property
-    def global_update(self) -> int:
-        """Return the number of updates of the networks."""
-        return self.method.updates
-
-    @property
     def progress(self) -> float:
         """Return the fraction of the training that is over; 0 while its length is not known."""
         return min(1.0, self.global_step / self.total) if self.total else 0.0
@@ -109,7 +104,7 @@ class Training:
 
     @property
     def settled(self) -> bool:
-        return self.schedule.idle and self.global_step >= self.burn_in[1]
+        return self.schedule.idle and self.global_step >= self.schedule.learn_from
 
     @property
     def due(self) -> bool:
@@ -134,11 +129,11 @@ class Training:
 
     def end_round(self) -> None:
         """Log the updates since the last round.  Raises UserError where one diverged."""
-        self.monitor.round(self.global_step, self.global_update, self.seconds,
+        self.monitor.round(self.global_step, self.method.updates, self.seconds,
                            self.method.rates(self.progress))
 
     def check(self) -> None:
-        self.monitor.check(self.global_update)
+        self.monitor.check(self.method.updates)
 
     def validate(self) -> None:
         """Measure the actor and its EMA on test images; the better one counts."""
@@ -149,14 +144,14 @@ class Training:
         painters = [self.method.painter(averaged) for averaged in (False, True)]
         measured = [
             painter.measure(self.data.images[tests], options.max_step, self.env_batch, self.ranks)
-            for painter in painters[: 2 if self.global_update else 1]]
+            for painter in painters[: 2 if self.method.updates else 1]]
         errors = [each.errors[-1].item() for each in measured]
         error = min(errors)
         averaged = errors.index(error) == 1
         if error < self.best:
-            self.best, self.best_update, self.best_averaged = error, self.global_update, averaged
+            self.best, self.best_update, self.best_averaged = error, self.method.updates, averaged
         self.monitor.validation(
-            (self.global_step, self.global_update, self.seconds), measured[averaged], len(tests),
+            (self.global_step, self.method.updates, self.seconds), measured[averaged], len(tests),
             painters[averaged], {"error_actor": errors[0], "error_ema": errors[-1]})
 
     def describe(self) -> str:
@@ -172,7 +167,7 @@ class Training:
 
     def attach(self, run: Run) -> None:
         self.run = run
-        self.monitor.open(run.folder, self.global_step, self.global_update, self.seconds)
+        self.monitor.open(run.folder, self.global_step, self.method.updates, self.seconds)
 
     def save(self) -> None:
         state = {"method": self.method.state_dict(), "inputs": self.inputs,
@@ -185,7 +180,7 @@ class Training:
 
     def save_best(self, run: Run) -> None:
         """Write the networks where they are the best ones, or none were measured so far."""
-        if self.best_update in (-1, self.global_update) and self.ranks.main:
+        if self.best_update in (-1, self.method.updates) and self.ranks.main:
             actor = self.method.finished(self.best_averaged)
             checkpoint.save_networks(run.folder, self.method.networks | {"actor": actor},
                                      self.method.render.family)

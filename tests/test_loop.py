@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from running import loop as module
-from running.loop import Budget, Pace, command, loop
+from running.loop import Pace, command, loop
 from running.ranks import Ranks
 from running.run import Run, StopSignals
 from utils.command import STOP_SIGNALS, UserError
@@ -37,7 +37,7 @@ def clock(monkeypatch) -> Clock:
 class Counting:
     """A job that counts, and writes down what the loop asks of it."""
 
-    burn_in, settled, alternative = (0, 0), True, "a nap"
+    burn_in, settled, alternative = 1, True, "a nap"
 
     def __init__(self, run: Run, total: int | None, interval: int = 100) -> None:
         self.run, self.total, self.interval = run, total, interval
@@ -112,7 +112,7 @@ def test_lines_tell_pace_and_time_left(tmp_path, capsys, clock):
 
 def test_one_line_is_enough_where_a_bar_is_shown(tmp_path, capsys, clock):
     job = Counting(started(tmp_path), None)
-    pace = Pace(job, Budget(2, 100, 50), bar=True)
+    pace = Pace(job, 2, bar=True)
     clock.now, job.done = clock.now + 8, 40
     pace.tick()
     assert pace.tell() is None
@@ -282,38 +282,39 @@ def test_processes_agree_to_stop(tmp_path, monkeypatch):
     assert job.asked[1:] == [("check", 7), ("save", 7)]
 
 
-def test_minutes_become_steps_after_the_burn_in(clock):
-    budget = Budget(1, 10, 5)
-    for step in range(7, 17):  # a resumed training's; the first half takes long
-        assert budget.total(step) is None
-        clock.now += 2 if step < 12 else 0.5
-    assert clock.now == 112.5
-    assert budget.total(17) == 17 + (160 - 112.5) / 0.5
+def worked(pace: Pace, clock: Clock, *seconds: float) -> None:
+    """Do a step in each of these times; within the burn-in no number of steps is known."""
+    for each in seconds:
+        assert pace.total() is None
+        clock.now += each
+        pace.job.done += 1
+        pace.tick()
 
 
-def test_minutes_are_kept_when_the_rate_changes(clock):
-    budget = Budget(1, 4, skipped=0)
-    for step in range(4):
-        assert budget.total(step) is None
-        clock.now += 1
-    assert budget.total(4) == 60
-    clock.now += 26  # a validation, and 6 steps
-    assert budget.total(10) == 20
+def test_minutes_become_steps_after_the_burn_in(tmp_path, clock):
+    job = Counting(started(tmp_path), None)
+    job.done, job.burn_in = 7, 5  # a resumed training
+    pace = Pace(job, 1, bar=False)
+    worked(pace, clock, 10, *5 * [0.5])  # the first step takes long
+    assert pace.total() == 13 + (60 - 12.5) / 0.5
 
 
-def test_what_is_late_does_one_unit_more(clock):
-    budget = Budget(0.01, 2, 1)
-    assert [budget.total(0), budget.total(1)] == [None, None]
-    clock.now += 5
-    assert budget.total(2) == 3
+def test_minutes_are_kept_when_the_pace_changes(tmp_path, clock):
+    job = Counting(started(tmp_path), None)
+    job.burn_in = 4
+    pace = Pace(job, 1, bar=False)
+    worked(pace, clock, *5 * [1])
+    assert pace.total() == 60
+    clock.now += 25  # a validation, and 5 steps
+    job.done += 5
+    assert pace.total() == 10 + 30 * 9 // 29
 
 
-def test_a_rate_needs_work(clock):
-    """Units that come all at once are no burn-in."""
-    budget = Budget(1, 4, 2)
-    assert [budget.total(0), budget.total(8)] == [None, None]
-    clock.now += 4
-    assert budget.total(10) == 10 + 28
+def test_a_late_job_does_one_step_more(tmp_path, clock):
+    job = Counting(started(tmp_path), None)
+    pace = Pace(job, 0.01, bar=False)
+    worked(pace, clock, 5, 5)
+    assert pace.total() == 3
 
 
 @pytest.mark.parametrize("interval", [1, 7, 100])
@@ -322,8 +323,9 @@ def test_a_budget_ends_at_its_minute(tmp_path, clock, interval):
     run = started(tmp_path)
     for minutes, low, high in ((1, 118, 122), (0.01, 11, 12)):
         job = Counting(run, None, interval)
+        job.burn_in = 10
         job.tick = lambda job=job: (setattr(job, "done", job.done + 1),
                                     setattr(clock, "now", clock.now + 0.5))
-        loop(job, run, Ranks(), Budget(minutes, 10, 5))
+        loop(job, run, Ranks(), minutes)
         assert job.done == job.total
         assert low <= job.done <= high

@@ -24,97 +24,62 @@ LONG = 3600  # seconds of a training; a longer one is told how to be shorter
 
 
 class Job(Protocol):
-    """A training, as its loop sees it.
+    """A training, as its loop sees it."""
 
-    done, total: steps; total is None until a budget of minutes has become a number of steps.
-    burn_in: steps before such a budget knows the pace, and those of them that are not timed.
-    settled: whether the time from this tick to another settled one tells the pace.
-    over: whether all steps are done.  due: whether to validate and save after this tick.
-    alternative: what takes less time than the default training.
-    """
+    done: int  # steps
+    total: int | None  # steps; None until a number of minutes has become one of steps
+    burn_in: int  # timed steps before that
+    settled: bool  # whether the time from this tick to another settled one tells the pace
+    over: bool  # whether all steps are done
+    due: bool  # whether to validate and save after this tick
+    alternative: str  # what takes less time than the default training
 
-    done: int
-    total: int | None
-    burn_in: tuple[int, int]
-    settled: bool
-    over: bool
-    due: bool
-    alternative: str
-
-    def load(self, run: Run) -> None:
-        """Load the checkpoint of a run."""
-
-    def attach(self, run: Run) -> None:
-        """Log and save in the folder of a run from here on."""
-
-    def tick(self) -> None:
-        """Do the smallest piece of work."""
-
-    def validate(self) -> None:
-        """Measure the networks.  Raises UserError where the training diverged."""
-
-    def check(self) -> None:
-        """Raise UserError where the training diverged since the last validation."""
-
-    def save(self) -> None:
-        """Write the checkpoint and the best networks so far."""
-
-    def describe(self) -> str:
-        """Return what is trained on what, in a line."""
-
-    def report(self) -> str:
-        """Return what was trained and the command that uses it, in a line."""
-
-
-class Budget:
-    """Minutes that become a number of steps, by the pace after a burn-in.
-
-    Each call of ``total`` takes the pace of all steps since, so that the training ends near the
-    minute whatever else the machine does.
-    """
-
-    def __init__(self, minutes: float, burn_in: int, skipped: int) -> None:
-        """burn_in: steps before the pace is known; skipped: those of them that are not timed."""
-        self.end, self.burn_in, self.skipped = time.monotonic() + 60 * minutes, burn_in, skipped
-        self.first: int | None = None
-        self.start: tuple[float, int] | None = None  # time and steps where timing begins
-
-    def total(self, done: int) -> int | None:
-        """Return the number of steps to end at, or None within the burn-in."""
-        self.first = done if self.first is None else self.first
-        worked = done - self.first
-        if worked < self.skipped or self.start and worked < self.burn_in:
-            return None
-        if torch.cuda.is_initialized():
-            torch.cuda.synchronize()  # what was only queued is no work yet
-        now = time.monotonic()
-        self.start = start, steps = self.start or (now, done)
-        if worked < self.burn_in or steps == done:
-            return None
-        return done + max(1, int((self.end - now) / (now - start) * (done - steps)))
+    load: Callable[[Run], None]  # load the checkpoint of a run
+    attach: Callable[[Run], None]  # log and save in the folder of a run from here on
+    tick: Callable[[], None]  # do the smallest piece of work
+    validate: Callable[[], None]  # measure the networks; raise UserError where they diverged
+    check: Callable[[], None]  # raise UserError where they diverged since the last validation
+    save: Callable[[], None]  # write the checkpoint and the best networks so far
+    describe: Callable[[], str]  # return what is trained on what, in a line
+    report: Callable[[], str]  # return what was trained and the command that uses it, in a line
 
 
 class Pace:
-    """Tells how fast a job works and how long what is left takes."""
+    """The pace of a job: how long the rest takes, or how many steps fit in a number of minutes.
 
-    def __init__(self, job: Job, budget: Budget | None, bar: bool) -> None:
-        """bar: whether a progress bar is shown, so that one line is enough."""
-        self.job, self.budget, self.bar = job, budget, bar
-        self.hint = not budget and not job.done  # whether to name the alternative
-        self.start = self.last = time.monotonic(), job.done  # time and steps
+    It is measured between the first and the last settled tick, so that a training ends near its
+    minute whatever else the machine does.
+    """
+
+    def __init__(self, job: Job, minutes: float | None, bar: bool) -> None:
+        """minutes: where the job has no total yet; bar: whether a progress bar is shown."""
+        now = time.monotonic()
+        self.job, self.bar, self.end = job, bar, minutes and now + 60 * minutes
+        self.hint = not minutes and not job.done  # whether to name the alternative
+        self.start = self.last = now, job.done  # time and steps
         self.settled: tuple[tuple[float, int], ...] = ()  # of the first and the last settled tick
 
     def tick(self) -> None:
         """Store the time after a tick of the job."""
+        if self.job.settled and not self.settled and torch.cuda.is_initialized():
+            torch.cuda.synchronize()  # queued work is not done yet
         self.last = time.monotonic(), self.job.done
         if self.job.settled:
             self.settled = *self.settled[:1], self.last
 
-    def tell(self) -> float | None:
-        """Print how far the job is; return the seconds until the next line, None: there is none.
+    def total(self) -> int | None:
+        """Return the number of steps that fits in the minutes; None within the burn-in."""
+        job = self.job
+        if not (self.settled and job.settled) or job.done < self.settled[0][1] + job.burn_in:
+            return None
+        if torch.cuda.is_initialized():
+            torch.cuda.synchronize()
+        self.tick()
+        (start, before), (now, done) = self.settled
+        return done + max(1, int((self.end - now) / (now - start) * (done - before)))
 
-        The pace is that between settled ticks, or of the first steps while these are too few.
-        """
+    def tell(self) -> float | None:
+        """Print how far the job is; return the seconds until the next line, None: there is none."""
         job, now = self.job, time.monotonic()
         text = f"{job.done} of {job.total or '?'} steps"
         settled = len(self.settled) == 2 and self.settled[0][1] < self.settled[1][1]
@@ -124,7 +89,7 @@ class Pace:
             return FIRST_WAIT
         pace = (end - start) / (done - before)  # seconds a step
         text += f", {pace:.3g} s a step" if pace > 1 else f", {1 / pace:.3g} steps a second"
-        left = self.budget.end - now if job.total is None else (job.total - done) * pace + end - now
+        left = self.end - now if job.total is None else (job.total - done) * pace + end - now
         say(f"{text}, {duration(max(0, left))} to go"
             + " at the pace of the first steps" * (not settled and job.total is not None))
         if self.hint and left > LONG:
@@ -204,23 +169,23 @@ def start(
             else:
                 run = Run.create(parent, prefix, vars(options), ranks)
             job.attach(run)
-        loop(job, run, ranks, None if job.total else Budget(options.minutes, *job.burn_in))
+        loop(job, run, ranks, None if job.total else options.minutes)
 
 
-def loop(job: Job, run: Run, ranks: Ranks, budget: Budget | None = None) -> None:
-    """Work until the job is over or a signal comes; budget: where the job has no total yet."""
+def loop(job: Job, run: Run, ranks: Ranks, minutes: float | None = None) -> None:
+    """Work until the job is over or a signal comes; minutes: where the job has no total yet."""
     bar = tqdm(initial=job.done, total=job.total, unit="step", disable=None if ranks.main else True)
-    pace = Pace(job, budget, bar=not bar.disable)
+    pace = Pace(job, minutes, bar=not bar.disable)
     with StopSignals() as signals, bar, telling(pace.tell):
         if not ranks.any(run.checkpoint_file.exists()):
             job.save()  # so that it can be resumed from the beginning
         say(f"{run.folder}: {job.describe()}" + f", {ranks.world} processes" * (ranks.world > 1))
         while not job.over:
             job.tick()
-            # What is over stays so, or the budget would give one more step again and again.
-            if budget and (job.total is None or job.due and not job.over):
-                job.total = ranks.broadcast(budget.total(job.done))
             pace.tick()
+            # What is over stays so, or one more step would fit again and again.
+            if minutes and (job.total is None or job.due and not job.over):
+                job.total = ranks.broadcast(pace.total())
             bar.total = job.total
             bar.update(job.done - bar.n)
             stopped = ranks.any(signals.stopped)  # in any process

@@ -15,7 +15,8 @@ from torch import nn
 
 from utils.command import UserError, on_stop_signals
 
-LAUNCHER = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # what torchrun sets
+# What torchrun sets.
+LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
 def launched() -> tuple[int, int]:
@@ -24,22 +25,14 @@ def launched() -> tuple[int, int]:
     Raises UserError where the launcher's variables are incomplete, or no numbers.
     """
     values = {name: os.environ.get(name, "") for name in LAUNCHER}
-    if not values["RANK"] and values["WORLD_SIZE"] in ("", "1"):
-        values = {"RANK": "0", "WORLD_SIZE": "1"}
-    numbers = {name: values[name] for name in ("RANK", "WORLD_SIZE")} | {
-        name: os.environ.get(name) or "0" for name in ("LOCAL_RANK", "LOCAL_WORLD_SIZE")}
-    for name, value in numbers.items():
-        if not re.fullmatch("[0-9]{1,6}", value):
-            raise UserError(f"the environment has {name}={value!r}; torchrun sets "
-                            f"{', '.join(LAUNCHER)}: set all of them, or none")
-    rank, world = int(values["RANK"]), int(values["WORLD_SIZE"])
-    if rank >= world:
-        raise UserError(f"the environment has RANK={rank} of WORLD_SIZE={world} processes; they "
-                        "count from 0")
-    if world > 1 and (missing := [name for name, value in values.items() if not value]):
-        raise UserError(f"the environment has no {missing[0]}, which torchrun sets with "
-                        "WORLD_SIZE")
-    return rank, world
+    rank, world, local, *address = values.values()
+    if not rank and world in ("", "1"):
+        return 0, 1
+    numbers = all(re.fullmatch("[0-9]{1,6}", value) for value in (rank, world, local or "0"))
+    if not numbers or int(rank) >= int(world) or int(world) > 1 and not all(address):
+        text = " ".join(f"{name}={value}" for name, value in values.items())
+        raise UserError(f"the environment of torchrun is not complete, or no ranks from 0: {text}")
+    return int(rank), int(world)
 
 
 class OthersLost(Exception):
@@ -123,6 +116,10 @@ class Ranks:
                 dist.all_reduce(value)
         return value
 
+    def mean(self, value: torch.Tensor) -> torch.Tensor:
+        """Return the mean of all processes' values, in place."""
+        return self.all_reduce(value).div_(self.world)
+
     def broadcast_network(self, network: nn.Module) -> None:
         """Give every process the main one's parameters and buffers."""
         for value in network.state_dict().values() if self.world > 1 else ():
@@ -136,7 +133,7 @@ class Ranks:
         one several times, frozen, folded or under a second derivative.
         """
         for parameter in network.parameters() if self.world > 1 else ():
-            self.all_reduce(parameter.grad).div_(self.world)
+            self.mean(parameter.grad)
 
     def __enter__(self) -> "Ranks":
         return self
