@@ -35,11 +35,11 @@ class Curve(NamedTuple):
 
     name: str
     frames: list[float]  # training frames: updates times batch size, as the paper counts them
-    errors: list[float]  # for each of these; MSE over pixels in [0, 1]
+    errors: list[float]  # the MSE after each, over pixels in [0, 1]
 
 
 def log_of(source: Path) -> Path:
-    """Return the log of a run's folder, or the log that the source is itself."""
+    """Return the log in a run's folder; the source itself where it is a file."""
     return source / LOG if source.is_dir() else source
 
 
@@ -97,12 +97,10 @@ def draw(ours: list[Curve], paper: list[Curve], strokes: int, kind: str, file: B
 
     figure = Figure(figsize=(7.5, 4.5), dpi=150, layout="constrained")
     axes = figure.subplots()
-    for curve in paper:
-        axes.plot(curve.frames, curve.errors, ".-", markersize=5, linewidth=0.8,
-                  label=f"paper: {curve.name}")
-    for curve in ours:
-        axes.plot(curve.frames, curve.errors, "o-", markersize=5, linewidth=2,
-                  label=f"ours: {curve.name}")
+    for source, curves, style, width in (("paper", paper, ".-", 0.8), ("ours", ours, "o-", 2)):
+        for name, frames, errors in curves:
+            axes.plot(frames, errors, style, markersize=5, linewidth=width,
+                      label=f"{source}: {name}")
     axes.set(xscale="log", yscale="log", title=f"Test images after {strokes} strokes",
              xlabel="training frames (updates × batch size)",
              ylabel="mean squared error, pixels in [0, 1]")
@@ -116,16 +114,6 @@ def draw(ours: list[Curve], paper: list[Curve], strokes: int, kind: str, file: B
     figure.savefig(file, format=kind)
 
 
-def write_points(curves: list[Curve], file: BinaryIO) -> None:
-    """Write the points of curves as .csv."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    for name, frames, errors in curves:
-        writer.writerows((name, int(x), f"{y:.6f}") for x, y in zip(frames, errors, strict=True))
-    file.write(text.getvalue().encode())
-
-
 def main(options: argparse.Namespace) -> None:
     """Draw as the options say; see ``parse_args``."""
     paper = read_paper(options.paper) if options.paper else []
@@ -133,7 +121,11 @@ def main(options: argparse.Namespace) -> None:
     kind = options.output.suffix[1:].lower()
     files = {options.output: partial(draw, ours, paper, options.strokes, kind)}
     if options.csv:
-        files[options.csv] = partial(write_points, ours)
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows((COLUMNS, *(
+            (name, int(x), f"{y:.6f}") for name, frames, errors in ours
+            for x, y in zip(frames, errors, strict=True))))
+        files[options.csv] = lambda file: file.write(text.getvalue().encode())
     in_turn(partial(write_atomically, path, write) for path, write in files.items())
     for name, frames, errors in (*paper, *ours):
         print(f"{name}: {errors[-1]:.5f} after {frames[-1]:,.0f} frames", flush=True)
