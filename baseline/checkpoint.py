@@ -98,18 +98,18 @@ def start_from(method: Learner, options: argparse.Namespace) -> None:
     """
     path = options.init / "actor.pkl"
     actor, family = load_actor(path, "the actor to start from", HELP)
-    if family != method.render.family:
-        flaw = (f"paints with {family} strokes, but the renderer {options.renderer} draws "
-                f"{method.render.family} strokes")
-    elif actor.readout != method.actor.readout:
-        flaw = (f"has the read-out {actor.readout}; --method {options.method} needs "
-                f"{method.actor.readout}")
-    elif actor.bundle != method.bundle:
-        flaw = f"paints bundles of {actor.bundle} strokes; --bundle says {method.bundle}"
-    else:
-        for name in method.networks.keys() - {"actor"}:
-            if (path := options.init / f"{name}.pkl").is_file():
-                load_weights(method.networks[name], path, f"the {name} to start from", HELP)
-        method.start_from(actor)
-        return
-    raise UserError(f"the actor to start from {path} {flaw}")
+    drawn, readout = method.render.family, method.actor.readout
+    for fits, flaw in (
+        (family == drawn, f"paints with {family} strokes, but the renderer {options.renderer} draws "
+         f"{drawn} strokes"),
+        (actor.readout == readout, f"has the read-out {actor.readout}; --method {options.method} "
+         f"needs {readout}"),
+        (actor.bundle == method.bundle, f"paints bundles of {actor.bundle} strokes; --bundle says "
+         f"{method.bundle}"),
+    ):
+        if not fits:
+            raise UserError(f"the actor to start from {path} {flaw}")
+    for name in method.networks.keys() - {"actor"}:
+        if (path := options.init / f"{name}.pkl").is_file():
+            load_weights(method.networks[name], path, f"the {name} to start from", HELP)
+    method.start_from(actor)

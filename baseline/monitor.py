@@ -59,8 +59,8 @@ class Monitor:
 
     def log(self, step: int, values: dict[str, float]) -> None:
         """Log numbers for TensorBoard."""
-        for name, value in values.items() if self.events else ():
-            self.events.scalar(name, value, step)
+        if self.events:
+            self.events.scalars(values, step)
 
     def gather(self, metrics: dict[str, torch.Tensor]) -> None:
         """Add the metrics of an update to those of its round, without waiting for the device."""

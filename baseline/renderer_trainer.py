@@ -19,7 +19,7 @@ from Renderer.stroke_gen import SHAPE_DIM
 from running.device import Precision, need_compiler, pick_device
 from running.events import Events
 from running.graph import Graphed
-from running.loop import command, say, start
+from running.loop import command, say
 from running.optim import adam, cosine, load_optimizer, set_rate, stepped
 from running.ranks import Ranks
 from running.run import Run, fitting
@@ -214,9 +214,8 @@ class RendererTraining:
 
     def log(self, error: float, loss: float, output: torch.Tensor) -> None:
         """Write a validation for TensorBoard; output: the network's pictures (n, 128, 128)."""
-        for name, value in (("train/squared_error", loss), ("validation/squared_error", error),
-                            ("train/learning_rate", self.rate)):
-            self.events.scalar(name, value, self.done)
+        self.events.scalars({"train/squared_error": loss, "validation/squared_error": error,
+                             "train/learning_rate": self.rate}, self.done)
         if self.done % (10 * self.options.validate_interval) == 0 or self.over:
             pairs = torch.stack((self.drawn[: len(output)], output), 1).flatten(0, 1)
             grid = make_grid(1 - pairs[:, None], nrow=8, pad_value=0.5)  # white strokes on black
@@ -235,10 +234,3 @@ class RendererTraining:
     def report(self) -> str:
         flags = ("--renderer", self.best.path) if self.best.path != RENDERER else ()
         return f"{self.result()}; train an agent with: {command('train.py', *flags)}"
-
-
-def train(
-    options: argparse.Namespace, parse_args: Callable[[list[str]], argparse.Namespace]
-) -> None:
-    """Train as the options say; parse_args: it reads the options of a run to resume."""
-    start(options, options.log, "Renderer", parse_args, RendererTraining, "--batch_size")

@@ -129,9 +129,11 @@ def check_grid(options: argparse.Namespace) -> None:
 
 def main(options: argparse.Namespace) -> None:
     """Train as the options say."""
-    from trainer import train  # its imports take seconds, mistakes none
+    from running.loop import start  # these imports take seconds, mistakes none
+    from trainer import build
 
-    train(options, parse_args)
+    start(options, options.output, "Paint", parse_args, build,
+          "--batch_size, --env_batch or --rmsize")
 
 
 if __name__ == "__main__":

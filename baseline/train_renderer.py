@@ -66,9 +66,10 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def main(options: argparse.Namespace) -> None:
     """Train as the options say."""
-    from renderer_trainer import train  # its imports take seconds, mistakes none
+    from renderer_trainer import RendererTraining  # these imports take seconds, mistakes none
+    from running.loop import start
 
-    train(options, parse_args)
+    start(options, options.log, "Renderer", parse_args, RendererTraining, "--batch_size")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 import argparse
 import math
 import time
-from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -19,7 +18,7 @@ from monitor import Monitor
 from Renderer.model import load_render
 from rollouts import PictureSampler, ReplayRollouts, Schedule
 from running.device import Precision, need_compiler, need_memory, pick_device
-from running.loop import command, start
+from running.loop import command
 from running.ranks import Ranks
 from running.run import Run, fitting
 from utils.command import RENDERER, UserError
@@ -218,11 +217,3 @@ def build(options: argparse.Namespace, ranks: Ranks) -> Training:
     with ranks.main_first():
         data = Images(options.data)
     return Training(options, data, ranks)
-
-
-def train(
-    options: argparse.Namespace, parse_args: Callable[[list[str]], argparse.Namespace]
-) -> None:
-    """Train as the options say; parse_args: it reads the options of a run to resume."""
-    start(options, options.output, "Paint", parse_args, build,
-          "--batch_size, --env_batch or --rmsize")

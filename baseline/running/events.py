@@ -30,9 +30,10 @@ class Events:
             self._writer = EventsWriter(str(folder / "events"), f".{os.getpid()}")
         self._write(Event(session_log=SessionLog(status=SessionLog.START)), first_step)
 
-    def scalar(self, name: str, value: float, step: int) -> None:
-        """Write a number."""
-        self._write(Event(summary=summary.scalar(name, value)), step)
+    def scalars(self, values: dict[str, float], step: int) -> None:
+        """Write numbers by name."""
+        for name, value in values.items():
+            self._write(Event(summary=summary.scalar(name, value)), step)
 
     def image(self, name: str, picture: torch.Tensor, step: int) -> None:
         """Write a picture (3, H, W): uint8, or floats in [0, 1]."""
