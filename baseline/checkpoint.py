@@ -98,17 +98,16 @@ def start_from(method: Learner, options: argparse.Namespace) -> None:
     """
     path = options.init / "actor.pkl"
     actor, family = load_actor(path, "the actor to start from", HELP)
-    drawn, readout = method.render.family, method.actor.readout
-    for fits, flaw in (
-        (family == drawn, f"paints with {family} strokes, but the renderer {options.renderer} draws "
-         f"{drawn} strokes"),
-        (actor.readout == readout, f"has the read-out {actor.readout}; --method {options.method} "
-         f"needs {readout}"),
-        (actor.bundle == method.bundle, f"paints bundles of {actor.bundle} strokes; --bundle says "
-         f"{method.bundle}"),
-    ):
-        if not fits:
-            raise UserError(f"the actor to start from {path} {flaw}")
+    what, drawn, readout = "the actor to start from", method.render.family, method.actor.readout
+    if family != drawn:
+        raise UserError(f"{what} {path} paints with {family} strokes, but the renderer "
+                        f"{options.renderer} draws {drawn} strokes")
+    if actor.readout != readout:
+        raise UserError(f"{what} {path} has the read-out {actor.readout}; --method "
+                        f"{options.method} needs {readout}")
+    if actor.bundle != method.bundle:
+        raise UserError(f"{what} {path} paints bundles of {actor.bundle} strokes; --bundle says "
+                        f"{method.bundle}")
     for name in method.networks.keys() - {"actor"}:
         if (path := options.init / f"{name}.pkl").is_file():
             load_weights(method.networks[name], path, f"the {name} to start from", HELP)

@@ -154,7 +154,7 @@ def start(
     clock = time.monotonic()
 
     def prepare() -> float:
-        say(f"images and networks are prepared, for {duration(time.monotonic() - clock)} so far")
+        say(f"preparing images and networks: {duration(time.monotonic() - clock)} so far")
         return LINE_WAIT
 
     with Ranks(options.device or "auto") as ranks, enough_memory(memory_flags), compiling():
