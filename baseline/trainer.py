@@ -47,9 +47,7 @@ class Training:
     batch, its own environment and replay memory, and its own random numbers.
     """
 
-    # Keys of a checkpoint, and attributes.  best: the lowest validation error; best_update: the
-    # update after which it was measured, or -1; best_averaged: whether it is the EMA's.
-    COUNTERS = ("global_step", "global_episode", "seconds", "best", "best_update", "best_averaged")
+    COUNTERS = ("global_step", "global_episode", "seconds", "best", "best_update")
 
     def __init__(self, options: argparse.Namespace, data: Images, ranks: Ranks) -> None:
         """Build all of it.  Raises UserError where a batch does not divide evenly into shards."""
@@ -69,7 +67,8 @@ class Training:
         self.total = None if options.minutes else options.train_times
         self.global_step = self.global_episode = 0  # steps of the environment; updates of grid
         self.seconds = 0.0  # of work, over all resumptions
-        self.best, self.best_update, self.best_averaged = math.inf, -1, False
+        self.best, self.best_update = math.inf, -1  # lowest validation error, and its update
+        self.best_is_ema = False
         self.rng = np.random.default_rng()
         self.seed()
         self.schedule = METHODS[options.method][1](data, self.method, self.rng, options)
@@ -140,18 +139,18 @@ class Training:
         self.check()
         options = self.options
         tests = self.data.test[: options.validate_episodes * options.env_batch]
-        painters = [self.method.painter(averaged) for averaged in (False, True)]
+        painters = [self.method.painter(ema) for ema in (False, True)]
         measured = [
             painter.measure(self.data.images[tests], options.max_step, self.env_batch, self.ranks)
             for painter in painters[: 2 if self.method.updates else 1]]
         errors = [each.errors[-1].item() for each in measured]
         error = min(errors)
-        averaged = errors.index(error) == 1
+        ema = errors.index(error) == 1
         if error < self.best:
-            self.best, self.best_update, self.best_averaged = error, self.method.updates, averaged
+            self.best, self.best_update, self.best_is_ema = error, self.method.updates, ema
         self.monitor.validation(
-            (self.global_step, self.method.updates, self.seconds), measured[averaged], len(tests),
-            painters[averaged], {"error_actor": errors[0], "error_ema": errors[-1]})
+            (self.global_step, self.method.updates, self.seconds), measured[ema], len(tests),
+            painters[ema], {"error_actor": errors[0], "error_ema": errors[-1]})
 
     def describe(self) -> str:
         return (f"step {self.global_step} of {self.total or '?'}, {len(self.data.train)} "
@@ -171,6 +170,7 @@ class Training:
     def save(self) -> None:
         state = {"method": self.method.state_dict(), "inputs": self.inputs,
                  "family": self.method.render.family, "total_steps": self.total,
+                 "best_averaged": self.best_is_ema,
                  **{name: getattr(self, name) for name in self.COUNTERS}}
         checkpoint.save(self.run, self.ranks, state, {
             "source": self.schedule.state_dict(),
@@ -180,7 +180,7 @@ class Training:
     def save_best(self, run: Run) -> None:
         """Write the networks where they are the best ones, or none were measured so far."""
         if self.best_update in (-1, self.method.updates) and self.ranks.main:
-            actor = self.method.finished(self.best_averaged)
+            actor = self.method.finished(self.best_is_ema)
             checkpoint.save_networks(run.folder, self.method.networks | {"actor": actor},
                                      self.method.render.family)
 
@@ -195,7 +195,7 @@ class Training:
             self.method.load_state_dict(state["method"])
             for name in self.COUNTERS:
                 setattr(self, name, state[name])
-            self.total = state["total_steps"]
+            self.total, self.best_is_ema = state["total_steps"], state["best_averaged"]
         self.seed()  # also for a device that the checkpoint was not on
         if own is None:
             self.schedule.reset(self.global_step)

@@ -14,6 +14,7 @@ from curve import read_run
 from DRL.actor import load_actor
 from DRL.rollout import Measured
 from images import Images
+from monitor import OLD_COLUMNS
 from running.ranks import Ranks
 from running.run import Run, resumed
 from train import parse_args
@@ -128,6 +129,7 @@ def test_agent_training_without_its_memory_fills_it_again(checkout, tmp_path, ca
     log = Run.create(tmp_path, "Paint", {}, Ranks())
     first.attach(log)
     first.save()
+    assert load_actor(log.folder / "actor.pkl", "", "")[1] == "bezier"  # before a validation too
     (memory_file,) = log.folder.glob("memory-*.pt")
     memory_file.unlink()
     second = training_of(checkout)
@@ -144,6 +146,7 @@ def test_train_script_logs_saves_stops_and_resumes(checkout):
     printed = interrupt(checkout, "train.py", *flags, after="test images after 15 strokes")
     assert "stopped" in printed
     assert "--resume train_log/Paint-run1" in printed
+    assert "python3 baseline/test.py PHOTO --actor train_log/Paint-run1/actor.pkl\n" in printed
     out = checkout.run("train.py", "--resume")
     assert out.startswith(str(checkout.root / "train_log" / "Paint-run1"))
     assert "step 0 of" not in out
@@ -205,6 +208,8 @@ def test_a_resumed_log_goes_on_where_the_checkpoint_is(checkout, tmp_path):
     assert (log.folder / "log.csv").read_text().startswith(whole)
     again = training_of(checkout)
     again.load(log)
+    for old, new in OLD_COLUMNS.items():
+        (log.folder / "log.csv").write_text((log.folder / "log.csv").read_text().replace(new, old))
     again.attach(log)
     again.monitor.write_log()
     assert (log.folder / "log.csv").read_text() == whole
@@ -405,13 +410,13 @@ def test_fast_without_a_compiler_is_refused(checkout):
     for script in ("train.py", "train_renderer.py"):
         process = checkout.start(script, "--fast", environment={"PATH": "/nowhere", "CXX": "none"})
         assert process.wait() == 2, process.errors
-        assert process.errors == ("error: --fast needs a C++ compiler, such as g++; install one or "
+        assert process.errors == ("error: --fast needs a C++ compiler, like g++; install one or "
                                   "leave it out\n")
     noisy = checkout.root / "noisy"
     noisy.write_text("#!/bin/sh\nfor i in 1 2 3; do echo broken $i >&2; done; exit 1\n")
     noisy.chmod(0o755)
     process = checkout.start("train.py", "--fast", environment={"CXX": str(noisy)})
     assert process.wait() == 2
-    assert process.errors == (f"error: --fast: the compiler {noisy} does not work (broken 1); mend "
+    assert process.errors == (f"error: --fast: the compiler {noisy} does not work (broken 1); fix "
                               "it or leave --fast out\n")
     assert not (checkout.root / "train_log").exists()

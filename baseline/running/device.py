@@ -65,12 +65,12 @@ def need_compiler() -> None:
     """Raise UserError where PyTorch finds no compiler for --fast, or one that does not work."""
     names = os.environ.get("CXX"), os.environ.get("CC"), "g++", "gcc", "clang"
     if not (compiler := next((name for name in names if name and shutil.which(name)), None)):
-        raise UserError("--fast needs a C++ compiler, such as g++; install one or leave it out")
+        raise UserError("--fast needs a C++ compiler, like g++; install one or leave it out")
     done = subprocess.run([compiler, "-x", "c++", "-fsyntax-only", "-"], input=b"int one = 1;\n",
                           capture_output=True, check=False)
     if done.returncode:
         says = done.stderr.decode(errors="replace").strip().partition("\n")[0]
-        raise UserError(f"--fast: the compiler {compiler} does not work ({says}); mend it or leave "
+        raise UserError(f"--fast: the compiler {compiler} does not work ({says}); fix it or leave "
                         "--fast out")
 
 
@@ -83,7 +83,7 @@ def compiling() -> Iterator[None]:
         if not type(error).__module__.startswith(("torch._inductor", "torch._dynamo")):
             raise
         lines = [line for line in str(error).splitlines() if line.strip()] or [repr(error)]
-        raise UserError(f"--fast: compiling failed ({lines[0].strip()}); mend the compiler or "
+        raise UserError(f"--fast: compiling failed ({lines[0].strip()}); fix the compiler or "
                         "leave --fast out") from error
 
 
