@@ -100,29 +100,21 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
 def check(options: argparse.Namespace) -> None:
     """Raise UserError where options do not go together; set defaults that depend on others."""
     grid = options.method == "grid"
-    if grid:
-        check_grid(options)
-    defaults = {} if grid else REPLAY_FLAGS
-    known = METHOD_FLAGS[options.method] | defaults.keys()
-    for name in sorted(set().union(REPLAY_FLAGS, *METHOD_FLAGS.values()) - known):
-        if getattr(options, name) is not None:
+    defaults = {"batch_size": 16 * STEPS if grid else 96, "validate_interval": 5 if grid else 50,
+                "train_times": None if options.minutes else 2_000_000}
+    if not grid:
+        defaults |= REPLAY_FLAGS
+    unknown = set().union(REPLAY_FLAGS, *METHOD_FLAGS.values()) - METHOD_FLAGS[options.method]
+    for name in sorted(unknown - defaults.keys() | ({"fast"} if grid else set())):
+        if getattr(options, name) is not (False if name == "fast" else None):
             raise UserError(f"--method {options.method} does not know --{name}")
-    defaults = defaults | {"batch_size": 16 * STEPS if grid else 96,
-                           "validate_interval": 5 if grid else 50,
-                           "train_times": None if options.minutes else 2_000_000}
+    for name, only in (("max_step", STEPS), ("bundle", BUNDLE)) if grid else ():
+        if (value := getattr(options, name)) != only:  # a painting is divided by them
+            raise UserError(f"--method grid needs --{name} {only}, not {value}")
     for name, default in defaults.items():
         if getattr(options, name) is None:
             setattr(options, name, default)
-
-
-def check_grid(options: argparse.Namespace) -> None:
-    """Raise UserError where an option does not go with how --method grid divides a painting."""
-    for name, only in (("max_step", STEPS), ("bundle", BUNDLE)):
-        if (value := getattr(options, name)) != only:
-            raise UserError(f"--method grid needs --{name} {only}, not {value}")
-    if options.fast:
-        raise UserError("--method grid does not know --fast")
-    if options.batch_size and options.batch_size % STEPS:
+    if grid and options.batch_size % STEPS:
         raise UserError(f"--batch_size {options.batch_size} is not a multiple of {STEPS}, the "
                         "bundles of a painting")
 

@@ -25,8 +25,12 @@ class Graphed:
         if not self.on:
             return self.function(*inputs)
         self.calls += 1
-        if self.calls <= WARM_CALLS:
-            return self._warm(inputs)
+        if self.calls <= WARM_CALLS:  # on a side stream, as torch.cuda.graph needs it
+            self.stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(self.stream):
+                outputs = self.function(*inputs)
+            torch.cuda.current_stream().wait_stream(self.stream)
+            return outputs
         if self.calls == WARM_CALLS + 1:
             self.inputs = [value.clone() for value in inputs]
             self.graph = torch.cuda.CUDAGraph()
@@ -36,12 +40,3 @@ class Graphed:
             static.copy_(value, non_blocking=True)
         self.graph.replay()
         return self.outputs
-
-    def _warm(self, inputs: tuple[torch.Tensor, ...]) -> Any:
-        """Call the function on a side stream, as torch.cuda.graph needs it before a capture."""
-        stream = self.stream
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            outputs = self.function(*inputs)
-        torch.cuda.current_stream().wait_stream(stream)
-        return outputs

@@ -16,8 +16,9 @@ from tqdm import tqdm
 
 from running.device import compiling
 from running.ranks import Ranks
-from running.run import Parse, Run, StopSignals, log_folder
-from utils.command import enough_memory
+from running.run import Parse, Run, StopSignals
+from utils.command import TRAIN_LOG, enough_memory
+from utils.files import own_folder
 
 FIRST_WAIT, LINE_WAIT = 8.0, 18.0  # seconds before a line: until the pace is known, and then
 LONG = 3600  # seconds of a training; a longer one is told how to be shorter
@@ -159,7 +160,7 @@ def start(
 
     with Ranks(options.device or "auto") as ranks, enough_memory(memory_flags), compiling():
         with telling(prepare):
-            run, parent = None, log_folder(parent)
+            run, parent = None, own_folder(TRAIN_LOG) if parent in (None, TRAIN_LOG) else parent
             if options.resume is not None:
                 run, options = Run.reopen(parent, prefix, options, ranks, parse_args)
             job = build(options, ranks)

@@ -16,8 +16,8 @@ from shlex import quote
 from typing import Any
 
 from running.ranks import Ranks
-from utils.command import END_SIGNALS, LOG, TRAIN_LOG, UserError, on_stop_signals, one_line
-from utils.files import make_room, own_folder, refusing, remove_leftovers, write_atomically
+from utils.command import END_SIGNALS, LOG, UserError, on_stop_signals, one_line
+from utils.files import make_room, refusing, remove_leftovers, write_atomically
 from utils.locks import lock
 from utils.weights import load_file, save_atomically
 
@@ -28,11 +28,6 @@ NOT_RESUMED = {"cache", "init", "resume"}  # in run.json; cache was a flag once
 SAME_STOP = 1.0  # seconds from a stop signal to another that is a second one
 STOPPING = b"stopping as soon as all is saved; once more ends it at once, without that\n"
 Parse = Callable[[list[str]], argparse.Namespace]  # reads a script's flags
-
-
-def log_folder(named: Path | None) -> Path:
-    """Return the folder of all runs: the user's choice, or the default of ``own_folder``."""
-    return own_folder(TRAIN_LOG) if named in (None, TRAIN_LOG) else named
 
 
 class Run:
