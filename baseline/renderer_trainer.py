@@ -163,8 +163,7 @@ class RendererTraining:
 
     def result(self) -> str:
         """Return the error of the weight file, in words."""
-        return f"{self.best.path} " + ("is not there yet" if self.best.error == math.inf else
-                                       f"has a squared error of {self.best.error:.6f}")
+        return f"{self.best.path} has a squared error of {self.best.error:.6f}"
 
     def load(self, run: Run) -> None:
         """Load the checkpoint of a run, in place of what the output file holds."""
@@ -232,5 +231,8 @@ class RendererTraining:
         return f"step {self.done} of {self.total or '?'} on {self.device} in {self.precision}"
 
     def report(self) -> str:
-        flags = ("--renderer", self.best.path) if self.best.path != RENDERER else ()
+        path = self.best.path
+        if self.best.error == math.inf:
+            return f"{path} comes with the first validation"
+        flags = ("--renderer", path) if path != RENDERER else ()
         return f"{self.result()}; train an agent with: {command('train.py', *flags)}"
