@@ -77,9 +77,9 @@ class Training:
             checkpoint.start_from(self.method, options)
         self.method.make_same()
         self.monitor = Monitor(ranks, self.method.networks, options.batch_size, options.debug)
-        slow = self.device.type == "cpu" and options.method != "grid"
-        self.alternative = "--method grid --minutes 10, made for processors" * slow + (
-            "; " * slow + "--minutes 60, a training that ends after an hour")
+        self.alternative = "--minutes 60, a training that ends after an hour"
+        if self.device.type == "cpu" and options.method != "grid":
+            self.alternative = "--method grid --minutes 10, the method for processors"
 
     def seed(self) -> None:
         """Seed random numbers by the seed, the process and the step alone."""
