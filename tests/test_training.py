@@ -186,7 +186,8 @@ def test_train_script_minutes_from_init(checkout):
 def test_a_resumed_run_has_the_options_it_had(tmp_path, flags):
     """Where they are the usual ones too, but others would come from what was typed beside them."""
     options = parse_args(list(flags))
-    run = Run.create(tmp_path, "Paint", json.loads(json.dumps(vars(options), default=str)), Ranks())
+    saved = json.loads(json.dumps(vars(options), default=str))
+    run = Run.create(tmp_path, "Paint", saved | {"cache": "an older flag"}, Ranks())
     again = resumed({}, run, parse_args)
     same = vars(options).keys() - {"init", "resume"}
     assert {name: getattr(again, name) for name in same} == {
