@@ -32,7 +32,9 @@ class Monitor:
     def __init__(
         self, ranks: Ranks, networks: dict[str, nn.Module], batch_size: int, debug: bool
     ) -> None:
-        """networks: they must stay finite; batch_size: frames an update, of all processes;
+        """Gather metrics from here on.
+
+        networks: they must stay finite; batch_size: frames an update, of all processes;
         debug: print every episode and every round of updates.
         """
         self.ranks, self.networks, self.batch_size, self.debug = ranks, networks, batch_size, debug

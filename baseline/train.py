@@ -53,7 +53,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         help="updates after an episode (10)")
     add("--resume", type=path_type, nargs="?", const=False, metavar="DIR",
         help="go on with the run in DIR, or with the newest unfinished one; --train_times N "
-        "gives it another length, --minutes N that many minutes from now")
+        "gives it another length, --minutes N ends it N minutes from now")
     add("--output", type=path_type, default=str(TRAIN_LOG),
         help="the folder for the run's folder")
     add("--debug", action="store_true", help="print every episode and round of updates")

@@ -46,7 +46,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         help="the folder for the run's folder")
     add("--resume", type=path_type, nargs="?", const=False, metavar="DIR",
         help="go on with the run in DIR, or with the newest unfinished one; --steps N gives it "
-        "another length, --minutes N that many minutes from now")
+        "another length, --minutes N ends it N minutes from now")
     add("--validate_interval", type=positive_int, default=1000, metavar="N",
         help="steps between validations and checkpoints")
     add("--fast", action="store_true", help="compile the network (needs a C++ compiler) and, on a "

@@ -53,7 +53,10 @@ class Pace:
     """
 
     def __init__(self, job: Job, minutes: float | None, bar: bool) -> None:
-        """minutes: where the job has no total yet; bar: whether a progress bar is shown."""
+        """Start the clock.
+
+        minutes: where the job has no total yet; bar: whether a progress bar is shown.
+        """
         now = time.monotonic()
         self.job, self.bar, self.end = job, bar, minutes and now + 60 * minutes
         self.hint = not minutes and not job.done  # whether to name the alternative
@@ -202,6 +205,5 @@ def loop(job: Job, run: Run, ranks: Ranks, minutes: float | None = None) -> None
                 say("stopped; go on with: "
                     + command(script, "--resume", run.folder, launcher=ranks.launcher))
                 return
-    if ranks.main:
-        run.write(finished=True)
+    run.write(finished=True)
     say(f"finished; {job.report()}")
