@@ -99,7 +99,7 @@ def test_lines_tell_pace_and_time_left(tmp_path, capsys, clock):
         if settled is not None:
             job.settled, job.done = settled, job.done + 1
             pace.tick()
-        waits.append(pace.tell())
+        waits.append(pace.log())
     assert capsys.readouterr().out.splitlines() == [
         "0 of 100000 steps; the first takes 8 seconds so far",
         "1 of 100000 steps, 20 s a step, 555.5 hours to go at the pace of the first steps",
@@ -115,7 +115,7 @@ def test_one_line_is_enough_where_a_bar_is_shown(tmp_path, capsys, clock):
     pace = Pace(job, 2, bar=True)
     clock.now, job.done = clock.now + 8, 40
     pace.tick()
-    assert pace.tell() is None
+    assert pace.log() is None
     assert capsys.readouterr().out == "40 of ? steps, 5 steps a second, 2 minutes to go\n"
 
 

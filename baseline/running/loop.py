@@ -82,7 +82,7 @@ class Pace:
         (start, before), (now, done) = self.settled
         return done + max(1, int((self.end - now) / (now - start) * (done - before)))
 
-    def tell(self) -> float | None:
+    def log(self) -> float | None:
         """Print how far the job is; return the seconds until the next line, None: there is none."""
         job, now = self.job, time.monotonic()
         text = f"{job.done} of {job.total or '?'} steps"
@@ -116,14 +116,14 @@ def say(text: str) -> None:
 
 
 @contextmanager
-def telling(tell: Callable[[], float | None]) -> Iterator[None]:
+def repeating(call: Callable[[], float | None]) -> Iterator[None]:
     """Call a function in a thread after FIRST_WAIT seconds, and again after those it returns."""
     over = threading.Event()
 
     def repeat() -> None:
         wait = FIRST_WAIT
         while not over.wait(wait):
-            wait = tell()
+            wait = call()
 
     thread = threading.Thread(target=repeat, daemon=True)
     thread.start()
@@ -162,7 +162,7 @@ def start(
         return LINE_WAIT
 
     with Ranks(options.device or "auto") as ranks, enough_memory(memory_flags), compiling():
-        with telling(prepare):
+        with repeating(prepare):
             run, parent = None, own_folder(TRAIN_LOG) if parent in (None, TRAIN_LOG) else parent
             if options.resume is not None:
                 run, options = Run.reopen(parent, prefix, options, ranks, parse_args)
@@ -180,7 +180,7 @@ def loop(job: Job, run: Run, ranks: Ranks, minutes: float | None = None) -> None
     """Work until the job is over or a signal comes; minutes: where the job has no total yet."""
     bar = tqdm(initial=job.done, total=job.total, unit="step", disable=None if ranks.main else True)
     pace = Pace(job, minutes, bar=not bar.disable)
-    with StopSignals() as signals, bar, telling(pace.tell):
+    with StopSignals() as signals, bar, repeating(pace.log):
         if not ranks.any(run.checkpoint_file.exists()):
             job.save()  # so that it can be resumed from the beginning
         say(f"{run.folder}: {job.describe()}" + f", {ranks.world} processes" * (ranks.world > 1))
