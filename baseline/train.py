@@ -2,7 +2,6 @@
 """Train the agent to paint a folder of images with a trained renderer."""
 
 import argparse
-from pathlib import Path
 
 from constants import BUNDLE, LARGEST_BUNDLE, METHOD_FLAGS, REPLAY_FLAGS, STEPS
 from utils.command import (
@@ -88,8 +87,8 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     add_device_flags(running)
     options = parser.parse_args(arguments)
     for name in ("data", "renderer", "output", "init"):
-        if getattr(options, name) is not None:
-            setattr(options, name, Path(getattr(options, name)).absolute())
+        if path := getattr(options, name):
+            setattr(options, name, path.absolute())
     if options.train_times and options.minutes:
         raise UserError("--train_times does not go with --minutes: which of them ends it?")
     if options.resume is None:

@@ -2,7 +2,6 @@
 """Train the renderer network to draw what the rasterizer draws."""
 
 import argparse
-from pathlib import Path
 
 from constants import FAMILY_NAMES
 from utils.command import (
@@ -59,8 +58,8 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         bezier = options.stroke == "bezier"
         options.output = RENDERER if bezier else ROOT / f"{options.stroke}.pkl"
     for name in ("log", "output"):
-        if getattr(options, name):
-            setattr(options, name, Path(getattr(options, name)).absolute())
+        if path := getattr(options, name):
+            setattr(options, name, path.absolute())
     return options
 
 
