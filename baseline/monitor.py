@@ -108,8 +108,6 @@ class Monitor:
                  | {"frames_a_second": frame_rate})
         if self.debug:
             say(f"  {self.text(means)}; {frame_rate:.1f} frames a second")
-        if self.events:
-            self.events.flush()
 
     def episode(self, step: int, episode: int, statistics: dict[str, torch.Tensor]) -> None:
         """Log the means over processes of an episode's statistics, where there are any."""
@@ -154,7 +152,6 @@ class Monitor:
         if self.events:
             self.write_log()
             self.paint_photos(painter, steps, step)
-            self.events.flush()
         percent = " ".join(f"{fraction:.0%}" for fraction in visible[:: max(1, steps // 8)])
         say(f"step {step}, update {update}: error {measured.errors[-1]:.5f} on "
             f"{images} test images after {total} strokes; visible strokes {percent}")

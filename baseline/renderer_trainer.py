@@ -219,7 +219,6 @@ class RendererTraining:
             pairs = torch.stack((self.drawn[: len(output)], output), 1).flatten(0, 1)
             grid = make_grid(1 - pairs[:, None], nrow=8, pad_value=0.5)  # white strokes on black
             self.events.image("validation/drawn_and_network", grid, self.done)
-        self.events.flush()
 
     def save(self) -> None:
         if self.ranks.main:

@@ -39,15 +39,12 @@ class Events:
         """Write a picture (3, H, W): uint8, or floats in [0, 1]."""
         self._write(Event(summary=summary.image(name, picture)), step)
 
-    def flush(self) -> None:
-        """Flush the file to the disk."""
-        with self._warning():
-            self._writer and self._writer.flush()
-
     def _write(self, event: Event, step: int) -> None:
         event.wall_time, event.step = time.time(), step
         with self._warning():
-            self._writer and self._writer.write_event(event)
+            if self._writer:
+                self._writer.write_event(event)
+                self._writer.flush()
 
     @contextmanager
     def _warning(self) -> Iterator[None]:
