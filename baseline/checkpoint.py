@@ -21,7 +21,7 @@ HELP = "see --init in --help"
 
 
 def digests(renderer: Path, names: list[str]) -> dict[str, str]:
-    """Return digests of what a checkpoint does not hold but depends on."""
+    """Return digests of what a checkpoint depends on but does not hold."""
     return {"renderer": hashlib.sha256(renderer.read_bytes()).hexdigest(),
             "images": hashlib.sha256(os.fsencode("\n".join(names))).hexdigest()}
 
@@ -43,21 +43,21 @@ def load_random_state(
 
 
 def own_file(run: Run, ranks: Ranks, name: str) -> Path:
-    """Return the file beside the checkpoint of what this process has to itself."""
+    """Return this process's own file, for its schedule and random numbers."""
     return run.folder / f"{name}-{ranks.rank}of{ranks.world}.pt"
 
 
 def save(run: Run, ranks: Ranks, state: dict[str, Any], own: dict[str, Any]) -> None:
-    """Write the checkpoint, and beside it what each process has to itself.
+    """Write the checkpoint, and each process's own file.
 
     state: the same in every process, with the counts "global_step" and, of "method", "updates".
     """
     name = f"memory-{state['global_step']}-{state['method']['updates']}"
     save_atomically(own, own_file(run, ranks, name))
-    ranks.wait()
+    ranks.barrier()
     if ranks.main:
         run.save(state | {"memory": name})
-    ranks.wait()
+    ranks.barrier()
     for old in run.folder.glob("memory-*.pt"):  # of other numbers of processes too
         if not old.match(f"{name}-*of{ranks.world}.pt"):
             old.unlink(missing_ok=True)
@@ -66,12 +66,12 @@ def save(run: Run, ranks: Ranks, state: dict[str, Any], own: dict[str, Any]) -> 
 def load(
     run: Run, ranks: Ranks, inputs: dict[str, str]
 ) -> tuple[dict[str, Any], dict[str, Any] | None]:
-    """Read the checkpoint and this process's own file.
+    """Return the checkpoint and the content of this process's own file.
 
-    inputs: see ``digests``.  Returns None in place of what is a
-    process's own where the inputs changed, or where one of these files is lost.
+    inputs: see ``digests``.  The latter is None where the inputs changed or a process's own file
+    is gone.
     """
-    state = ranks.share(run.load() if ranks.main else None)
+    state = ranks.broadcast(run.load() if ranks.main else None)
     with fitting(run.checkpoint_file):
         path = own_file(run, ranks, state["memory"])
         changed = [name for name in inputs if inputs[name] != state["inputs"][name]]
@@ -79,34 +79,35 @@ def load(
         return state, load_file(path, "replay memory", "delete it")
     why = (f"{' and '.join(changed)} changed" if changed else
            f"{path.name} or another process's is gone")
-    print(f"{why}: the memory is filled anew, so this goes on but not exactly as it would have")
+    print(f"{why}: the replay memory is filled again, so the resumed training is not exactly the "
+          "same")
     return state, None
 
 
 def save_networks(folder: Path, networks: dict[str, nn.Module], family: str) -> None:
     """Write the weight file of each network."""
     for name, network in networks.items():
-        more = {"readout": network.readout} if name == "actor" else {}
-        save_atomically(half_state(network, family=family, **more), folder / f"{name}.pkl")
+        metadata = {"readout": network.readout} if name == "actor" else {}
+        save_atomically(half_state(network, family=family, **metadata), folder / f"{name}.pkl")
 
 
 def start_from(method: Learner, options: TrainOptions) -> None:
-    """Load the networks of another training; its actor must be there, the rest may be.
+    """Load the actor of --init, and the other networks where their files are there.
 
     Raises UserError where the actor is of another kind.
     """
     path = options.init / "actor.pkl"
     actor, family = load_actor(path, "the actor to start from", HELP)
-    if family != method.render.family:
-        raise UserError(
-            f"the actor to start from {path} paints with {family} strokes, but the "
-            f"renderer {options.renderer} draws {method.render.family} strokes")
-    if actor.readout != method.actor.readout:
-        raise UserError(f"the actor to start from {path} has the read-out {actor.readout}; "
-                        f"--method {options.method} needs {method.actor.readout}")
+    what, drawn, readout = "the actor to start from", method.render.family, method.actor.readout
+    if family != drawn:
+        raise UserError(f"{what} {path} paints with {family} strokes, but the renderer "
+                        f"{options.renderer} draws {drawn} strokes")
+    if actor.readout != readout:
+        raise UserError(f"{what} {path} has the read-out {actor.readout}; --method "
+                        f"{options.method} needs {readout}")
     if actor.bundle != method.bundle:
-        raise UserError(f"the actor to start from {path} paints bundles of {actor.bundle} "
-                        f"strokes; --bundle says {method.bundle}")
+        raise UserError(f"{what} {path} paints bundles of {actor.bundle} strokes; --bundle says "
+                        f"{method.bundle}")
     for name in method.networks.keys() - {"actor"}:
         if (path := options.init / f"{name}.pkl").is_file():
             load_weights(method.networks[name], path, f"the {name} to start from", HELP)

@@ -9,7 +9,7 @@ import re
 import warnings
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from utils.command import (
     LOG,
@@ -25,10 +25,8 @@ from utils.command import (
 )
 from utils.files import in_turn, keep_apart, reason, write_atomically
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 PAPER = TRAIN_LOG / "paper_curves.csv"
+COLUMNS = ("series", "training_frames", "test_l2_mse")  # of PAPER, among others
 KINDS = (".svg", ".png", ".pdf")
 
 
@@ -37,30 +35,36 @@ class Curve(NamedTuple):
 
     name: str
     frames: list[float]  # training frames: updates times batch size, as the paper counts them
-    errors: list[float]  # as many; mean squared error over pixels in [0, 1]
+    errors: list[float]  # the MSE after each, over pixels in [0, 1]
 
 
 def log_of(source: Path) -> Path:
-    """The log of a run's folder, or a log itself."""
+    """Return the log in a run's folder; the source itself where it is a file."""
     return source / LOG if source.is_dir() else source
 
 
-def read_run(source: Path, strokes: int) -> Curve:
-    """The curve of a run, from its folder or a log like the one in there.
+def read_rows(file: Path) -> list[dict[str, str]]:
+    """Return the rows of a .csv file.  Raises UserError where it cannot be read."""
+    try:
+        return list(csv.DictReader(file.read_text().splitlines()))
+    except OSError as error:
+        raise UserError(f"{file} cannot be read: {reason(error)}") from error
 
-    Raises UserError where there is none for so many strokes.
+
+def read_run(source: Path, strokes: int) -> Curve:
+    """Return the curve of a run, from its folder or a copy of its log.
+
+    Raises UserError where it has no error after that number of strokes.
     """
     if not source.is_dir() and source.suffix.lower() != ".csv":
         raise UserError(f"{source} is no folder of a training run, and no .csv file")
     file = log_of(source)
     tag = f"error_{strokes}"
     try:
-        rows = list(csv.DictReader(file.read_text().splitlines()))
-        # A line without the error is let be: a resumed run may log other lengths than before.
+        rows = read_rows(file)
+        # Rows without the error are skipped: a resumed run may log other lengths than before.
         points = [(weight(row.get("frames") or "nothing"), weight(row[tag]))
                   for row in rows if row.get(tag)]
-    except OSError as error:
-        raise UserError(f"{file} cannot be read: {reason(error)}") from error
     except (argparse.ArgumentTypeError, ValueError, csv.Error) as error:
         raise UserError(f"{file} is no log of a training of the agent: {error}") from error
     if not points:
@@ -73,34 +77,30 @@ def read_run(source: Path, strokes: int) -> Curve:
 
 
 def read_paper(names: list[str]) -> list[Curve]:
-    """Curves of the paper.  Raises UserError where it has none of a name."""
-    try:
-        rows = list(csv.DictReader(PAPER.read_text().splitlines()))
-    except OSError as error:
-        raise UserError(f"{PAPER} cannot be read: {reason(error)}") from error
-    if unknown := [name for name in names if name not in {row["series"] for row in rows}]:
-        known = ", ".join(dict.fromkeys(row["series"] for row in rows))
-        raise UserError(f"the paper has no series {unknown[0]}; --paper can be: {known}")
-    columns = ("training_frames", "test_l2_mse")
-    return [Curve(name, *([float(row[column]) for row in rows if row["series"] == name]
-                          for column in columns))
-            for name in names]
+    """Return curves of the paper.  Raises UserError where it has none of a name."""
+    curves: dict[str, Curve] = {}
+    for series, frames, error in ([row[name] for name in COLUMNS] for row in read_rows(PAPER)):
+        curve = curves.setdefault(series, Curve(series, [], []))
+        curve.frames.append(float(frames))
+        curve.errors.append(float(error))
+    if unknown := [name for name in names if name not in curves]:
+        raise UserError(f"the paper has no series {unknown[0]}; --paper can be: "
+                        f"{', '.join(curves)}")
+    return [curves[name] for name in names]
 
 
-def draw(ours: list[Curve], paper: list[Curve], strokes: int) -> "Figure":
-    """A picture of all curves, on logarithmic axes."""
-    os.environ.pop("MPLBACKEND", None)  # a notebook's would be looked for, though no window is
+def draw(ours: list[Curve], paper: list[Curve], strokes: int, kind: str, file: BinaryIO) -> None:
+    """Draw all curves on logarithmic axes into a file of a kind like "svg"."""
+    os.environ.pop("MPLBACKEND", None)  # a notebook's would be imported, though no window is shown
     from matplotlib.figure import Figure  # takes long to import, and --help needs none
     from matplotlib.ticker import LogLocator
 
     figure = Figure(figsize=(7.5, 4.5), dpi=150, layout="constrained")
     axes = figure.subplots()
-    for curve in paper:
-        axes.plot(curve.frames, curve.errors, ".-", markersize=5, linewidth=0.8,
-                  label=f"paper: {curve.name}")
-    for curve in ours:
-        axes.plot(curve.frames, curve.errors, "o-", markersize=5, linewidth=2,
-                  label=f"ours: {curve.name}")
+    for source, curves, style, width in (("paper", paper, ".-", 0.8), ("ours", ours, "o-", 2)):
+        for name, frames, errors in curves:
+            axes.plot(frames, errors, style, markersize=5, linewidth=width,
+                      label=f"{source}: {name}")
     axes.set(xscale="log", yscale="log", title=f"Test images after {strokes} strokes",
              xlabel="training frames (updates × batch size)",
              ylabel="mean squared error, pixels in [0, 1]")
@@ -111,22 +111,20 @@ def draw(ours: list[Curve], paper: list[Curve], strokes: int) -> "Figure":
     axes.grid(which="major", alpha=0.3)
     for text in axes.legend().get_texts():
         text.set_parse_math(False)  # a folder may be called $
-    return figure
+    figure.savefig(file, format=kind)
 
 
 def main(options: argparse.Namespace) -> None:
     """Draw as the options say; see ``parse_args``."""
     paper = read_paper(options.paper) if options.paper else []
     ours = [read_run(folder, options.strokes) for folder in options.runs]
-    figure, kind = draw(ours, paper, options.strokes), options.output.suffix[1:].lower()
-    files = {options.output: lambda file: figure.savefig(file, format=kind)}
+    kind = options.output.suffix[1:].lower()
+    files = {options.output: partial(draw, ours, paper, options.strokes, kind)}
     if options.csv:
         text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(("series", "training_frames", "test_l2_mse"))
-        for name, frames, errors in ours:
-            writer.writerows((name, int(x), f"{y:.6f}")
-                             for x, y in zip(frames, errors, strict=True))
+        csv.writer(text, lineterminator="\n").writerows((COLUMNS, *(
+            (name, int(x), f"{y:.6f}") for name, frames, errors in ours
+            for x, y in zip(frames, errors, strict=True))))
         files[options.csv] = lambda file: file.write(text.getvalue().encode())
     in_turn(partial(write_atomically, path, write) for path, write in files.items())
     for name, frames, errors in (*paper, *ours):
@@ -140,9 +138,9 @@ def parse_args() -> argparse.Namespace:
     add("runs", nargs="+", type=path_type, metavar="RUN",
         help=f"a folder that train.py made, or a {LOG} of one; each is a line")
     add("--paper", nargs="+", default=[], metavar="SERIES",
-        help='curves of the paper beside them, such as "CelebA 200"; an unknown one lists them all')
+        help='curves of the paper to add, like "CelebA 200"; an unknown one lists them all')
     add("--strokes", type=positive_int, default=200, metavar="N",
-        help="the error after so many strokes")
+        help="the error after that number of strokes")
     add("-o", "--output", type=new_file, metavar="FILE", default=Path("curve.svg"),
         help=f"the picture: {', '.join(KINDS)}")
     add("--csv", type=new_file, metavar="FILE", help="our points as numbers too")

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Measure the squared error of an actor's paintings over a folder of images."""
 
+
 from constants import STEPS
 from options import EvaluateOptions
 from utils.command import (
@@ -23,8 +24,6 @@ def parse_args() -> EvaluateOptions:
     add = parser.add_argument
     add("--data", type=path_type, metavar="DIR", default=ROOT / "data" / "img_align_celeba",
         help="the folder of images")
-    add("--cache", type=path_type, metavar="DIR",
-        help="a folder for the decoded images (data/cache, or the user's)")
     add("--split", default="all", choices=("all", "test"),
         help="all images of the folder, or those that training keeps away from")
     add("--limit", type=positive_int, metavar="N", help="only the first N images of the split")
@@ -32,10 +31,10 @@ def parse_args() -> EvaluateOptions:
     add("--renderer", type=path_type, metavar="FILE", default=RENDERER,
         help="weights of the renderer")
     add("--max_step", type=positive_int, metavar="N", default=STEPS,
-        help="steps, each of as many strokes as the actor chooses at once")
+        help="actions a painting, each a bundle of strokes")
     add("--batch_size", type=positive_int, metavar="N", default=64,
         help="images to paint side by side")
-    add("--json", type=new_file, metavar="FILE", help="a file for the last line too")
+    add("--json", type=new_file, metavar="FILE", help="write the last line to a file too")
     add_device_flags(parser)
     options = EvaluateOptions(**vars(parser.parse_args()))
     keep_apart([options.json], {options.actor: "the actor", options.renderer: "the renderer"})

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torchvision.utils import make_grid
 
-from constants import WIDTH
+from constants import LOGGED_STROKES, WIDTH
 from DRL.rollout import Measured, Policy
 from running.events import Events
 from running.loop import say
@@ -21,21 +21,21 @@ from utils.files import write_atomically
 from utils.pictures import read_picture
 from utils.weights import finite
 
-PHOTOS = ("test.png", "chelsea.jpg", "coffee.jpg", "rocket.jpg")
-STROKES_LOGGED = (5, 20, 50, 100, 200, 400, 1000)  # where a bundle ends there
-EXPLODED = 1e9  # no metric of a sound training comes near
+PHOTOS = ("test.png", "chelsea.jpg", "coffee.jpg", "rocket.jpg")  # in the project's own image/
+DIVERGED = 1e9  # absolute value of a metric that no sound training comes near
+OLD_COLUMNS = {"live": "visible", "error_live": "error_actor", "error_average": "error_ema"}
 
 
 class Monitor:
-    """What the main process writes and prints of a training; silent until it is opened."""
+    """Gathers the metrics of a training; the main process logs and prints them."""
 
     def __init__(
         self, ranks: Ranks, networks: dict[str, nn.Module], batch_size: int, debug: bool
     ) -> None:
         """Gather metrics from here on.
 
-        networks: those that must stay finite; batch_size: frames an update, of all processes;
-        debug: print every episode and every round of learning.
+        networks: they must stay finite; batch_size: frames an update, of all processes;
+        debug: print every episode and every round of updates.
         """
         self.ranks, self.networks, self.batch_size, self.debug = ranks, networks, batch_size, debug
         self.folder: Path | None = None
@@ -47,22 +47,22 @@ class Monitor:
         self.means: list[dict[str, float]] = []  # of the rounds since the last validation
 
     def open(self, folder: Path, step: int, update: int, seconds: float) -> None:
-        """Write into a run's folder; lines of log.csv from beyond ``update`` go."""
+        """Log in a run's folder; rows of log.csv from beyond ``update`` are dropped."""
         self.folder = folder
         self.photos = free_photos()  # before signals are waited for, as reading hides stderr
         self.last_round = update, seconds
         file = folder / LOG
         if file.is_file():
             with fitting(file, "move it away"):
-                rows = csv.DictReader(io.StringIO(file.read_text()))
-                self.rows = [row for row in rows if int(row["update"]) <= update]
-        self.events = Events(folder, step + 1, self.ranks.main)
+                self.rows = [{OLD_COLUMNS.get(name, name): row[name] for name in row}
+                             for row in csv.DictReader(io.StringIO(file.read_text()))
+                             if int(row["update"]) <= update]
+        self.events = Events(folder, step + 1) if self.ranks.main else None
 
     def log(self, step: int, values: dict[str, float]) -> None:
         """Log numbers for TensorBoard."""
-        for name, value in values.items():
-            if self.events:
-                self.events.scalar(name, value, step)
+        if self.events:
+            self.events.scalars(values, step)
 
     def gather(self, metrics: dict[str, torch.Tensor]) -> None:
         """Add the metrics of an update to those of its round, without waiting for the device."""
@@ -70,36 +70,36 @@ class Monitor:
         self.round_metrics.append(torch.stack(list(metrics.values())))
 
     def check(self, update: int) -> None:
-        """Raise UserError where an update since the last round, or a network, went wrong."""
-        count, says = len(self.round_metrics), ""
+        """Raise UserError where a network, or an update since the last round, diverged."""
         values = torch.stack(self.round_metrics or [torch.zeros(1)])  # (updates, metrics)
-        wrong = (~(values.abs() <= EXPLODED)).any(1).tolist()
-        if any(wrong):
-            first = wrong.index(True)
-            says = f"in update {update - count + first + 1}: {self.text(values[first].tolist())}"
+        diverged = (~(values.abs() <= DIVERGED)).any(1).tolist()
+        if any(diverged):
+            first = diverged.index(True)
+            says = f"in update {update - len(values) + first + 1}: {self.text(values[first])}"
         elif not all(map(finite, self.networks.values())):
             says = f"by update {update}: weights are no finite numbers"
-        if says:
-            raise UserError(
-                f"the training diverged {says}; {self.folder} keeps the last good checkpoint, if "
-                "there is one yet; lower rates may help (--actor_rate, --critic_rate)")
+        else:
+            return
+        raise UserError(
+            f"the training diverged {says}; {self.folder} keeps the last good checkpoint, if "
+            "there is one yet; lower rates may help (--actor_rate, --critic_rate)")
 
-    def text(self, metrics: list[float]) -> str:
+    def text(self, metrics: torch.Tensor) -> str:
         """Return metrics as text."""
         return " ".join(f"{name} {value:.4g}"
-                        for name, value in zip(self.names, metrics, strict=True))
+                        for name, value in zip(self.names, metrics.tolist(), strict=True))
 
     def round(self, step: int, update: int, seconds: float, rates: dict[str, float]) -> None:
-        """Log a round of learning, by its metrics' means over updates and processes.
+        """Log a round of updates, by the means of its metrics over updates and processes.
 
-        seconds: of work since the training began.  Raises UserError where it went wrong.
+        seconds: of work since the training began.  Raises UserError where it diverged.
         """
         if not self.round_metrics:
             return
         self.check(update)
-        count, sums = len(self.round_metrics), self.ranks.total(sum(self.round_metrics))
-        means = (sums / (self.ranks.world * count)).tolist()
-        self.means.append(dict(zip(self.names, means, strict=True)))
+        means = self.ranks.mean(sum(self.round_metrics) / len(self.round_metrics))
+        self.round_metrics = []
+        self.means.append(dict(zip(self.names, means.tolist(), strict=True)))
         frames = (update - self.last_round[0]) * self.batch_size
         frame_rate = frames / max(1e-9, seconds - self.last_round[1])
         self.last_round = update, seconds
@@ -108,16 +108,13 @@ class Monitor:
                  | {"frames_a_second": frame_rate})
         if self.debug:
             say(f"  {self.text(means)}; {frame_rate:.1f} frames a second")
-        if self.events:
-            self.events.flush()
-        self.round_metrics = []
 
     def episode(self, step: int, episode: int, statistics: dict[str, torch.Tensor]) -> None:
         """Log the means over processes of an episode's statistics, where there are any."""
         if not statistics:
             return
-        sums = self.ranks.total(torch.stack(list(statistics.values())))
-        means = dict(zip(statistics, (sums / self.ranks.world).tolist(), strict=True))
+        means = self.ranks.mean(torch.stack(list(statistics.values()))).tolist()
+        means = dict(zip(statistics, means, strict=True))
         self.log(step, {f"episode/{name}": value for name, value in means.items()})
         if self.debug:
             text = ", ".join(f"{name} {value:.5f}" for name, value in means.items())
@@ -129,36 +126,35 @@ class Monitor:
     ) -> None:
         """Log a validation, in log.csv too.
 
-        now: step, update, and seconds of work; measured: by ``painter`` on so many images; errors:
-        columns of log.csv.
+        now: step, update, and seconds of work; measured: by ``painter`` on that number of images;
+        errors: more columns of log.csv.
         """
         step, update, seconds = now
-        steps, bundle = len(measured.errors), painter.bundle
+        steps, bundle, visible = len(measured.errors), painter.bundle, measured.visible
         total = steps * bundle
         row: dict[str, float] = {
             "update": update, "frames": update * self.batch_size, "seconds": round(seconds)}
-        for strokes in sorted({*STROKES_LOGGED, total}):
-            last, rest = divmod(strokes, bundle)
+        for strokes in sorted({*LOGGED_STROKES, total}):
+            number, rest = divmod(strokes, bundle)
             if strokes <= total and not rest:
-                row[f"error_{strokes}"] = measured.errors[last - 1].item()
+                row[f"error_{strokes}"] = measured.errors[number - 1].item()
                 self.log(step, {
                     f"validation/error_{strokes}_strokes": row[f"error_{strokes}"],
-                    f"live_strokes/bundle_{last}": measured.visible[last - 1],
-                    f"opacity/bundle_{last}": measured.opacity[last - 1]})
-        row |= {"live": measured.visible.mean().item(), "opacity": measured.opacity.mean().item()}
+                    f"visible_strokes/bundle_{number}": visible[number - 1],
+                    f"opacity/bundle_{number}": measured.opacity[number - 1]})
+        row |= {"visible": visible.mean().item(), "opacity": measured.opacity.mean().item()}
         row |= errors
         for name in dict.fromkeys(name for means in self.means for name in means):
             row[name] = float(np.mean([means[name] for means in self.means]))
         self.means = []
         self.rows.append({name: f"{value:.6g}" if isinstance(value, float) else str(value)
                           for name, value in row.items()})
-        if self.ranks.main and self.folder:
+        if self.events:
             self.write_log()
             self.paint_photos(painter, steps, step)
-            self.events.flush()
-        live = " ".join(f"{fraction:.2f}" for fraction in measured.visible[:: max(1, steps // 8)])
+        percent = " ".join(f"{fraction:.0%}" for fraction in visible[:: max(1, steps // 8)])
         say(f"step {step}, update {update}: error {measured.errors[-1]:.5f} on "
-            f"{images} test images after {total} strokes; live strokes {live}")
+            f"{images} test images after {total} strokes; visible strokes {percent}")
 
     def paint_photos(self, painter: Policy, steps: int, step: int) -> None:
         """Log the project's own photos and their paintings of ``steps`` bundles."""
@@ -168,7 +164,7 @@ class Monitor:
             self.events.image("validation/photos_and_paintings", grid, step)
 
     def write_log(self) -> None:
-        """Write log.csv, with a cell for every name that a line has."""
+        """Write log.csv, with a cell for every name that a row has."""
         text = io.StringIO()
         names = list(dict.fromkeys(name for row in self.rows for name in row))
         writer = csv.DictWriter(text, names, lineterminator="\n")
@@ -178,7 +174,7 @@ class Monitor:
 
 
 def free_photos() -> torch.Tensor:
-    """Return the project's own photos (N, 3, 128, 128) uint8 BGR; no others are logged."""
+    """Return the project's own photos (N, 3, 128, 128) uint8 BGR."""
     files = [path for name in PHOTOS if (path := ROOT / "image" / name).is_file()]
     small = [cv2.resize(read_picture(path), (WIDTH, WIDTH)) for path in files]
     pictures = np.array(small, np.uint8).reshape(-1, WIDTH, WIDTH, 3)

@@ -36,7 +36,6 @@ class TrainOptions:
     critic_rate: float | None
     bundle: int
     data: Path
-    cache: Path | None
     renderer: Path
     init: Path | None
     minutes: float | None
@@ -71,7 +70,6 @@ class EvaluateOptions:
     """Options of ``evaluate.py``."""
 
     data: Path
-    cache: Path | None
     split: str
     limit: int | None
     actor: Path

@@ -1,9 +1,8 @@
-"""When a method acts and when it learns: rollouts with a replay memory, or a sampler of pictures.
+"""When a method acts and when it learns: rollouts with a replay memory, or a sampler of images.
 
-A schedule does the smallest piece of work at a time and returns what came of it.
+A schedule does the smallest piece of work at a time and returns its results.
 """
 
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -22,7 +21,7 @@ from running.device import free_memory, need_memory
 
 
 class Tick(NamedTuple):
-    """What a piece of work gave."""
+    """The results of a piece of work."""
 
     metrics: Metrics | None = None  # of an update
     steps: int = 0  # of the environment; of a sampler updates
@@ -35,16 +34,17 @@ class Schedule:
     Its ``tick`` takes the training's counts of steps and episodes and its progress in [0, 1].
     """
 
-    burn_in: tuple[int, int]  # steps before a budget knows the rate; those of them not timed
+    burn_in = 1  # timed steps before the pace is known
     between_rounds = True  # whether an episode and its updates are over
     idle = True  # whether the training may end here
+    learn_from = 0  # the first step after which updates are due
     tick: Callable[[int, int, float], Tick]
 
     def reset(self, step: int) -> None:
-        """Begin at a step of a training whose ``state_dict`` is lost."""
+        """Start at a step of a training whose ``state_dict`` is lost."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all that is neither the method's nor drawn by chance."""
+        """Return all that neither the method nor the random state holds."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -60,30 +60,23 @@ class ReplayRollouts(Schedule):
     def __init__(
         self, data: Images, method: DDPG, rng: np.random.Generator, options: TrainOptions
     ) -> None:
-        """Begin an episode; an even part of what the options say is this process's."""
+        """Start an episode; batch, environment and memory are this process's shards."""
         self.data, self.method, self.rng, self.options = data, method, rng, options
         self.device, ranks = method.precision.device, method.ranks
-        self.batch_size = ranks.part(options.batch_size, "--batch_size")
-        self.env = Environment(data, method.advance, ranks.part(options.env_batch, "--env_batch"),
+        self.batch_size = ranks.shard(options.batch_size, "--batch_size")
+        self.env = Environment(data, method.advance, ranks.shard(options.env_batch, "--env_batch"),
                                options.max_step, self.device)
         transitions = options.rmsize * options.max_step // ranks.world
         self.memory = ReplayMemory(
             transitions, len(self.env.canvas), options.max_step,
             memory_device(transitions, options.bundle, self.device), options.bundle)
         self.updates_due = 0  # of the round after the last episode
-        self.learn_from = options.warmup  # the first step after which updates are due
+        self.learn_from = options.warmup
         self.begin_episode()
 
     def __str__(self) -> str:
         return (f"the replay memory takes {self.memory.nbytes / 1e9:.2f} GB on "
                 f"{self.memory.canvas.device}")
-
-    @property
-    def burn_in(self) -> tuple[int, int]:
-        """A round with its updates is timed."""
-        length = self.env.max_step
-        skipped = (math.ceil(self.learn_from / length) + 1) * length
-        return skipped + length, skipped
 
     @property
     def between_rounds(self) -> bool:
@@ -117,7 +110,7 @@ class ReplayRollouts(Schedule):
         return Tick(steps=1, episode=statistics)
 
     def reset(self, step: int) -> None:
-        """Empty the memory and fill it for the warm-up before updates go on."""
+        """Empty the memory; updates go on after another warm-up."""
         self.learn_from = step + self.options.warmup
         self.updates_due = self.memory.moments = 0
         self.begin_episode()
@@ -133,20 +126,20 @@ class ReplayRollouts(Schedule):
 
 
 class PictureSampler(Schedule):
-    """Random pictures for every update of a method that paints them itself.
+    """Random images for every update of a method that paints them itself.
 
-    A round has as many updates as a painting has bundles.
+    A round has one update for each bundle of a painting.
     """
 
-    burn_in = 20, 10
+    burn_in = 10
 
     def __init__(
         self, data: Images, method: Learner, rng: np.random.Generator, options: TrainOptions
     ) -> None:
-        """Raise UserError where the processes cannot share the paintings of a batch evenly."""
+        """Raise UserError where the paintings of a batch do not divide evenly into shards."""
         self.data, self.method, self.rng, self.length = data, method, rng, options.max_step
-        self.paintings = method.ranks.part(options.batch_size // options.max_step,
-                                           f"the paintings of --batch_size {options.batch_size},")
+        self.paintings = method.ranks.shard(options.batch_size // options.max_step,
+                                            f"the paintings of --batch_size {options.batch_size},")
 
     def __str__(self) -> str:
         return f"{self.paintings} paintings an update"
@@ -160,9 +153,9 @@ class PictureSampler(Schedule):
 
 
 def memory_device(transitions: int, bundle: int, device: torch.device) -> torch.device:
-    """Return the device for the replay memory: the host where a GPU has no room for it.
+    """Return the device for the replay memory: the CPU where a GPU lacks the memory for it.
 
-    Raises MemoryError where that has none either.
+    Raises MemoryError where the CPU lacks it too.
     """
     needed = 1.1 * transitions * (CANVAS + 4 * bundle * STROKE_DIM)
     if device.type == "cuda" and free_memory(device) < 1.5 * needed:

@@ -2,8 +2,6 @@
 """Train the agent to paint a folder of images with a trained renderer."""
 
 import argparse
-import math
-from pathlib import Path
 
 from constants import BUNDLE, LARGEST_BUNDLE, METHOD_FLAGS, REPLAY_FLAGS, STEPS
 from options import TrainOptions
@@ -26,12 +24,13 @@ from utils.command import (
 
 
 def parse_args(arguments: list[str] | None = None) -> TrainOptions:
-    """Read the command line, or other arguments."""
+    """Read the command line, or other arguments; what the method does not know is None."""
     parser = Parser(__doc__, "python3 baseline/train.py --minutes 600")
     add = parser.add_argument_group("the reference's flags").add_argument
     add("--warmup", type=whole_number, metavar="N",
         help="steps of the environment before learning (400)")
-    add("--discount", type=discount, help="of a bundle (0.95 a stroke)")
+    add("--discount", type=number(float, 0, 1, "a number from 0, below 1"),
+        help="of a bundle (0.95 a stroke)")
     add("--batch_size", type=positive_int, metavar="N",
         help="bundles an update (96; with --method grid 640, of whole paintings)")
     add("--rmsize", type=positive_int, metavar="N", help="episodes in the replay memory (800)")
@@ -54,17 +53,17 @@ def parse_args(arguments: list[str] | None = None) -> TrainOptions:
         help="updates after an episode (10)")
     add("--resume", type=path_type, nargs="?", const=False, metavar="DIR",
         help="go on with the run in DIR, or with the newest unfinished one; --train_times N "
-        "gives it another length, --minutes N that many minutes from now")
+        "gives it another length, --minutes N ends it N minutes from now")
     add("--output", type=path_type, default=str(TRAIN_LOG),
-        help="where the folder of the run is made")
-    add("--debug", action="store_true", help="print every episode and round of learning")
-    add("--seed", type=seed_type, default=1234, metavar="N", help="of all that is drawn by chance")
+        help="the folder for the run's folder")
+    add("--debug", action="store_true", help="print every episode and round of updates")
+    add("--seed", type=seed_type, default=1234, metavar="N", help="of all random numbers")
 
     add = parser.add_argument_group("how it learns").add_argument
     add("--method", choices=tuple(METHOD_FLAGS), default="ddpg",
-        help="ddpg: the paper's; model_free: its comparison, whose critic judges actions that it "
-        "sees as numbers; grid: fast on a processor, by the gradient of whole paintings, in passes "
-        "over a grid of cells")
+        help="ddpg: the paper's; model_free: its comparison, whose critic takes the actions' "
+        "numbers; grid: fast on a processor, by the gradient of whole paintings, in passes over "
+        "a grid of cells")
     add("--reward", choices=("wgan", "l2"), help="the gain in the discriminator's score (the "
         "default), or the fraction of the squared error that a bundle removes")
     add("--actor_rate", type=positive_float, help="highest rate of a cosine, in place of the "
@@ -77,8 +76,6 @@ def parse_args(arguments: list[str] | None = None) -> TrainOptions:
     add = running.add_argument
     add("--data", type=path_type, default=str(ROOT / "data" / "img_align_celeba"),
         help="a folder of images")
-    add("--cache", type=path_type, metavar="DIR",
-        help="a folder for the decoded images (data/cache, or the user's)")
     add("--renderer", type=path_type, default=str(RENDERER),
         help="the trained renderer; the agent paints with its family of strokes")
     add("--init", type=path_type, metavar="DIR", help="start from the actor.pkl in DIR, and from "
@@ -90,9 +87,9 @@ def parse_args(arguments: list[str] | None = None) -> TrainOptions:
         "graphs")
     add_device_flags(running)
     options = parser.parse_args(arguments)
-    for name in ("data", "cache", "renderer", "output", "init"):
-        if getattr(options, name) is not None:
-            setattr(options, name, Path(getattr(options, name)).absolute())
+    for name in ("data", "renderer", "output", "init"):
+        if path := getattr(options, name):
+            setattr(options, name, path.absolute())
     if options.train_times and options.minutes:
         raise UserError("--train_times does not go with --minutes: which of them ends it?")
     if options.resume is None:
@@ -103,50 +100,32 @@ def parse_args(arguments: list[str] | None = None) -> TrainOptions:
 def check(options: argparse.Namespace) -> None:
     """Raise UserError where options do not go together; set defaults that depend on others."""
     grid = options.method == "grid"
-    if grid:
-        check_grid(options)
-    defaults = {} if grid else REPLAY_FLAGS
-    known = METHOD_FLAGS[options.method] | defaults.keys()
-    for name in sorted(set().union(REPLAY_FLAGS, *METHOD_FLAGS.values()) - known):
-        if getattr(options, name) is not None:
+    defaults = {"batch_size": 16 * STEPS if grid else 96, "validate_interval": 5 if grid else 50,
+                "train_times": None if options.minutes else 2_000_000}
+    if not grid:
+        defaults |= REPLAY_FLAGS
+    unknown = set().union(REPLAY_FLAGS, *METHOD_FLAGS.values()) - METHOD_FLAGS[options.method]
+    for name in sorted(unknown - defaults.keys() | ({"fast"} if grid else set())):
+        if getattr(options, name) is not (False if name == "fast" else None):
             raise UserError(f"--method {options.method} does not know --{name}")
-    defaults = defaults | {"batch_size": 16 * STEPS if grid else 96,
-                           "validate_interval": 5 if grid else 50,
-                           "train_times": None if options.minutes else 2_000_000}
+    for name, only in (("max_step", STEPS), ("bundle", BUNDLE)) if grid else ():
+        if (value := getattr(options, name)) != only:  # a painting is divided by them
+            raise UserError(f"--method grid needs --{name} {only}, not {value}")
     for name, default in defaults.items():
         if getattr(options, name) is None:
             setattr(options, name, default)
-
-
-def check_grid(options: argparse.Namespace) -> None:
-    """Raise UserError where an option is at odds with how --method grid divides a painting."""
-    for name, only in (("max_step", STEPS), ("bundle", BUNDLE), ("fast", False)):
-        if (value := getattr(options, name)) not in (None, only):
-            raise UserError(f"--method grid needs --{name} {only}, not {value}" if only else
-                            f"--method grid does not know --{name}")
-    if options.batch_size and options.batch_size % STEPS:
+    if grid and options.batch_size % STEPS:
         raise UserError(f"--batch_size {options.batch_size} is not a multiple of {STEPS}, the "
                         "bundles of a painting")
 
 
-def discount(text: str) -> float:
-    """Read an argparse type: a number in [0, 1), or such as 0.95**5."""
-    base, raised, power = text.partition("**")
-    power = power if raised else 1
-    try:
-        value = float(base) ** float(power) if "_" not in text and text.isascii() else -1
-    except (ValueError, OverflowError, ZeroDivisionError):
-        value = math.nan
-    if not (isinstance(value, float) and 0 <= value < 1):  # complex of a negative base
-        raise argparse.ArgumentTypeError(f"{text[:100]} is not in [0, 1)")
-    return value
-
-
 def main(options: TrainOptions) -> None:
     """Train as the options say."""
-    from trainer import train  # its imports take seconds, mistakes none
+    from running.loop import start  # these imports take seconds, mistakes none
+    from trainer import build
 
-    train(options, parse_args)
+    start(options, options.output, "Paint", parse_args, build,
+          "--batch_size, --env_batch or --rmsize")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 #!/usr/bin/env python3
-"""Train the renderer network to draw what the rasteriser draws."""
+"""Train the renderer network to draw what the rasterizer draws."""
 
-from pathlib import Path
 
 from constants import FAMILY_NAMES
 from options import RendererOptions
@@ -35,17 +34,18 @@ def parse_args(arguments: list[str] | None = None) -> RendererOptions:
     add("--schedule", default="cosine", choices=("cosine", "stepped"),
         help="how the rate falls: by half a cosine, or to a tenth after 40 %% and 80 %%")
     add("--stroke", default="bezier", choices=FAMILY_NAMES, help="the family of strokes to learn")
-    add("--scratch", action="store_true", help="start anew, not from the weights in --output")
-    add("--seed", type=seed_type, default=1234, metavar="N", help="of all that is drawn by chance")
+    add("--scratch", action="store_true",
+        help="start from random weights, not from those in --output")
+    add("--seed", type=seed_type, default=1234, metavar="N", help="of all random numbers")
     running = parser.add_argument_group("running")
     add = running.add_argument
     add("--output", type=new_file, metavar="FILE", help="the weight file to write (renderer.pkl; "
-        "of another family, its name, such as triangle.pkl)")
+        "of another family, its name, like triangle.pkl)")
     add("--log", type=path_type, metavar="DIR", default=str(TRAIN_LOG),
-        help="where the folder of the run is made")
+        help="the folder for the run's folder")
     add("--resume", type=path_type, nargs="?", const=False, metavar="DIR",
         help="go on with the run in DIR, or with the newest unfinished one; --steps N gives it "
-        "another length, --minutes N that many minutes from now")
+        "another length, --minutes N ends it N minutes from now")
     add("--validate_interval", type=positive_int, default=1000, metavar="N",
         help="steps between validations and checkpoints")
     add("--fast", action="store_true", help="compile the network (needs a C++ compiler) and, on a "
@@ -58,16 +58,17 @@ def parse_args(arguments: list[str] | None = None) -> RendererOptions:
         bezier = options.stroke == "bezier"
         options.output = RENDERER if bezier else ROOT / f"{options.stroke}.pkl"
     for name in ("log", "output"):
-        if getattr(options, name):
-            setattr(options, name, Path(getattr(options, name)).absolute())
+        if path := getattr(options, name):
+            setattr(options, name, path.absolute())
     return RendererOptions(**vars(options))
 
 
 def main(options: RendererOptions) -> None:
     """Train as the options say."""
-    from renderer_trainer import train  # its imports take seconds, mistakes none
+    from renderer_trainer import RendererTraining  # these imports take seconds, mistakes none
+    from running.loop import start
 
-    train(options, parse_args)
+    start(options, options.log, "Renderer", parse_args, RendererTraining, "--batch_size")
 
 
 if __name__ == "__main__":

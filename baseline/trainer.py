@@ -2,8 +2,6 @@
 
 import math
 import time
-from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,11 +17,11 @@ from monitor import Monitor
 from options import TrainOptions
 from Renderer.model import load_render
 from rollouts import PictureSampler, ReplayRollouts, Schedule
-from running.device import Precision, compiling, need_compiler, need_memory, pick_device
-from running.loop import Budget, loop
+from running.device import Precision, need_compiler, need_memory, pick_device
+from running.loop import command
 from running.ranks import Ranks
-from running.run import Run, fitting, log_folder
-from utils.command import UserError, enough_memory
+from running.run import Run, fitting
+from utils.command import RENDERER, UserError
 
 METHODS: dict[str, tuple[type[Learner], type[Schedule]]] = {
     "ddpg": (DDPG, ReplayRollouts), "model_free": (ModelFreeDDPG, ReplayRollouts),
@@ -43,44 +41,45 @@ def new_method(options: TrainOptions, ranks: Ranks, device: torch.device) -> Lea
 
 
 class Training:
-    """Everything a training holds; a ``Job``.
+    """All that a training of the agent holds; a ``Job`` of ``running.loop``.
 
-    Where several processes train together, each has its own paintings, memory and random
-    numbers, an even part of what the options say, and all have the same networks.
+    Where several processes train together, all have the same networks; each has a shard of the
+    batch, its own environment and replay memory, and its own random numbers.
     """
 
-    COUNTERS = ("global_step", "global_episode", "seconds", "best", "best_update", "best_averaged")
-    unit, exchange_every = "step", 1
+    COUNTERS = ("global_step", "global_episode", "seconds", "best", "best_update")
 
     def __init__(self, options: TrainOptions, data: Images, ranks: Ranks) -> None:
-        """Build all of it.  Raises UserError where ranks cannot share evenly."""
+        """Build all of it.  Raises UserError where a batch does not divide evenly into shards."""
         self.options, self.data, self.ranks = options, data, ranks
         self.device = pick_device(options.device)
-        batch_size = ranks.part(options.batch_size, "--batch_size")
-        self.env_batch = ranks.part(options.env_batch, "--env_batch")
+        batch_size = ranks.shard(options.batch_size, "--batch_size")
+        self.env_batch = ranks.shard(options.env_batch, "--env_batch")
         need_memory(2 * (batch_size + self.env_batch) * CANVAS, self.device)
         if options.fast:
             need_compiler()
         self.method = new_method(options, ranks, self.device)
         data.move(self.device)
         self.inputs = checkpoint.digests(options.renderer, data.names)
-        if ranks.share(self.inputs) != self.inputs:
+        if ranks.broadcast(self.inputs) != self.inputs:
             raise UserError(f"process {ranks.rank} finds another renderer or other images than the "
                             "first; put the same files on every machine")
-        self.global_step = 0  # of the environment; with grid updates
-        self.global_episode = 0
         self.total = None if options.minutes else options.train_times
-        self.seconds = 0.0  # of work, over all that it was resumed
-        self.best = math.inf  # the lowest validation error,
-        self.best_update = -1  # the update after which it was measured,
-        self.best_averaged = False  # and whether it was the EMA's
+        self.global_step = self.global_episode = 0  # steps of the environment; updates of grid
+        self.seconds = 0.0  # of work, over all resumptions
+        self.best, self.best_update = math.inf, -1  # lowest validation error, and its update
+        self.best_is_ema = False
         self.rng = np.random.default_rng()
         self.seed()
         self.schedule = METHODS[options.method][1](data, self.method, self.rng, options)
+        self.burn_in = self.schedule.burn_in
         if options.init:
             checkpoint.start_from(self.method, options)
         self.method.make_same()
         self.monitor = Monitor(ranks, self.method.networks, options.batch_size, options.debug)
+        self.alternative = "--minutes 60, a training that ends after an hour"
+        if self.device.type == "cpu" and options.method != "grid":
+            self.alternative = "--method grid --minutes 10, the method for processors"
 
     def seed(self) -> None:
         """Seed random numbers by the seed, the process and the step alone."""
@@ -89,16 +88,9 @@ class Training:
         torch.manual_seed(int(sequence.generate_state(1)[0]))
 
     @property
-    def global_update(self) -> int:
-        """Return how often the networks learned."""
-        return self.method.updates
-
-    @property
     def progress(self) -> float:
         """Return the fraction of the training that is over; 0 while its length is not known."""
         return min(1.0, self.global_step / self.total) if self.total else 0.0
-
-    # What follows is the loop's; see ``running.loop.Job``.
 
     @property
     def done(self) -> int:
@@ -110,7 +102,7 @@ class Training:
 
     @property
     def settled(self) -> bool:
-        return self.schedule.between_rounds and self.global_step >= self.schedule.burn_in[1]
+        return self.schedule.idle and self.global_step >= self.schedule.learn_from
 
     @property
     def due(self) -> bool:
@@ -135,68 +127,60 @@ class Training:
 
     def end_round(self) -> None:
         """Log the updates since the last round.  Raises UserError where one diverged."""
-        self.monitor.round(self.global_step, self.global_update, self.seconds,
+        self.monitor.round(self.global_step, self.method.updates, self.seconds,
                            self.method.rates(self.progress))
 
-    def introduce(self) -> str:
+    def check(self) -> None:
+        self.monitor.check(self.method.updates)
+
+    def validate(self) -> None:
+        """Measure the actor and its EMA on test images; the better one counts."""
+        self.end_round()  # the rest, where the training ends within one
+        self.check()
+        options = self.options
+        tests = self.data.test[: options.validate_episodes * options.env_batch]
+        policies = [self.method.policy(ema) for ema in (False, True)]
+        measured = [
+            policy.measure(self.data.images[tests], options.max_step, self.env_batch, self.ranks)
+            for policy in policies[: 2 if self.method.updates else 1]]
+        errors = [each.errors[-1].item() for each in measured]
+        error = min(errors)
+        ema = errors.index(error) == 1
+        if error < self.best:
+            self.best, self.best_update, self.best_is_ema = error, self.method.updates, ema
+        self.monitor.validation(
+            (self.global_step, self.method.updates, self.seconds), measured[ema], len(tests),
+            policies[ema], {"error_actor": errors[0], "error_ema": errors[-1]})
+
+    def describe(self) -> str:
         return (f"step {self.global_step} of {self.total or '?'}, {len(self.data.train)} "
                 f"training and {len(self.data.test)} test images, on {self.device} in "
                 f"{self.method.precision}; {self.schedule}")
 
     def report(self) -> str:
-        return f"{self.run.folder / 'actor.pkl'} has an error of {self.best:.5f}"
-
-    def check(self) -> None:
-        self.monitor.check(self.global_update)
-
-    def validate(self) -> None:
-        """Measure the actor and its EMA on test images; the better one counts."""
-        self.end_round()  # what is left where the training ends within one
-        self.check()
-        options = self.options
-        tests = self.data.test[: options.validate_episodes * options.env_batch]
-        painters = [self.method.policy(averaged) for averaged in (False, True)]
-        measured = [
-            painter.measure(self.data.images[tests], options.max_step, self.env_batch, self.ranks)
-            for painter in painters[: 2 if self.global_update else 1]]
-        errors = [each.errors[-1].item() for each in measured]
-        error = min(errors)
-        averaged = errors.index(error) == 1
-        if error < self.best:
-            self.best, self.best_update, self.best_averaged = error, self.global_update, averaged
-        self.monitor.validation(
-            (self.global_step, self.global_update, self.seconds), measured[averaged], len(tests),
-            painters[averaged], {"error_live": errors[0], "error_average": errors[-1]})
+        actor, renderer = self.run.folder / "actor.pkl", self.options.renderer
+        words = "--actor", actor, *(("--renderer", renderer) if renderer != RENDERER else ())
+        error = f"has an error of {self.best:.5f}" if self.best < math.inf else "is not measured"
+        return f"{actor} {error}; paint with: {command('test.py', 'PHOTO', *words)}"
 
     def attach(self, run: Run) -> None:
-        """Log and save in the folder of a run from here on."""
         self.run = run
-        self.monitor.open(run.folder, self.global_step, self.global_update, self.seconds)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return what all processes have in common."""
-        return {"method": self.method.state_dict(), "inputs": self.inputs,
-                "family": self.method.render.family, "total_steps": self.total,
-                **{name: getattr(self, name) for name in self.COUNTERS}}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Load what ``state_dict`` returned."""
-        self.method.load_state_dict(state["method"])
-        for name in self.COUNTERS:
-            setattr(self, name, state[name])
-        self.total = state["total_steps"]
+        self.monitor.open(run.folder, self.global_step, self.method.updates, self.seconds)
 
     def save(self) -> None:
-        """Write the checkpoint, and the networks where they are the best ones."""
-        checkpoint.save(self.run, self.ranks, self.state_dict(), {
+        state = {"method": self.method.state_dict(), "inputs": self.inputs,
+                 "family": self.method.render.family, "total_steps": self.total,
+                 "best_averaged": self.best_is_ema,
+                 **{name: getattr(self, name) for name in self.COUNTERS}}
+        checkpoint.save(self.run, self.ranks, state, {
             "source": self.schedule.state_dict(),
             **checkpoint.random_state(self.rng, self.device)})
         self.save_best(self.run)
 
     def save_best(self, run: Run) -> None:
-        """Write the networks, where they are the best ones."""
-        if self.best_update == self.global_update and self.ranks.main:
-            actor = self.method.policy(self.best_averaged).actor
+        """Write the networks where they are the best ones, or none were measured so far."""
+        if self.best_update in (-1, self.method.updates) and self.ranks.main:
+            actor = self.method.policy(self.best_is_ema).actor
             checkpoint.save_networks(run.folder, self.method.networks | {"actor": actor},
                                      self.method.render.family)
 
@@ -208,7 +192,10 @@ class Training:
             if family != drawn:
                 raise UserError(f"{run.folder} paints with {family} strokes, but the renderer "
                                 f"{self.options.renderer} draws {drawn} strokes by now")
-            self.load_state_dict(state)
+            self.method.load_state_dict(state["method"])
+            for name in self.COUNTERS:
+                setattr(self, name, state[name])
+            self.total, self.best_is_ema = state["total_steps"], state["best_averaged"]
         self.seed()  # also for a device that the checkpoint was not on
         if own is None:
             self.schedule.reset(self.global_step)
@@ -217,30 +204,16 @@ class Training:
                 self.schedule.load_state_dict(own["source"])
                 checkpoint.load_random_state(own, self.rng, self.device)
         self.save_best(run)  # if the process was killed before it could
-        if not (run.folder / "actor.pkl").is_file():
-            self.best = math.inf  # deleted
+        if not (run.folder / "actor.pkl").is_file():  # deleted
+            self.best, self.best_update = math.inf, -1
 
 
-def train(options: TrainOptions, parse_args: Callable[[list[str]], TrainOptions]) -> None:
-    """Train as the options say; parse_args: how those of a run that is resumed are read."""
-    with (Ranks(options.device or "auto") as ranks,
-          enough_memory("--batch_size, --env_batch or --rmsize"), compiling()):
-        parent, run = log_folder(options.output), None
-        if options.resume is not None:
-            run, options = Run.reopen(parent, "Paint", options, ranks, parse_args)
-        if (ranks.world > 1 and options.method != "grid"
-                and pick_device(options.device).type == "cpu"):
-            raise UserError(f"--method {options.method} needs a GPU for each of {ranks.world} "
-                            "processes, as batch normalization is synchronized on GPUs only; "
-                            "start one process on a CPU")
-        with ranks.one_by_one():
-            data = Images(options.data, options.cache)
-        training = Training(options, data, ranks)
-        if run:
-            training.load(run)
-            run.keep_options()
-        else:
-            run = Run.create(parent, "Paint", vars(options), ranks)
-        training.attach(run)
-        budget = None if training.total else Budget(options.minutes, *training.schedule.burn_in)
-        loop(training, run, ranks, budget)
+def build(options: TrainOptions, ranks: Ranks) -> Training:
+    """Return a new training.  Raises UserError where its processes lack what they need."""
+    if ranks.world > 1 and options.method != "grid" and pick_device(options.device).type == "cpu":
+        raise UserError(f"--method {options.method} needs a GPU for each of {ranks.world} "
+                        "processes, as batch normalization is synchronized on GPUs only; "
+                        "start one process on a CPU")
+    with ranks.main_first():
+        data = Images(options.data)
+    return Training(options, data, ranks)

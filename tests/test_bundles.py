@@ -88,7 +88,7 @@ def test_errors_are_logged_where_bundles_end(
     assert set(numbers) == {
         *(f"validation/error_{strokes}_strokes" for strokes in expected),
         *(f"{what}/bundle_{last}" for last in expected.values()
-          for what in ("live_strokes", "opacity"))}
+          for what in ("visible_strokes", "opacity"))}
     (row,) = training.monitor.rows
     assert [name for name in row if name.startswith("error_") and name[6:].isdigit()] == [
         f"error_{strokes}" for strokes in expected]

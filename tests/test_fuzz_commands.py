@@ -64,7 +64,7 @@ QUICK = {
     "fps": ["10", "1"], "seconds": ["0.1", "1"], "strokes": ["made/s.json", "made/s.svg"],
     "compare": ["made/c.png", "made/c.jpg"], "device": ["cpu"], "precision": ["fp32", "auto"],
     "file": ["strokes.json", "broken.png"], "size": ["40", "1"], "until": ["2", "9"],
-    "data": ["folder", "empty"], "cache": ["../../cache"], "lines": [""], "millimetres": ["210"],
+    "data": ["folder", "empty"], "lines": [""], "millimetres": ["210"],
     "split": ["all", "test"], "limit": ["1", "2"],
     "batch_size": ["2", "3"], "json": ["made/r.json"],
     "replay.py output": ["made/r.png", "made/r.svg", "made/r.gif", "made/r.mp4"],

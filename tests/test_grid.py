@@ -212,7 +212,7 @@ def test_processes_share_the_steps_that_one_alone_takes(pictures, monkeypatch):
         return [start - weight for weight, start in zip(learner.filters, before, strict=True)]
 
     alone = step(Ranks())
-    parts = [step(SimpleNamespace(rank=rank, world=2, total=lambda part: part))
+    parts = [step(SimpleNamespace(rank=rank, world=2, all_reduce=lambda part: part))
              for rank in range(2)]
     for whole, one, other, multiplier in zip(alone, *parts, learner.multipliers, strict=False):
         assert torch.allclose(whole, one + other, atol=1e-6)

@@ -15,7 +15,7 @@ PACKAGES = {"utils", "running", "Renderer", "DRL", "grid"}
 # below the scripts alone.
 ORDER = (
     {"constants"}, PACKAGES, {"images", "options"}, {"env"}, {"rollouts", "monitor", "checkpoint"},
-    {"best_renderer", "evaluation"}, {"trainer", "renderer_trainer"}, {"painting"},
+    {"evaluation"}, {"trainer", "renderer_trainer"}, {"painting"},
     {"train", "train_renderer", "evaluate", "test", "replay", "curve"},
 )
 

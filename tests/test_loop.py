@@ -4,13 +4,14 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from running import loop as module
-from running.loop import Budget, loop
+from running.loop import Pace, command, loop
 from running.ranks import Ranks
 from running.run import Run, StopSignals
 from utils.command import STOP_SIGNALS, UserError
@@ -36,7 +37,7 @@ def clock(monkeypatch) -> Clock:
 class Counting:
     """A job that counts, and writes down what the loop asks of it."""
 
-    unit, exchange_every, settled = "step", 1, True
+    burn_in, settled, alternative = 1, True, "a nap"
 
     def __init__(self, run: Run, total: int | None, interval: int = 100) -> None:
         self.run, self.total, self.interval = run, total, interval
@@ -68,7 +69,7 @@ class Counting:
         self.run.save({"done": self.done, "total": self.total})
         self.asked.append(("save", self.done))
 
-    def introduce(self) -> str:
+    def describe(self) -> str:
         return f"from {self.done}"
 
     def report(self) -> str:
@@ -88,27 +89,51 @@ def test_a_job_runs_to_its_end(tmp_path, capsys):
     assert '"finished": true' in (run.folder / "run.json").read_text()
 
 
-@pytest.mark.parametrize("total", [100_000, None])
-def test_a_line_soon_after_the_start_and_each_minute(tmp_path, capsys, clock, total):
-    """Where there is no terminal; the first step, which may compile, is not timed."""
+def test_lines_tell_pace_and_time_left(tmp_path, capsys, clock):
+    """Before the first step, in the first steps, and between settled ticks alone."""
+    job = Counting(started(tmp_path), 100_000)
+    pace, waits = Pace(job, None, bar=False), []
+    job.settled = False
+    for seconds, settled in ((8, None), (12, False), (10, True), (7, True), (3, None)):
+        clock.now += seconds
+        if settled is not None:
+            job.settled, job.done = settled, job.done + 1
+            pace.tick()
+        waits.append(pace.log())
+    assert capsys.readouterr().out.splitlines() == [
+        "0 of 100000 steps; the first takes 8 seconds so far",
+        "1 of 100000 steps, 20 s a step, 555.5 hours to go at the pace of the first steps",
+        "less time: a nap",
+        "2 of 100000 steps, 15 s a step, 416.7 hours to go at the pace of the first steps",
+        "3 of 100000 steps, 7 s a step, 194.4 hours to go",
+        "3 of 100000 steps, 7 s a step, 194.4 hours to go"]
+    assert waits == [module.FIRST_WAIT, *4 * [module.LINE_WAIT]]
+
+
+def test_one_line_is_enough_where_a_bar_is_shown(tmp_path, capsys, clock):
+    job = Counting(started(tmp_path), None)
+    pace = Pace(job, 2, bar=True)
+    clock.now, job.done = clock.now + 8, 40
+    pace.tick()
+    assert pace.log() is None
+    assert capsys.readouterr().out == "40 of ? steps, 5 steps a second, 2 minutes to go\n"
+
+
+def test_a_slow_step_does_not_hold_back_lines(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(module, "FIRST_WAIT", 0.02)
     run = started(tmp_path)
-    job = Counting(run, total, 10**9)
-
-    def tick() -> None:
-        job.done += 1
-        clock.now += 7 if job.done > 1 else 50
-        if job.done == 22:
-            job.total = 22
-
-    job.tick = tick
+    job = Counting(run, 1)
+    job.during[1] = lambda: time.sleep(0.3)
     loop(job, run, Ranks())
-    lines = capsys.readouterr().out.splitlines()[1:-1]
-    if total is None:
-        assert lines == ["4 of ? steps, 0.143 a second", "13 of ? steps, 0.143 a second"]
-        return
-    hint = "; --minutes N makes a training that ends after N"
-    assert lines == [f"4 of 100000 steps, 0.143 a second, 194.4 hours to go{hint}",
-                     "13 of 100000 steps, 0.143 a second, 194.4 hours to go"]
+    assert capsys.readouterr().out.count("of 1 steps; the first takes 0 seconds so far\n") > 3
+
+
+def test_commands_name_paths_by_their_shortest_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [str(tmp_path / "baseline" / "train.py")])
+    assert command("test.py", "PHOTO", "--actor", tmp_path / "my run" / "a.pkl") == (
+        "python3 baseline/test.py PHOTO --actor 'my run/a.pkl'")
+    assert command("train.py", "--resume", Path("/a")).endswith("--resume /a")
 
 
 def test_a_job_that_is_over_does_nothing(tmp_path, capsys):
@@ -137,7 +162,7 @@ def test_a_stop_signal_saves_and_says_how_to_go_on(tmp_path, capsys, number):
     loop(job, run, Ranks())
     assert job.asked[1:] == [("check", 4), ("save", 4)]
     out = capsys.readouterr().out
-    assert "stopped; go on with: python3 " in out
+    assert "came to 4\nstopped; go on with: python3 " in out
     assert out.endswith("my runs/Count-run1'\n")  # quoted for a shell
     assert "finished" not in out
     assert '"finished": false' in (run.folder / "run.json").read_text()
@@ -206,7 +231,7 @@ def test_resume_takes_the_newest_run_that_can_be_read_and_that_nobody_holds(tmp_
         holder.stdin.close()
     assert run.folder == folder
     (line,) = capsys.readouterr().out.splitlines()
-    assert line.startswith("passed over: ")
+    assert line.startswith("skipped: ")
     for says in ("run4/run.json is of another version", "run3/checkpoint.pt is empty",
                  "run2 is in use by another process"):
         assert says in line
@@ -244,52 +269,52 @@ def test_what_diverged_is_not_saved_when_it_is_stopped(tmp_path):
 
 
 def test_processes_agree_to_stop(tmp_path, monkeypatch):
-    """They exchange signals every few ticks, and stop where any of them got one."""
+    """They exchange signals after each tick, and stop where any of them got one."""
     run, ranks = started(tmp_path), Ranks()
     ranks.world = 2
     exchanged = []
     monkeypatch.setattr(ranks, "any", lambda flag: exchanged.append(flag) or flag)
-    monkeypatch.setattr(ranks, "share", lambda value: value)
+    monkeypatch.setattr(ranks, "broadcast", lambda value: value)
     job = Counting(run, 100)
-    job.exchange_every = 5
     job.during[7] = lambda: signal.raise_signal(signal.SIGTERM)
     loop(job, run, ranks)
-    assert exchanged == [False, False, True]  # the first: whether there is a checkpoint
-    assert job.asked[1:] == [("check", 10), ("save", 10)]
+    assert exchanged == [*7 * [False], True]  # the first: whether there is a checkpoint
+    assert job.asked[1:] == [("check", 7), ("save", 7)]
 
 
-def test_minutes_become_steps_after_the_burn_in(clock):
-    budget = Budget(1, 10)
-    for step in range(7, 17):  # a resumed training's; the first half takes long
-        assert budget.total(step) is None
-        clock.now += 2 if step < 12 else 0.5
-    assert clock.now == 112.5
-    assert budget.total(17) == 17 + (160 - 112.5) / 0.5
+def worked(pace: Pace, clock: Clock, *seconds: float) -> None:
+    """Do a step in each of these times; within the burn-in no number of steps is known."""
+    for each in seconds:
+        assert pace.total() is None
+        clock.now += each
+        pace.job.done += 1
+        pace.tick()
 
 
-def test_minutes_are_kept_when_the_rate_changes(clock):
-    budget = Budget(1, 4, skipped=0)
-    for step in range(4):
-        assert budget.total(step) is None
-        clock.now += 1
-    assert budget.total(4) == 60
-    clock.now += 26  # a validation, and 6 steps
-    assert budget.total(10) == 20
+def test_minutes_become_steps_after_the_burn_in(tmp_path, clock):
+    job = Counting(started(tmp_path), None)
+    job.done, job.burn_in = 7, 5  # a resumed training
+    pace = Pace(job, 1, bar=False)
+    worked(pace, clock, 10, *5 * [0.5])  # the first step takes long
+    assert pace.total() == 13 + (60 - 12.5) / 0.5
 
 
-def test_what_is_late_does_one_unit_more(clock):
-    budget = Budget(0.01, 2)
-    assert [budget.total(0), budget.total(1)] == [None, None]
-    clock.now += 5
-    assert budget.total(2) == 3
+def test_minutes_are_kept_when_the_pace_changes(tmp_path, clock):
+    job = Counting(started(tmp_path), None)
+    job.burn_in = 4
+    pace = Pace(job, 1, bar=False)
+    worked(pace, clock, *5 * [1])
+    assert pace.total() == 60
+    clock.now += 25  # a validation, and 5 steps
+    job.done += 5
+    assert pace.total() == 10 + 30 * 9 // 29
 
 
-def test_a_rate_needs_work(clock):
-    """Units that come all at once are no burn-in."""
-    budget = Budget(1, 4)
-    assert [budget.total(0), budget.total(8)] == [None, None]
-    clock.now += 4
-    assert budget.total(10) == 10 + 28
+def test_a_late_job_does_one_step_more(tmp_path, clock):
+    job = Counting(started(tmp_path), None)
+    pace = Pace(job, 0.01, bar=False)
+    worked(pace, clock, 5, 5)
+    assert pace.total() == 3
 
 
 @pytest.mark.parametrize("interval", [1, 7, 100])
@@ -298,8 +323,9 @@ def test_a_budget_ends_at_its_minute(tmp_path, clock, interval):
     run = started(tmp_path)
     for minutes, low, high in ((1, 118, 122), (0.01, 11, 12)):
         job = Counting(run, None, interval)
+        job.burn_in = 10
         job.tick = lambda job=job: (setattr(job, "done", job.done + 1),
                                     setattr(clock, "now", clock.now + 0.5))
-        loop(job, run, Ranks(), Budget(minutes, 10))
+        loop(job, run, Ranks(), minutes)
         assert job.done == job.total
         assert low <= job.done <= high

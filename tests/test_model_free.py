@@ -161,12 +161,12 @@ def test_a_model_free_training_resumes_to_the_bit(checkout, tmp_path):
     go_on(first, 6)
     first.attach(Run.create(tmp_path, "Paint", {}, Ranks()))
     first.save()
-    saved_at = first.global_update
+    saved_at = first.method.updates
     go_on(first, 4)
     second = training_of(checkout, *MODEL_FREE)
     second.load(first.run)
     go_on(second, 4)
-    assert second.global_update == first.global_update > saved_at > 0
+    assert second.method.updates == first.method.updates > saved_at > 0
     assert_same(everything(second), everything(first))
     perturbed, other = (each.method.perturbed_actor for each in (first, second))
     assert_same(other.state_dict(), perturbed.state_dict())

@@ -94,19 +94,18 @@ def test_an_update_in_two_processes_is_that_of_one(tmp_path):
 
 
 @pytest.mark.parametrize(("variables", "says"), [
-    ({"WORLD_SIZE": "2"}, "has RANK=''"),
-    ({"RANK": "1"}, "has WORLD_SIZE=''"),
-    ({"RANK": "one", "WORLD_SIZE": "2"}, "has RANK='one'"),
-    ({"RANK": "0", "WORLD_SIZE": "-2"}, "has WORLD_SIZE='-2'"),
-    ({"RANK": "2", "WORLD_SIZE": "2"}, "RANK=2 of WORLD_SIZE=2"),
-    ({"RANK": "0", "WORLD_SIZE": "2"}, "has no MASTER_ADDR"),
-    ({"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "?"}, "has LOCAL_RANK='?'"),
-    ({"LOCAL_RANK": "zero"}, "has LOCAL_RANK='zero'"),
+    ({"WORLD_SIZE": "2"}, "no ranks from 0: RANK= WORLD_SIZE=2 "),
+    ({"RANK": "1"}, "RANK=1 WORLD_SIZE= "),
+    ({"RANK": "one", "WORLD_SIZE": "2"}, "RANK=one"),
+    ({"RANK": "0", "WORLD_SIZE": "-2"}, "WORLD_SIZE=-2"),
+    ({"RANK": "2", "WORLD_SIZE": "2"}, "RANK=2 WORLD_SIZE=2"),
+    ({"RANK": "0", "WORLD_SIZE": "2"}, "MASTER_ADDR= "),
+    ({"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "?"}, "LOCAL_RANK=?"),
     ({"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "x"},
      "cannot be reached"),
 ])
 def test_a_launchers_variables_in_part_are_refused(monkeypatch, variables, says):
-    for name in (*LAUNCHER, "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
+    for name in LAUNCHER:
         monkeypatch.setenv(name, variables.get(name, ""))
     with pytest.raises(UserError, match=re.escape(says)):
         Ranks()
@@ -203,7 +202,7 @@ def test_grid_method_in_two_processes_resume_in_one(checkout, compiled):
     folder = checkout.root / "train_log" / "Paint-run1"
     assert len(list(folder.glob("memory-*of2.pt"))) == 2
     out = checkout.run("train.py", "--resume", folder, "--train_times", 4)
-    assert "is gone: the memory is filled anew" in out
+    assert "is gone: the replay memory is filled again" in out
     assert "step 4" in out
     assert [p.name[-8:] for p in folder.glob("memory-*")] == ["-0of1.pt"]
 

@@ -113,7 +113,7 @@ class Learner:
             with self.precision.autocast():
                 loss, metrics = loss_of(*inputs)
             loss.backward(inputs=list(network.parameters()))
-        self.ranks.mean_gradients(network)
+        self.ranks.average_gradients(network)
         optimizer.step()
         metrics = {"loss": loss} | metrics
         return {f"{name}/{key}": value.detach() for key, value in metrics.items()}
@@ -139,7 +139,7 @@ class Learner:
     def make_same(self) -> None:
         """Give every process the networks of the main one."""
         for network in (*self.networks.values(), *self.target_networks.values(), self.ema_actor):
-            self.ranks.make_same(network)
+            self.ranks.broadcast_network(network)
 
     def state_dict(self) -> dict:
         """Return networks, target networks, optimizers, the EMA and the number of updates."""

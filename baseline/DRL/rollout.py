@@ -91,5 +91,5 @@ class Policy:
                 sums[0, step] += (before - target).square().mean((1, 2, 3)).sum()
                 sums[2, step] += split_action(action)[0][..., OPACITIES].mean((1, 2)).sum()
             finished.append(as_uint8(before).cpu())
-        sums = (ranks.total(sums) if ranks else sums).cpu() / len(targets)
+        sums = (ranks.all_reduce(sums) if ranks else sums).cpu() / len(targets)
         return Measured(*sums, torch.cat(finished))

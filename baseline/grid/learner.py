@@ -92,7 +92,7 @@ class GridLearner(Learner):
         target = as_float(batch.cpu())
         if self.updates == 0 and self.imitation_updates:
             initialize(self.actor, target, self.family)
-            self.ranks.make_same(self.actor)
+            self.ranks.broadcast_network(self.actor)
             self.ema_actor.load_state_dict(self.actor.state_dict())
         if self.updates % MULTIPLIER_INTERVAL == 0 or self.updates == self.imitation_updates:
             self.set_multipliers(target[:MULTIPLIER_PICTURES])
@@ -104,7 +104,7 @@ class GridLearner(Learner):
                 loss, error = self.painting_loss(actor, target)
             self.actor.zero_grad(set_to_none=True)
             loss.backward()
-        self.ranks.mean_gradients(self.actor)
+        self.ranks.average_gradients(self.actor)
         self.step()
         self.update_ema(progress)
         return {"actor/error": error.detach()}
@@ -143,7 +143,7 @@ class GridLearner(Learner):
                 rms = MUON_RMS * max(direction.flatten(1).shape) ** 0.5
                 steps[-1].copy_(rms * direction * multiplier)
         for weight, step in zip(self.filters, steps, strict=True):
-            weight.sub_(self.ranks.total(step), alpha=lr)
+            weight.sub_(self.ranks.all_reduce(step), alpha=lr)
 
     @torch.no_grad()
     def set_multipliers(self, target: torch.Tensor) -> None:
@@ -156,7 +156,7 @@ class GridLearner(Learner):
         with self.precision.autocast():
             measured = measure_multipliers(
                 self.actor, *(each.to(self.precision.device) for each in inputs))
-        self.multipliers = [self.ranks.total(each).div_(self.ranks.world) for each in measured]
+        self.multipliers = [self.ranks.all_reduce(each).div_(self.ranks.world) for each in measured]
 
     def painting_loss(
         self, actor: ActorFunction, target: torch.Tensor

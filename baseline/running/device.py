@@ -1,4 +1,4 @@
-"""Where the networks run and in which precision."""
+"""The device of the networks, its memory, their precision, and the compiler of --fast."""
 
 import ctypes
 import math
@@ -18,10 +18,10 @@ M_MMAP_THRESHOLD, M_TRIM_THRESHOLD = -3, -1  # of glibc's malloc.h
 
 
 def pick_device(name: str) -> torch.device:
-    """Turn auto, cpu or cuda into a device.  Raises UserError where there is no GPU.
+    """Return the device that auto, cpu or cuda names.  Raises UserError where there is no GPU.
 
-    On the CPU denormal numbers become zero from here on: an optimiser's averages decay into
-    them, where one step of Adam takes ten times as long.  Freed memory is kept for later use.
+    On the CPU denormal numbers are flushed to zero in the whole process: the moments of Adam decay
+    into them, and a step would take ten times as long.  Freed memory is kept for later use.
     """
     if name == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: PyTorch sees no GPU here; use --device cpu")
@@ -29,33 +29,33 @@ def pick_device(name: str) -> torch.device:
         torch.set_flush_denormal(True)
         with suppress(OSError, AttributeError):  # another C library than glibc
             mallopt = ctypes.CDLL("libc.so.6").mallopt
-            mallopt(M_MMAP_THRESHOLD, 2**30)  # or a step that gets memory waits for empty pages
+            mallopt(M_MMAP_THRESHOLD, 2**30)  # no page faults in each step
             mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
         return torch.device("cpu")
-    local = os.environ.get("LOCAL_RANK", "")  # what is no number, torchrun has not set
-    number, count = int(local) if local.isdecimal() else 0, torch.cuda.device_count()
-    if number >= count:
-        raise UserError(f"process {number + 1} of this machine finds {count} GPUs; start as many "
+    local = os.environ.get("LOCAL_RANK", "")
+    index, count = int(local) if local.isdecimal() else 0, torch.cuda.device_count()
+    if index >= count:
+        raise UserError(f"process {index + 1} of this machine finds {count} GPUs; start as many "
                         "processes as there are GPUs")
-    device = torch.device("cuda", number)
+    device = torch.device("cuda", index)
     torch.cuda.set_device(device)
     return device
 
 
 def free_memory(device: torch.device) -> float:
-    """The bytes that a device has free; endless where the system does not tell."""
+    """Return the free memory of a device in bytes; infinity where the system does not tell."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     with suppress(OSError):
-        if told := re.search(r"MemAvailable: *(\d+) kB", Path("/proc/meminfo").read_text()):
-            return 1024.0 * int(told[1])
+        if match := re.search(r"MemAvailable: *(\d+) kB", Path("/proc/meminfo").read_text()):
+            return 1024.0 * int(match[1])
     return math.inf
 
 
 def need_memory(needed: float, device: torch.device) -> None:
-    """Raise MemoryError where a device has not so many bytes free.
+    """Raise MemoryError where a device has fewer bytes free.
 
-    Linux promises what it does not have, and kills who uses it.
+    Linux grants memory that it does not have, and kills the process that uses it.
     """
     if needed > (free := free_memory(device)):
         raise MemoryError(f"{needed / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free")
@@ -64,31 +64,31 @@ def need_memory(needed: float, device: torch.device) -> None:
 def need_compiler() -> None:
     """Raise UserError where PyTorch finds no compiler for --fast, or one that does not work."""
     names = os.environ.get("CXX"), os.environ.get("CC"), "g++", "gcc", "clang"
-    if not (found := next((name for name in names if name and shutil.which(name)), None)):
-        raise UserError("--fast needs a C++ compiler, such as g++; install one or leave it out")
-    tried = subprocess.run([found, "-x", "c++", "-fsyntax-only", "-"], input=b"int one = 1;\n",
-                           capture_output=True, check=False)
-    if tried.returncode:
-        says = tried.stderr.decode(errors="replace").strip().partition("\n")[0]
-        raise UserError(f"--fast: the compiler {found} does not work ({says}); mend it or leave "
+    if not (compiler := next((name for name in names if name and shutil.which(name)), None)):
+        raise UserError("--fast needs a C++ compiler, like g++; install one or leave it out")
+    done = subprocess.run([compiler, "-x", "c++", "-fsyntax-only", "-"], input=b"int one = 1;\n",
+                          capture_output=True, check=False)
+    if done.returncode:
+        says = done.stderr.decode(errors="replace").strip().partition("\n")[0]
+        raise UserError(f"--fast: the compiler {compiler} does not work ({says}); fix it or leave "
                         "--fast out")
 
 
 @contextmanager
 def compiling() -> Iterator[None]:
-    """What --fast may compile goes in here.  Raises UserError where the compiler fails."""
+    """Raise UserError where what --fast compiles in this context makes the compiler fail."""
     try:
         yield
     except Exception as error:
         if not type(error).__module__.startswith(("torch._inductor", "torch._dynamo")):
             raise
         lines = [line for line in str(error).splitlines() if line.strip()] or [repr(error)]
-        raise UserError(f"--fast: compiling failed ({lines[0].strip()}); mend the compiler or "
+        raise UserError(f"--fast: compiling failed ({lines[0].strip()}); fix the compiler or "
                         "leave --fast out") from error
 
 
 def computes_in_bf16(device: torch.device) -> bool:
-    """Whether the device has bf16 arithmetic of its own (emulated bf16 is slower than fp32)."""
+    """Return whether the device has bf16 arithmetic (emulated bf16 is slower than fp32)."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     with suppress(OSError):
@@ -99,19 +99,19 @@ def computes_in_bf16(device: torch.device) -> bool:
 class Precision:
     """The precision of the networks' arithmetic; weights and losses stay in fp32.
 
-    The discriminator's slope, of which the gradient penalty is made, counts as arithmetic.
+    The discriminator's gradient in the gradient penalty is such arithmetic too.
     """
 
     def __init__(self, name: str, device: torch.device, learning: bool = False) -> None:
-        """name: fp32, tf32, bf16, or auto: bf16 where the device has it of its own.
+        """name: fp32, tf32 or bf16; auto: bf16 where the device has its arithmetic, else fp32.
 
-        On a processor auto is that for learning alone: so a painting hardly differs from one to
-        another.  tf32 rounds what is multiplied to 10 bits, for the whole process.  Raises
-        UserError where it is asked of a processor.
+        On a processor auto is bf16 for learning alone, so that paintings hardly differ from one
+        processor to another.  tf32 rounds factors to 10 bits, in the whole process.  Raises
+        UserError for tf32 on a processor.
         """
         self.device, self.tf32 = device, name == "tf32"
-        own = learning or device.type == "cuda"
-        self.bf16 = name == "bf16" or (name == "auto" and own and computes_in_bf16(device))
+        auto = name == "auto" and (learning or device.type == "cuda")
+        self.bf16 = name == "bf16" or auto and computes_in_bf16(device)
         if device.type == "cuda":
             torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = self.tf32
         elif self.tf32:
@@ -121,5 +121,5 @@ class Precision:
         return "bf16" if self.bf16 else "tf32" if self.tf32 else "fp32"
 
     def autocast(self) -> AbstractContextManager:
-        """A context in which matrix products and convolutions run in this precision."""
+        """Return a context in which matrix products and convolutions run in this precision."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)

@@ -1,4 +1,4 @@
-"""What a training writes for TensorBoard."""
+"""The TensorBoard events of a training."""
 
 import os
 import sys
@@ -16,43 +16,38 @@ from utils.files import reason
 
 
 class Events:
-    """An event file in the folder of a run, written at once and not by a thread.
+    """An event file in the folder of a run.
 
-    tensorboardX's own writer waits for ever where its thread met a full disk.  Here a line says
-    so once, and the training goes on without the file.
+    tensorboardX's SummaryWriter waits for ever where its thread meets a full disk.  Here a line
+    says so once, and the training goes on without the file.
     """
 
-    def __init__(self, folder: Path, first_step: int, on: bool = True) -> None:
-        """first_step: what earlier files hold from here on no longer counts.
-
-        on: False in processes that write nothing.
-        """
+    def __init__(self, folder: Path, first_step: int) -> None:
+        """first_step: of earlier files, TensorBoard shows what is before it alone."""
         self.folder, self._writer = folder, None
-        with self._lasting():
+        with self._warning():
             # Two in one second would have one name without the process's number.
-            self._writer = EventsWriter(str(folder / "events"), f".{os.getpid()}") if on else None
+            self._writer = EventsWriter(str(folder / "events"), f".{os.getpid()}")
         self._write(Event(session_log=SessionLog(status=SessionLog.START)), first_step)
 
-    def scalar(self, name: str, value: float, step: int) -> None:
-        """Note a number."""
-        self._write(Event(summary=summary.scalar(name, value)), step)
+    def scalars(self, values: dict[str, float], step: int) -> None:
+        """Write numbers by name."""
+        for name, value in values.items():
+            self._write(Event(summary=summary.scalar(name, value)), step)
 
     def image(self, name: str, picture: torch.Tensor, step: int) -> None:
-        """Note a picture (3, H, W): uint8, or floats in [0, 1]."""
+        """Write a picture (3, H, W): uint8, or floats in [0, 1]."""
         self._write(Event(summary=summary.image(name, picture)), step)
-
-    def flush(self) -> None:
-        """Let what was noted be on the disk."""
-        with self._lasting():
-            self._writer and self._writer.flush()
 
     def _write(self, event: Event, step: int) -> None:
         event.wall_time, event.step = time.time(), step
-        with self._lasting():
-            self._writer and self._writer.write_event(event)
+        with self._warning():
+            if self._writer:
+                self._writer.write_event(event)
+                self._writer.flush()
 
     @contextmanager
-    def _lasting(self) -> Iterator[None]:
+    def _warning(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:

@@ -5,15 +5,15 @@ from typing import Any
 
 import torch
 
-WARM_CALLS = 3  # calls that run as they are before one is captured
+WARM_CALLS = 3  # eager calls before the captured one
 
 
 class Graphed:
-    """Calls ``function`` as it is, or from the fourth call on replays it without the host.
+    """A function of tensors that after WARM_CALLS eager calls is replayed as a CUDA graph.
 
-    The function takes tensors that keep their shapes, reads nothing else that changes except
-    tensors that keep their place, and never waits for the GPU.  What it returns is overwritten
-    by the next call.  Every call does its work exactly once, the captured one too.
+    Its inputs keep their shapes; all else that it reads stays constant or keeps its address; it
+    never waits for the GPU.  The next call overwrites what it returned.  Every call, the captured
+    one too, does its work exactly once.  on: False leaves the function as it is.
     """
 
     def __init__(self, function: Callable[..., Any], on: bool) -> None:
@@ -25,23 +25,18 @@ class Graphed:
         if not self.on:
             return self.function(*inputs)
         self.calls += 1
-        if self.calls <= WARM_CALLS:
-            return self._warm(inputs)
+        if self.calls <= WARM_CALLS:  # on a side stream, as torch.cuda.graph needs it
+            self.stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(self.stream):
+                outputs = self.function(*inputs)
+            torch.cuda.current_stream().wait_stream(self.stream)
+            return outputs
         if self.calls == WARM_CALLS + 1:
-            self.inputs = [each.clone() for each in inputs]
+            self.inputs = [value.clone() for value in inputs]
             self.graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(self.graph):
                 self.outputs = self.function(*self.inputs)
-        for mine, new in zip(self.inputs, inputs, strict=True):
-            mine.copy_(new, non_blocking=True)
+        for static, value in zip(self.inputs, inputs, strict=True):
+            static.copy_(value, non_blocking=True)
         self.graph.replay()
         return self.outputs
-
-    def _warm(self, inputs: tuple[torch.Tensor, ...]) -> Any:
-        """A call on a stream of its own, as capturing wants the calls before it."""
-        stream = self.stream
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            outputs = self.function(*inputs)
-        torch.cuda.current_stream().wait_stream(stream)
-        return outputs

@@ -1,129 +1,111 @@
-"""The one loop of both trainings: work, validate, save, stop."""
+"""The loop of every training: start or resume, work, validate, save, stop."""
 
-import math
 import os
 import sys
+import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from shlex import quote
+from shlex import join
 from typing import Protocol
 
 import torch
 from tqdm import tqdm
 
+from running.device import compiling
 from running.ranks import Ranks
-from running.run import Run, StopSignals
+from running.run import Options, Parse, Run, StopSignals
+from utils.command import TRAIN_LOG, enough_memory
+from utils.files import own_folder
+
+FIRST_WAIT, LINE_WAIT = 8.0, 18.0  # seconds before a line: until the pace is known, and then
+LONG = 3600  # seconds of a training; a longer one is told how to be shorter
 
 
 class Job(Protocol):
     """A training, as its loop sees it."""
 
-    unit: str  # what ``done`` and ``total`` count
-    done: int
-    total: int | None  # None until a budget of minutes has become a number
-    exchange_every: int  # ticks between exchanges of stop signals between processes
+    done: int  # steps
+    total: int | None  # steps; None until a number of minutes has become one of steps
+    burn_in: int  # timed steps before that
+    settled: bool  # whether the time from this tick to another settled one tells the pace
+    over: bool  # whether all steps are done
+    due: bool  # whether to validate and save after this tick
+    alternative: str  # what takes less time than the default training
 
-    @property
-    def over(self) -> bool:
-        """Whether nothing is left to do."""
-
-    @property
-    def settled(self) -> bool:
-        """Whether the time since another such moment tells how long what is left will take."""
-
-    @property
-    def due(self) -> bool:
-        """Whether to validate and save after the tick that was."""
-
-    def tick(self) -> None:
-        """Do the smallest piece of work."""
-
-    def validate(self) -> None:
-        """Measure how good it has become.  Raises UserError where it diverged."""
-
-    def check(self) -> None:
-        """Raise UserError where it diverged since the last validation."""
-
-    def save(self) -> None:
-        """Write the checkpoint, and beside it what is the best so far."""
-
-    def introduce(self) -> str:
-        """What is going to be done, in a line."""
-
-    def report(self) -> str:
-        """What came out of it, in a line."""
-
-
-class Budget:
-    """Turns minutes into a number of units of work, from the rate after a burn-in.
-
-    The first part of the burn-in pays for starting up.  Each later question takes the rate of
-    all since, so that the end stays near the minute whatever else the machine does.
-    """
-
-    def __init__(self, minutes: float, burn_in: int, skipped: int | None = None) -> None:
-        """burn_in: units of work; skipped: those of them, half, that are not timed."""
-        self.end, self.burn_in = time.monotonic() + 60 * minutes, burn_in
-        self.skipped = burn_in // 2 if skipped is None else skipped
-        self.first: int | None = None
-        self.warm: tuple[float, int] | None = None
-
-    def total(self, done: int) -> int | None:
-        """The number of units to end at, or None within the burn-in."""
-        self.first = done if self.first is None else self.first
-        worked = done - self.first
-        timed = self.warm is None and worked >= self.skipped or worked >= self.burn_in
-        if timed and torch.cuda.is_initialized():
-            torch.cuda.synchronize()  # what was only queued is no work yet
-        now = time.monotonic()
-        if self.warm is None and timed:
-            self.warm = now, done
-        if worked < self.burn_in or self.warm[1] == done:
-            return None
-        since, start = self.warm
-        return done + max(1, int((self.end - now) / (now - since) * (done - start)))
-
-
-def duration(seconds: float) -> str:
-    """A time in words, in the largest fitting unit."""
-    size, unit = next(((size, unit) for size, unit in ((3600, "hours"), (60, "minutes"))
-                       if seconds >= 1.5 * size), (1, "seconds"))
-    return f"{seconds / size:.{int(size == 3600)}f} {unit}"
+    load: Callable[[Run], None]  # load the checkpoint of a run
+    attach: Callable[[Run], None]  # log and save in the folder of a run from here on
+    tick: Callable[[], None]  # do the smallest piece of work
+    validate: Callable[[], None]  # measure the networks; raise UserError where they diverged
+    check: Callable[[], None]  # raise UserError where they diverged since the last validation
+    save: Callable[[], None]  # write the checkpoint and the best networks so far
+    describe: Callable[[], str]  # return what is trained on what, in a line
+    report: Callable[[], str]  # return what was trained and the command that uses it, in a line
 
 
 class Pace:
-    """Tells how fast the work goes: soon after it has begun, and each minute where no bar does.
+    """The pace of a job: how long the rest takes, or how many steps fit in a number of minutes.
 
-    It is timed from one settled tick to another.
+    It is measured between the first and the last settled tick, so that a training ends near its
+    minute whatever else the machine does.
     """
 
-    FIRST, INTERVAL = 20.0, 60.0  # seconds
+    def __init__(self, job: Job, minutes: float | None, bar: bool) -> None:
+        """Start the clock.
 
-    def __init__(self, job: Job, bar: bool, hint: bool) -> None:
-        """bar: whether a progress bar is shown; hint: whether to name --minutes for long work."""
-        self.job, self.bar, self.hint = job, bar, hint
-        self.start: float | None = None
-        self.due = math.inf
+        minutes: where the job has no total yet; bar: whether a progress bar is shown.
+        """
+        now = time.monotonic()
+        self.job, self.bar, self.end = job, bar, minutes and now + 60 * minutes
+        self.hint = not minutes and not job.done  # whether to name the alternative
+        self.start = self.last = now, job.done  # time and steps
+        self.settled: tuple[tuple[float, int], ...] = ()  # of the first and the last settled tick
 
     def tick(self) -> None:
-        """After a tick of the job."""
+        """Store the time after a tick of the job."""
+        if self.job.settled and not self.settled and torch.cuda.is_initialized():
+            torch.cuda.synchronize()  # queued work is not done yet
+        self.last = time.monotonic(), self.job.done
+        if self.job.settled:
+            self.settled = *self.settled[:1], self.last
+
+    def total(self) -> int | None:
+        """Return the number of steps that fits in the minutes; None within the burn-in."""
+        job = self.job
+        if not (self.settled and job.settled) or job.done < self.settled[0][1] + job.burn_in:
+            return None
+        if torch.cuda.is_initialized():
+            torch.cuda.synchronize()
+        self.tick()
+        (start, before), (now, done) = self.settled
+        return done + max(1, int((self.end - now) / (now - start) * (done - before)))
+
+    def log(self) -> float | None:
+        """Print how far the job is; return the seconds until the next line, None: there is none."""
         job, now = self.job, time.monotonic()
-        if not job.settled:
-            return
-        if self.start is None:
-            self.start, self.first, self.due = now, job.done, now + self.FIRST
-        if now < self.due or job.done == self.first or job.done >= (job.total or math.inf):
-            return
-        rate = (job.done - self.first) / (now - self.start)
-        text = f"{job.done} of {job.total or '?'} {job.unit}s, {rate:.3g} a second"
-        if job.total is not None:
-            left = (job.total - job.done) / rate
-            text += f", {duration(left)} to go"
-            if self.hint and left > 3600:
-                text += "; --minutes N makes a training that ends after N"
-            self.hint = False
-        say(text)
-        self.due = math.inf if self.bar else now + self.INTERVAL
+        text = f"{job.done} of {job.total or '?'} steps"
+        settled = len(self.settled) == 2 and self.settled[0][1] < self.settled[1][1]
+        (start, before), (end, done) = self.settled if settled else (self.start, self.last)
+        if done == before:
+            say(f"{text}; the first takes {duration(now - start)} so far")
+            return FIRST_WAIT
+        pace = (end - start) / (done - before)  # seconds a step
+        text += f", {pace:.3g} s a step" if pace > 1 else f", {1 / pace:.3g} steps a second"
+        left = self.end - now if job.total is None else (job.total - done) * pace + end - now
+        say(f"{text}, {duration(max(0, left))} to go"
+            + " at the pace of the first steps" * (not settled and job.total is not None))
+        if self.hint and left > LONG:
+            say(f"less time: {job.alternative}")
+        self.hint = False
+        return None if self.bar else LINE_WAIT
+
+
+def duration(seconds: float) -> str:
+    """Return a time in words, in the largest fitting unit."""
+    size, unit = next(((size, unit) for size, unit in ((3600, "hours"), (60, "minutes"))
+                       if seconds >= 1.5 * size), (1, "seconds"))
+    return f"{seconds / size:.{int(size == 3600)}f} {unit}"
 
 
 def say(text: str) -> None:
@@ -132,31 +114,84 @@ def say(text: str) -> None:
     sys.stdout.flush()
 
 
-def loop(job: Job, run: Run, ranks: Ranks, budget: Budget | None = None) -> None:
-    """Work until the job is over or a signal comes.
+@contextmanager
+def repeating(call: Callable[[], float | None]) -> Iterator[None]:
+    """Call a function in a thread after FIRST_WAIT seconds, and again after those it returns."""
+    over = threading.Event()
 
-    budget: where the job has no total yet.
+    def repeat() -> None:
+        wait = FIRST_WAIT
+        while not over.wait(wait):
+            wait = call()
+
+    thread = threading.Thread(target=repeat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def command(script: str, *arguments: str | Path, launcher: str = "python3") -> str:
+    """Return a shell's command that runs a script in the folder of this one."""
+    words = Path(sys.argv[0]).parent / script, *arguments
+    return f"{launcher} " + join(
+        shortest(word) if isinstance(word, Path) else word for word in words)
+
+
+def shortest(path: Path) -> str:
+    """Return a path as an absolute one or as one from the user's folder."""
+    relative = os.path.relpath(path.absolute())
+    return min("./" * relative.startswith("-") + relative, str(path.absolute()), key=len)
+
+
+def start(
+    options: Options, parent: Path | None, prefix: str, parse_args: Parse,
+    build: Callable[[Options, Ranks], Job], memory_flags: str,
+) -> None:
+    """Start or resume a training and work until it is over or a signal comes.
+
+    parent, prefix: of the folder of the run; memory_flags: flags that say how much memory it takes.
     """
-    bar = tqdm(initial=job.done, total=job.total, unit=job.unit,
-               disable=None if ranks.main else True)
-    ticks, pace = 0, Pace(job, bar=not bar.disable, hint=not budget and not job.done)
-    with StopSignals() as signals, bar:
+    clock = time.monotonic()
+
+    def prepare() -> float:
+        say(f"preparing images and networks: {duration(time.monotonic() - clock)} so far")
+        return LINE_WAIT
+
+    with Ranks(options.device or "auto") as ranks, enough_memory(memory_flags), compiling():
+        with repeating(prepare):
+            run, parent = None, own_folder(TRAIN_LOG) if parent in (None, TRAIN_LOG) else parent
+            if options.resume is not None:
+                run, options = Run.reopen(parent, prefix, options, ranks, parse_args)
+            job = build(options, ranks)
+            if run:
+                job.load(run)
+                run.write(finished=False)
+            else:
+                run = Run.create(parent, prefix, vars(options), ranks)
+            job.attach(run)
+        loop(job, run, ranks, None if job.total else options.minutes)
+
+
+def loop(job: Job, run: Run, ranks: Ranks, minutes: float | None = None) -> None:
+    """Work until the job is over or a signal comes; minutes: where the job has no total yet."""
+    bar = tqdm(initial=job.done, total=job.total, unit="step", disable=None if ranks.main else True)
+    pace = Pace(job, minutes, bar=not bar.disable)
+    with StopSignals() as signals, bar, repeating(pace.log):
         if not ranks.any(run.checkpoint_file.exists()):
             job.save()  # so that it can be resumed from the beginning
-        say(f"{run.folder}: {job.introduce()}" + f", {ranks.world} processes" * (ranks.world > 1))
+        say(f"{run.folder}: {job.describe()}" + f", {ranks.world} processes" * (ranks.world > 1))
         while not job.over:
             job.tick()
-            ticks += 1
-            # What is over stays so, or the budget would give one more unit again and again.
-            if budget and (job.total is None or job.due and not job.over):
-                job.total = ranks.share(budget.total(job.done))
-            if ranks.main:
-                pace.tick()
+            pace.tick()
+            # What is over stays so, or one more step would fit again and again.
+            if minutes and (job.total is None or job.due and not job.over):
+                job.total = ranks.broadcast(pace.total())
             bar.total = job.total
             bar.update(job.done - bar.n)
-            # Processes must agree, which takes an exchange; one alone stops at once.
-            stopped = signals.stopped if ranks.world == 1 else (
-                ticks % job.exchange_every == 0 and ranks.any(signals.stopped))
+            stopped = ranks.any(signals.stopped)  # in any process
             if job.due or job.over:
                 job.validate()
                 job.save()
@@ -164,11 +199,10 @@ def loop(job: Job, run: Run, ranks: Ranks, budget: Budget | None = None) -> None
                 job.check()
                 job.save()
             if stopped and not job.over:
-                script, folder = (os.path.relpath(Path(path).absolute())
-                                  for path in (sys.argv[0], run.folder))
-                say(f"stopped; go on with: {ranks.launcher} {quote(script)} --resume "
-                    f"{'./' * folder.startswith('-')}{quote(folder)}")
+                say(job.report())
+                script = os.path.basename(sys.argv[0])
+                say("stopped; go on with: "
+                    + command(script, "--resume", run.folder, launcher=ranks.launcher))
                 return
-    if ranks.main:
-        run.write(finished=True)
+    run.write(finished=True)
     say(f"finished; {job.report()}")

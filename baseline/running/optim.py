@@ -5,18 +5,18 @@ import warnings
 
 import torch
 
-ROUNDS = 5  # of the Newton-Schulz iteration
+ITERATIONS = 5  # of Newton-Schulz
 NEWTON_SCHULZ = 3.4445, -4.7750, 2.0315  # of Muon: steep at 0, flat around 1
 
 
 def cosine(progress: float, peak: float, floor: float = 0.01) -> float:
-    """Half a cosine from ``peak`` at progress 0 to ``floor * peak`` at 1."""
+    """Return half a cosine from ``peak`` at progress 0 to ``floor * peak`` at 1."""
     progress = min(max(progress, 0.0), 1.0)
     return peak * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
 def stepped(progress: float, rates: tuple[float, ...], ends: tuple[float, ...]) -> float:
-    """``rates[i]`` until progress reaches ``ends[i]``; the last rate after all of them."""
+    """Return ``rates[i]`` until progress reaches ``ends[i]``; the last rate after all of them."""
     return next((r for r, end in zip(rates, ends, strict=False) if progress < end), rates[-1])
 
 
@@ -32,25 +32,19 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 def adam(
     network: torch.nn.Module, graphed: bool, betas: tuple[float, float] = (0.9, 0.999)
 ) -> torch.optim.Adam:
-    """A fused Adam; ``set_rate`` sets its rate.
+    """Return a fused Adam; ``set_rate`` sets its learning rate.
 
-    graphed: keep all that changes from step to step on the GPU, so that a CUDA graph can
-    replay a step.
+    graphed: keep its state and learning rate on the GPU, so that a CUDA graph can replay a step.
     """
     warnings.filterwarnings("ignore", ".*capturable=True.*")  # the steps before the capture
     rate = torch.zeros((), device="cuda") if graphed else 0.0
-    return torch.optim.Adam(
-        network.parameters(), rate, betas=betas, fused=True, capturable=graphed
-    )
+    return torch.optim.Adam(network.parameters(), rate, betas, fused=True, capturable=graphed)
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict) -> None:
-    """Take up an optimiser's averages, before its first step is captured.
-
-    Whether it is graphed stays its own affair.
-    """
-    own = optimizer.state_dict()["param_groups"]
-    optimizer.load_state_dict({"state": state["state"], "param_groups": own})
+    """Load an optimizer's moments and learning rate, but not its settings, before a capture."""
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": state["state"], "param_groups": groups})
     set_rate(optimizer, float(state["param_groups"][0]["lr"]))
 
 
@@ -66,7 +60,7 @@ def orthogonal(matrix: torch.Tensor, dtype: torch.dtype = torch.float32) -> torc
         return orthogonal(matrix.T, dtype).T
     x = (matrix / (matrix.norm() + 1e-12)).to(dtype)
     a, b, c = NEWTON_SCHULZ
-    for _ in range(ROUNDS):
+    for _ in range(ITERATIONS):
         gram = x @ x.T
         x = a * x + (b * gram + c * (gram @ gram)) @ x
     return x.to(matrix.dtype)

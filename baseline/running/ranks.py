@@ -15,38 +15,33 @@ from torch import nn
 
 from utils.command import UserError, on_stop_signals
 
-LAUNCHER = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # what torchrun sets
+# What torchrun sets.
+LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
 def launched() -> tuple[int, int]:
-    """The number of this process and that of all, as the environment says; 0 of 1 if it does not.
+    """Return this process's rank and the number of processes; 0 and 1 without a launcher.
 
-    Raises UserError where it says that in part, or no numbers.
+    Raises UserError where the launcher's variables are incomplete, or no numbers.
     """
     values = {name: os.environ.get(name, "") for name in LAUNCHER}
-    alone = not values["RANK"] and values["WORLD_SIZE"] in ("", "1")
-    rank, world = ("0", "1") if alone else (values["RANK"], values["WORLD_SIZE"])
-    local = {name: os.environ.get(name) or "0" for name in ("LOCAL_RANK", "LOCAL_WORLD_SIZE")}
-    for name, value in ({"RANK": rank, "WORLD_SIZE": world} | local).items():
-        if not re.fullmatch("[0-9]{1,6}", value):
-            raise UserError(f"the environment has {name}={value!r}; torchrun sets "
-                            f"{', '.join(LAUNCHER)}: set all of them, or none")
-    if int(rank) >= int(world):
-        raise UserError(f"the environment has RANK={rank} of WORLD_SIZE={world} processes; they "
-                        "count from 0")
-    if int(world) > 1 and (missing := [name for name, value in values.items() if not value]):
-        raise UserError(f"the environment has no {missing[0]}, which torchrun sets with "
-                        "WORLD_SIZE")
+    rank, world, local, *address = values.values()
+    if not rank and world in ("", "1"):
+        return 0, 1
+    numbers = all(re.fullmatch("[0-9]{1,6}", value) for value in (rank, world, local or "0"))
+    if not numbers or int(rank) >= int(world) or int(world) > 1 and not all(address):
+        text = " ".join(f"{name}={value}" for name, value in values.items())
+        raise UserError(f"the environment of torchrun is not complete, or no ranks from 0: {text}")
     return int(rank), int(world)
 
 
 class OthersLost(Exception):
-    """Another process left in the middle of an exchange; it has said why."""
+    """Another process left in the middle of a collective operation; it has said why."""
 
 
 @contextmanager
-def exchange() -> Iterator[None]:
-    """What waits for the other processes goes in here."""
+def collective() -> Iterator[None]:
+    """Raise OthersLost where another process left a collective operation."""
     try:
         yield
     except RuntimeError as error:
@@ -54,13 +49,13 @@ def exchange() -> Iterator[None]:
 
 
 class Ranks:
-    """This process among all; alone, and free of charge, where torchrun did not start it.
+    """This process among all; alone where torchrun did not start it.
 
-    A context: leaving it takes leave of the others.
+    A context; at its end the process leaves the group.
     """
 
     def __init__(self, device: str = "cpu") -> None:
-        """device: what the user asked for, auto, cpu or cuda."""
+        """device: as the user named it, auto, cpu or cuda."""
         self.rank, self.world = launched()
         if self.world > 1:
             gpu = device != "cpu" and torch.cuda.is_available()
@@ -80,62 +75,65 @@ class Ranks:
 
     @property
     def launcher(self) -> str:
-        """What starts a script with as many processes."""
+        """Return what starts a script with as many processes."""
         count = os.environ.get("LOCAL_WORLD_SIZE") or self.world
         return "python3" if self.world == 1 else f"torchrun --nproc_per_node={count}"
 
-    def part(self, count: int, what: str) -> int:
-        """This process's share of ``count``.  Raises UserError where shares would differ."""
+    def shard(self, count: int, what: str) -> int:
+        """Return ``count`` per process.  Raises UserError where it does not divide evenly."""
         if count % self.world:
             raise UserError(f"{what} {count} cannot be shared evenly by {self.world} processes")
         return count // self.world
 
     @contextmanager
-    def one_by_one(self) -> Iterator[None]:
-        """The first process of each machine goes through here before the others on it."""
+    def main_first(self) -> Iterator[None]:
+        """Let the first process of each machine go through this context before the others."""
         first = int(os.environ.get("LOCAL_RANK") or 0) == 0
-        first or self.wait()
+        first or self.barrier()
         yield
-        first and self.wait()
+        first and self.barrier()
 
-    def wait(self) -> None:
-        """Until every process got here."""
+    def barrier(self) -> None:
+        """Wait until every process gets here."""
         self.any(False)
-
-    def share(self, value: Any) -> Any:
-        """Return the main process's value of anything that can be pickled."""
-        values = [value]
-        if self.world > 1:
-            with exchange():
-                dist.broadcast_object_list(values, device=torch.device("cpu"))
-        return values[0]
 
     def any(self, flag: bool) -> bool:
         """Return whether the flag is set in any process."""
-        return bool(self.total(torch.tensor(float(flag))))
+        return bool(self.all_reduce(torch.tensor(float(flag))))
 
-    def total(self, value: torch.Tensor) -> torch.Tensor:
-        """Return the sum of all processes' values; change ``value`` in place."""
+    def broadcast(self, value: Any) -> Any:
+        """Return the main process's value of anything that can be pickled."""
+        values = [value]
         if self.world > 1:
-            with exchange():
+            with collective():
+                dist.broadcast_object_list(values, device=torch.device("cpu"))
+        return values[0]
+
+    def all_reduce(self, value: torch.Tensor) -> torch.Tensor:
+        """Return the sum of all processes' values, in place."""
+        if self.world > 1:
+            with collective():
                 dist.all_reduce(value)
         return value
 
-    def make_same(self, network: nn.Module) -> None:
+    def mean(self, value: torch.Tensor) -> torch.Tensor:
+        """Return the mean of all processes' values, in place."""
+        return self.all_reduce(value).div_(self.world)
+
+    def broadcast_network(self, network: nn.Module) -> None:
         """Give every process the main one's parameters and buffers."""
         for value in network.state_dict().values() if self.world > 1 else ():
-            with exchange():
+            with collective():
                 dist.broadcast(value, 0)
 
-    def mean_gradients(self, network: nn.Module) -> None:
-        """Give every process the mean of all processes' gradients, in one exchange."""
-        if self.world == 1:
-            return
-        gradients = [p.grad for p in network.parameters()]
-        flat = self.total(torch.cat([g.flatten() for g in gradients])).div_(self.world)
-        parts = flat.split([g.numel() for g in gradients])
-        torch._foreach_copy_(
-            gradients, [part.view_as(g) for part, g in zip(parts, gradients, strict=True)])
+    def average_gradients(self, network: nn.Module) -> None:
+        """Give every process the mean of all processes' gradients.
+
+        DistributedDataParallel does this for a network that a loss calls once.  Here losses call
+        one several times, frozen, folded or under a second derivative.
+        """
+        for parameter in network.parameters() if self.world > 1 else ():
+            self.mean(parameter.grad)
 
     def __enter__(self) -> "Ranks":
         return self
@@ -144,7 +142,7 @@ class Ranks:
         if self.world > 1 and error is None:
             dist.destroy_process_group()
         elif self.world > 1:
-            # The others may wait in an exchange; taking leave in order would wait for them.
+            # The others may wait in a collective operation; an orderly end would wait for them.
             if isinstance(error, SystemExit):  # torchrun ends all where one ended
                 os._exit(error.code)
             bad_input = isinstance(error, UserError)

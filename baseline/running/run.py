@@ -16,22 +16,19 @@ from shlex import quote
 from typing import Any, TypeVar
 
 from running.ranks import Ranks
-from utils.command import END_SIGNALS, LOG, TRAIN_LOG, UserError, on_stop_signals, one_line
-from utils.files import make_room, own_folder, refusing, remove_leftovers, write_atomically
+from utils.command import END_SIGNALS, LOG, UserError, on_stop_signals, one_line
+from utils.files import make_room, refusing, remove_leftovers, write_atomically
 from utils.locks import lock
 from utils.weights import load_file, save_atomically
 
-PLACES = {"cache", "data", "device", "log", "output", "renderer"}  # which may change, as may
-LENGTHS = {"minutes", "steps", "train_times"}  # of which a new one takes the place of all
+# Flags beside --resume: those of the machine, and the lengths, of which one replaces all.
+PLACES = {"data", "device", "log", "output", "renderer"}
+LENGTHS = {"minutes", "steps", "train_times"}
+NOT_RESUMED = {"cache", "init", "resume"}  # in run.json; cache was a flag once
 SAME_STOP = 1.0  # seconds from a stop signal to another that is a second one
-Options = TypeVar("Options")  # a frozen dataclass
-Parse = Callable[[list[str]], Options]  # of a script's flags
 STOPPING = b"stopping as soon as all is saved; once more ends it at once, without that\n"
-
-
-def log_folder(named: Path | None) -> Path:
-    """Return where the folders of runs go: where the user says, or see ``own_folder``."""
-    return own_folder(TRAIN_LOG) if named in (None, TRAIN_LOG) else named
+Options = TypeVar("Options")  # a frozen dataclass
+Parse = Callable[[list[str]], Options]  # reads a script's flags
 
 
 class Run:
@@ -44,7 +41,7 @@ class Run:
     def __init__(self, folder: Path, options: dict[str, Any], main: bool = True) -> None:
         """main: False in all but one of the processes that train together."""
         self.folder, self.options, self.main = folder, options, main
-        self.length: dict[str, float] = {}  # that was typed beside --resume, if any
+        self.length: dict[str, float] = {}  # the flag of LENGTHS beside --resume, if any
         self.checkpoint_file = folder / "checkpoint.pt"
         for file in (self.checkpoint_file, folder / LOG, *folder.glob("*.pkl")):
             make_room(file)  # and the folder, on a machine without the main one's disk
@@ -53,7 +50,7 @@ class Run:
         with refusing(f"cannot write in {folder}"):
             self._lock = open(folder / ".lock", "w")  # noqa: SIM115, until the process ends
             try:
-                # Unlike flock's, this lock is not the children's, which outlive a killed process.
+                # Children, which outlive a killed process, do not inherit it, unlike flock's.
                 lock(self._lock.fileno(), wait=False, how=fcntl.lockf)
             except BlockingIOError as error:
                 raise UserError(f"{folder} is in use by another process") from error
@@ -63,7 +60,7 @@ class Run:
     def create(cls, parent: Path, prefix: str, options: dict[str, Any], ranks: Ranks) -> "Run":
         """Make the folder ``parent/prefix-runN`` with the first free N from 1."""
         if not ranks.main:
-            return cls(ranks.share(None), options, main=False)
+            return cls(ranks.broadcast(None), options, main=False)
         make_room(parent / prefix)
         with refusing(f"cannot write in {parent}"):
             for folder in (parent / f"{prefix}-run{number}" for number in count(1)):
@@ -72,23 +69,24 @@ class Run:
                     break
         run = cls(folder, options)
         run.write(finished=False)
-        ranks.share(folder)
+        ranks.broadcast(folder)
         return run
 
     @classmethod
-    def reopen(cls, parent: Path, prefix: str, typed: Options, ranks: Ranks,
-               parse_args: Parse) -> tuple["Run", Options]:
-        """Return the run to go on with, in the folder that --resume names, and its options.
+    def reopen(
+        cls, parent: Path, prefix: str, typed: Options, ranks: Ranks, parse_args: Parse
+    ) -> tuple["Run", Options]:
+        """Return the run that --resume names, and its options.
 
-        Without a name it is the newest unfinished one that can be read and that nobody holds;
-        newer ones are named in a line.
+        Without a name it is the newest unfinished one that can be read and that no process
+        holds; newer ones are named in a line.
         """
         given = {name: value for name, value in vars(typed).items()
                  if value is not None and name != "resume"}
         if wrong := given.keys() - PLACES - LENGTHS:
             raise UserError(f"--resume goes on with the flags of the run; leave out --{min(wrong)}")
         if not ranks.main:
-            run = cls(*ranks.share(None), main=False)
+            run = cls(*ranks.broadcast(None), main=False)
             return run, resumed(given, run, parse_args)
         saved = {folder: os.path.isfile(file := folder / "checkpoint.pt") and os.path.getmtime(file)
                  for folder in ([typed.resume] if typed.resume else parent.glob(f"{prefix}-run*"))}
@@ -100,7 +98,10 @@ class Run:
                     raise UserError(f"{folder} holds no checkpoint.pt to resume from")
                 if not folder.resolve().name.startswith(f"{prefix}-run"):
                     raise UserError(f"{folder} is not a run of this script: {prefix}-runN would be")
-                finished, options = _read(folder)
+                file = folder / "run.json"
+                with refusing(f"{file} cannot be read"), fitting(file):
+                    content = json.loads(file.read_text())
+                    finished, options = bool(content["finished"]), dict(content["options"])
                 if finished and not typed.resume:
                     continue
                 run = cls(folder, options)
@@ -112,17 +113,17 @@ class Run:
                 skipped.append(one_line(str(error)))
                 continue
             if skipped:
-                print(f"passed over: {'; '.join(skipped)}", flush=True)
+                print(f"skipped: {'; '.join(skipped)}", flush=True)
             if finished and not run.length:
                 print(f"{folder} is finished; {longer}", flush=True)
-            ranks.share((folder, run.options))
+            ranks.broadcast((folder, run.options))
             return run, options
         raise UserError("; ".join((f"no unfinished run in {parent}", *skipped, longer)))
 
     def save(self, state: dict[str, Any]) -> None:
         """Write the checkpoint, whole or not at all.
 
-        Raises UserError where the run's folder was deleted, after writing it anew.
+        Raises UserError where the run's folder was deleted, after writing it again.
         """
         save_atomically(state, self.checkpoint_file)
         if not (self.folder / "run.json").exists():
@@ -131,7 +132,7 @@ class Run:
                             f"there again, go on with --resume {quote(str(self.folder))}")
 
     def load(self) -> dict[str, Any]:
-        """Return the checkpoint, in which the length is the one that was typed, if any.
+        """Return the checkpoint, with the length beside --resume in place of its own.
 
         Raises UserError where it cannot be read, or has done as much already.
         """
@@ -145,28 +146,17 @@ class Run:
                 state[total] = None if name == "minutes" else value
         return state
 
-    def keep_options(self) -> None:
-        """Write the options of a run that goes on, once all that they name was found."""
-        if self.main:
-            self.write(finished=False)
-
     def write(self, finished: bool) -> None:
-        """Write the options, and whether the run is finished, so that --resume passes it over."""
+        """Write the options, and whether the run is finished, so that --resume skips it."""
         text = json.dumps({"finished": finished, "options": self.options}, indent=1, default=str)
-        write_atomically(self.folder / "run.json", lambda file: file.write(f"{text}\n".encode()))
-
-
-def _read(folder: Path) -> tuple[bool, dict[str, Any]]:
-    """Whether a run is finished, and its options."""
-    file = folder / "run.json"
-    with refusing(f"{file} cannot be read"), fitting(file):
-        content = json.loads(file.read_text())
-        return bool(content["finished"]), dict(content["options"])
+        if self.main:
+            write_atomically(self.folder / "run.json",
+                             lambda file: file.write(f"{text}\n".encode()))
 
 
 @contextmanager
 def fitting(file: Path, otherwise: str = "start a new run without --resume") -> Iterator[None]:
-    """Raise UserError where what is read from a file in here does not fit."""
+    """Raise UserError where the content of a file does not fit what reads it."""
     try:
         yield
     except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError,
@@ -175,18 +165,18 @@ def fitting(file: Path, otherwise: str = "start a new run without --resume") -> 
 
 
 def resumed(given: dict[str, Any], run: Run, parse_args: Parse) -> Options:
-    """Return the options of a run to go on with, those that were given now among them.
+    """Return the options of a run, with the flags given beside --resume in place of its own.
 
-    Raises UserError where run.json holds what nobody can type.
+    Raises UserError where run.json holds what no command line can say.
     """
     run.length = {name: given[name] for name in LENGTHS & given.keys()}
     if run.length:
         run.options |= dict.fromkeys(LENGTHS & run.options.keys()) | run.length
-    usual = vars(parse_args([]))
+    defaults = vars(parse_args([]))
     arguments = [f"--{name}" if value is True else f"--{name}={value}"
                  for name, value in run.options.items()
-                 if name not in ("init", "resume") and value not in (None, False)
-                 and not (name in PLACES and value == str(usual.get(name)))]
+                 if name not in NOT_RESUMED and value not in (None, False)
+                 and not (name in PLACES and value == str(defaults.get(name)))]
     try:
         options = parse_args(arguments)
     except UserError as error:
@@ -196,7 +186,7 @@ def resumed(given: dict[str, Any], run: Run, parse_args: Parse) -> Options:
 
 
 class StopSignals(ExitStack):
-    """Within this context the first signal to stop sets ``stopped``, and ``number`` to its own.
+    """A context in which the first stop signal sets ``stopped``, and ``number`` to its own.
 
     A second Ctrl-C, SIGTERM or loss of the terminal ends the process at once, where it comes later
     than SAME_STOP: a system and a launcher may both send the first.
