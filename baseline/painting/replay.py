@@ -10,9 +10,8 @@ from constants import VIDEOS
 from painting.drawing import draw_frames, size_of
 from painting.frames import Writer, fitted
 from painting.options import ReplayOptions
-from painting.plot import write_plot
 from painting.stroke_file import read_json
-from painting.svg import write_svg
+from painting.svg import write_plot, write_svg
 from painting.video import open_video
 from Renderer.strokes import Strokes
 from utils.command import UserError, enough_memory
