@@ -2,6 +2,7 @@
 
 import math
 import os
+import sys
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -155,15 +156,18 @@ class Frames(Writer):
         """Return the file of a frame."""
         return self.path / f"generated{number}.png"
 
-    def written(self) -> list[str]:
-        """Return the frames in words: nothing, one, or how many from which to which."""
-        total = self.next - self.first
+    def written(self) -> str:
+        """Return the frames in words: one, or how many from which to which."""
         first, last = self._frame(self.first), self._frame(self.next - 1)
-        return [f"{total} frames, {first} to {last.name}"] if total > 1 else [str(first)] * total
+        return f"{self.next - self.first} frames, {first} to {last.name}" if last != first else (
+            str(first))
 
-    def later_frames(self) -> list[Path]:
-        """Return the frames of an earlier painting whose numbers follow the last one's."""
-        return list(takewhile(Path.exists, map(self._frame, count(self.next))))
+    def warn_of_others(self) -> None:
+        """Print a warning where frames of an earlier painting follow the last one."""
+        others = sum(1 for _ in takewhile(Path.exists, map(self._frame, count(self.next))))
+        if others:
+            print(f"warning: {self._frame(self.next)} and {others - 1} more frames of an earlier "
+                  "painting follow them; delete those before making a video", file=sys.stderr)
 
     def _open(self) -> None:
         try:
