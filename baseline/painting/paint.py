@@ -178,15 +178,13 @@ def paint_pictures(options: PaintOptions) -> None:
                 unread.append(str(path))
                 print(f"warning: {one_line(str(error))}; it is skipped", file=sys.stderr)
                 continue
+            stages = stages_of(options, picture)
+            artist = artist or load_artist(options, stages)
             try:
-                stages = stages_of(options, picture)
-                artist = artist or load_artist(options, stages)
                 errors.append(paint_picture(
                     options.named(name), path, picture, alpha, stages, artist, signals))
-            except UserError as error:
-                if artist is None:
-                    raise
-                failures.append(error)  # the others are painted
+            except UserError as error:  # the others are painted
+                failures.append(error)
             if signals.stopped:
                 break
     if artist is None:
