@@ -4,6 +4,7 @@ import os
 import re
 import sys
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -30,15 +31,13 @@ def own_names(images: list[Path]) -> list[str | None]:
     """
     if len(images) == 1:
         return [None]
-    names: list[str | None] = []
     stems, used = {image.stem.casefold() for image in images}, set()
+    names: list[str | None] = []
     for image in images:
-        name, number = image.stem, 1
-        while name.casefold() in used or (number > 1 and name.casefold() in stems):
-            number += 1
-            name = f"{image.stem}-{number}"
-        names.append(name)
-        used.add(name.casefold())
+        numbered = (f"{image.stem}-{number}" for number in count(2))
+        free = (name for name in numbered if name.casefold() not in stems | used)
+        names.append(next(free) if image.stem.casefold() in used else image.stem)
+        used.add(names[-1].casefold())
     return names
 
 
@@ -60,12 +59,10 @@ def check_places(options: PaintOptions) -> None:
         if name in (".", ".."):
             raise UserError(f"{image} gives no name for its folder; paint it alone or rename it")
         own = options.named(name)
-        written += (paths := own.files())
-        if folder := next(filter(Path.is_dir, paths), None):
-            raise UserError(f"cannot write {folder}: it is a folder")
-        longest = max((path.name for path in paths), key=lambda name: len(os.fsencode(name)))
-        if len(os.fsencode(longest)) > MAX_NAME_LENGTH:
-            raise UserError(f"the name {longest} is too long; paint {image} alone")
+        for path in own.files():
+            if len(os.fsencode(path.name)) > MAX_NAME_LENGTH:
+                raise UserError(f"the name {path.name} is too long; paint {image} alone")
+            written.append(path)
         folders.add(own.folder and real(own.folder))
     for path, what in keep_apart(written, read).items():
         if path.parent in folders and re.fullmatch(r"generated\d+\.png", path.name):
@@ -113,14 +110,14 @@ def write_files(
     or None: opaque; source: what a stroke file is to tell of the painting.  Raises UserError where
     a file could not be written, after the others.
     """
-    size, work = painting.shape[:2], []
-    if options.painting:
-        picture = painting if alpha is None else np.dstack((painting, alpha))
-        work.append(partial(write_picture, options.painting, picture))
-    for path in options.strokes:
-        work.append(partial(write_json, path, strokes, size, source)
-                    if path.suffix.lower() == ".json" else
-                    partial(write_svg, path, strokes, size, options.seconds, options.ground))
-    if options.compare:
-        work.append(lambda: write_picture(options.compare, compare(photo, painting)))
-    in_turn(work)
+    def write(path: Path) -> None:
+        if path == options.compare:
+            write_picture(path, compare(photo, painting))
+        elif path == options.painting:
+            write_picture(path, painting if alpha is None else np.dstack((painting, alpha)))
+        elif path.suffix.lower() == ".json":
+            write_json(path, strokes, painting.shape[:2], source)
+        else:
+            write_svg(path, strokes, painting.shape[:2], options.seconds, options.ground)
+
+    in_turn(partial(write, path) for path in options.files() if path != options.video)

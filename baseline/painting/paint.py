@@ -14,8 +14,7 @@ from tqdm import tqdm
 
 from constants import BUNDLE, STEPS
 from grid.policy import load_policy
-from painting.drawing import draw_frames, size_of
-from painting.frames import Frames
+from painting.frames import Frames, draw_frames, size_of
 from painting.options import PaintOptions
 from painting.outputs import check_places, own_names, write_files, writers_of
 from painting.refine import refine
