@@ -5,7 +5,7 @@ import argparse
 import re
 from pathlib import Path
 
-from constants import BUNDLE, FAMILY_NAMES, LONGEST_SIDE, STEPS, VIDEOS
+from constants import BUNDLE, FAMILY_NAMES, STEPS, VIDEOS
 from painting.options import PaintOptions, frame_step
 from utils.command import (
     ACTOR,
@@ -14,13 +14,13 @@ from utils.command import (
     UserError,
     add_device_flags,
     new_file,
-    number,
     path_type,
     positive_float,
     positive_int,
     run,
     seconds_type,
     seed_type,
+    size_type,
     whole_number,
 )
 from utils.listing import FOREIGN, SUFFIXES
@@ -79,8 +79,7 @@ def command_line() -> Parser:
         help="folder for the finished painting.png and the frames generated<N>.png; or a file: a "
         "picture of the painting, its strokes (.svg, .json) or a film (.mp4, .gif). Of several "
         "images each gets a folder in the folder, and its name in the files' names")
-    add("--size", metavar="N",
-        type=number(int, 1, LONGEST_SIDE + 1, f"a whole number from 1 to {LONGEST_SIDE}"),
+    add("--size", type=size_type, metavar="N",
         help="pixels of the painting's longer side (the image's, at least 512 a side)")
     add("--background", type=color, metavar="COLOR|none", help="color behind what is transparent "
         "in an image, and of the ground of an .svg (white, and black); none: the painting keeps "
@@ -120,19 +119,12 @@ def parse_args() -> PaintOptions:
     elif kind and kind not in SUFFIXES | FOREIGN:
         raise UserError(f"--output {output}: {kind} is no kind of picture, film or strokes; "
                         "the name of a new folder has no dot")
-    if at_random := flags["actor"] == Path("none") or bool(flags["stroke"] and not flags["actor"]):
-        flags["actor"] = None
-    elif not flags["actor"]:
-        flags["actor"] = ACTOR
-    flags["divide"] = flags["divide"] or ((1, 1) if at_random else "auto")
+    if flags["actor"] == Path("none") or (flags["stroke"] and not flags["actor"]):
+        flags |= {"actor": None, "divide": flags["divide"] or (1, 1)}
+    else:
+        flags |= {"actor": flags["actor"] or ACTOR, "divide": flags["divide"] or "auto"}
     options = PaintOptions(
         **flags, images=images or img or [ROOT / "image" / "test.png"], alone=bool(kind))
-    check(options)
-    return options
-
-
-def check(options: PaintOptions) -> None:
-    """Raise UserError where options do not go together."""
     if options.actor is None and not options.refine:
         raise UserError("random strokes need --refine N, say 300")
     if options.stroke and (options.actor or options.renderer or options.canvas):
@@ -140,6 +132,7 @@ def check(options: PaintOptions) -> None:
     if options.seconds and not (options.video or any(
             path.suffix.lower() == ".svg" for path in options.strokes)):
         raise UserError("--seconds needs a video or an .svg to write")
+    return options
 
 
 def main(options: PaintOptions) -> None:
