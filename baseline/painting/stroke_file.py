@@ -152,20 +152,26 @@ def _strokes(content: Any) -> tuple[Strokes, tuple[int, int], dict[str, Any]]:
         key: _numbers([record.get(key, []) for record in records], length, f"{key} of stroke",
                       (0, 1) if key in ("opacity", "rgb") else LENGTHS)
         for key, length in lengths.items()}
-    shapes = _shapes(values, family, squares, scale).astype(np.float32)
-    colors = values["rgb"][:, ::-1].astype(np.float32)
-    strokes = Strokes(name, *canvas, shapes, colors, squares, clips[clip])
+    strokes = Strokes(name, *canvas, _shapes(values, family, squares, scale),
+                      values["rgb"][:, ::-1].astype(np.float32), squares, clips[clip])
     return strokes, (height, width), content["settings"]
 
 
 def _shapes(
     values: dict[str, np.ndarray], family: Family, tiles: np.ndarray, scale: np.ndarray
 ) -> np.ndarray:
-    """Return the shape numbers (n, 10) float64 of strokes in those tiles (n, 3)."""
+    """Return the shape numbers (n, 10) float32 of strokes in those tiles (n, 3)."""
     corner, width = tiles[:, None, :2], tiles[:, None, 2:]  # (n, 1, 2), (n, 1, 1)
     points = np.stack((values["rows"], values["columns"]), 2)
     points = (points / scale - corner) / width  # (n, points, 2)
-    ends = _clip_to_unit(points, "stroke {} has a point outside its tile")
+    radii = np.stack((values["radius_rows"], values["radius_columns"]), 2)
+    radii = (radii / scale / width * 256 - 1) / 64  # (n, radii, 2)
+    for numbers, flaw in ((points, "a point outside its tile"),
+                          (radii, "a radius outside 1/256 .. 65/256 of its tile")):
+        _refuse((numbers < -TOLERANCE) | (numbers > 1 + TOLERANCE), f"stroke {{}} has {flaw}")
+    _refuse(np.ptp(radii, 2) > TOLERANCE, "stroke {} has radii that make no disc on the canvas")
+    ends, radii = (numbers.clip(0, 1).astype(np.float32).astype(float)
+                   for numbers in (points, radii))
     if family.relative:
         first, middle, last = ends[:, 0], points[:, 1], ends[:, 2]
         low, high = np.minimum(first, last), np.maximum(first, last)
@@ -174,21 +180,11 @@ def _shapes(
         fraction = (middle - first) / np.where(first == last, 1, last - first)
         fraction = np.where(abs(middle - last) < ROUNDING_ERROR, 1, fraction)
         ends[:, 1] = np.where(abs(middle - first) < ROUNDING_ERROR, 0, fraction).clip(0, 1)
-    radii = np.stack((values["radius_rows"], values["radius_columns"]), 2)
-    radii = (radii / scale / width * 256 - 1) / 64  # (n, radii, 2)
-    _refuse(np.ptp(radii, 2) > TOLERANCE, "stroke {} has radii that make no disc on the canvas")
-    shapes = np.zeros((len(tiles), SHAPE_DIM))
+    shapes = np.zeros((len(tiles), SHAPE_DIM), np.float32)
     shapes[:, : 2 * family.points] = ends.reshape(-1, 2 * family.points)
-    shapes[:, RADII][:, : family.radii] = _clip_to_unit(
-        radii[..., 0], "stroke {} has a radius outside 1/256 .. 65/256 of its tile")
+    shapes[:, RADII][:, : family.radii] = radii[..., 0]
     shapes[:, OPACITIES][:, : family.opacities] = values["opacity"]
     return shapes
-
-
-def _clip_to_unit(values: np.ndarray, flaw: str) -> np.ndarray:
-    """Return values (n, ..) rounded to float32 in [0, 1]; refuse those outside by TOLERANCE."""
-    _refuse((values < -TOLERANCE) | (values > 1 + TOLERANCE), flaw)
-    return values.clip(0, 1).astype(np.float32).astype(float)
 
 
 def _areas(areas: list, what: str, scale: np.ndarray) -> np.ndarray:
