@@ -129,6 +129,8 @@ class Writer:
     def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
         self._thread.shutdown(cancel_futures=kind is not None)
         if kind is None:
+            for future in self._pending:
+                future.result()  # which raises what is no failure to write
             self._guard(lambda: self._encoder.send(None))
         self._encoder.close()
 
@@ -168,22 +170,17 @@ class Frames(Writer):
                     f"another painting goes to {self.path}; name another --output") from error
             remove_leftovers(self.path)
             for number in range(self.first, self.first + int(self.times.sum())):
-                if (path := self._frame(number)).exists() and not _is_linked(path):
+                path = self._frame(number)
+                if path.is_file() and (path.is_symlink() or path.stat().st_nlink > 1):
+                    path.unlink()  # what the link leads to stays
+                elif path.exists():
                     make_room(path)  # raises UserError where it is read-only
             while frame := (yield):
                 path = self._frame(self.next)
                 encoded = cv2.imencode(".png", frame[0], PNG_FLAGS)[1]
-                with refusing(f"cannot write {path}"):
-                    if _is_linked(path):
-                        path.unlink()  # what the link leads to stays
-                    with replacing(path, durable=False) as file:
-                        file.write(encoded)
+                with refusing(f"cannot write {path}"), replacing(path, durable=False) as file:
+                    file.write(encoded)
                 self.next += 1
-
-
-def _is_linked(path: Path) -> bool:
-    """Return whether a file has several names: a link leads to it, or from here to another."""
-    return path.is_file() and (path.is_symlink() or path.stat().st_nlink > 1)
 
 
 def draw_frames(

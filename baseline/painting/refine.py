@@ -33,11 +33,9 @@ class Adam:
     def step(self, grad: torch.Tensor) -> torch.Tensor:
         """Return the step's direction, of about one where gradients agree."""
         self.age += 1
-        for average, value, beta in zip((self.mean, self.square), (grad, grad * grad), BETAS,
-                                        strict=True):
-            average.lerp_(value, 1 - beta)
-        mean, square = (average / (1 - beta**self.age) for average, beta in
-                        zip((self.mean, self.square), BETAS, strict=True))
+        mean_decay, square_decay = BETAS
+        mean = self.mean.lerp_(grad, 1 - mean_decay) / (1 - mean_decay**self.age)
+        square = self.square.lerp_(grad * grad, 1 - square_decay) / (1 - square_decay**self.age)
         return mean / (square.sqrt() + 1e-6)
 
     def reorder(self, order: np.ndarray, new: int) -> None:

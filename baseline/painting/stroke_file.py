@@ -49,7 +49,7 @@ def write_json(
     path: Path, strokes: Strokes, picture_size: tuple[int, int], settings: dict[str, Any]
 ) -> None:
     """Write strokes that painted a picture of that height and width, whole or not at all."""
-    scale = picture_scale(strokes, picture_size)
+    scale = np.array(picture_size) / (strokes.height, strokes.width)
     squares = np.hstack((strokes.tiles[:, :2], strokes.tiles[:, :2] + strokes.tiles[:, 2:]))
     tiles, tile = np.unique(squares, axis=0, return_inverse=True)
     clips, clip = np.unique(strokes.clips, axis=0, return_inverse=True)
@@ -80,11 +80,6 @@ def write_json(
 def write_lines(path: Path, lines: Iterable[str]) -> None:
     """Write lines of text, whole or not at all."""
     write_atomically(path, lambda file: file.writelines(f"{line}\n".encode() for line in lines))
-
-
-def picture_scale(strokes: Strokes, picture_size: tuple[int, int]) -> np.ndarray:
-    """Return the picture's pixels per canvas pixel, (2,), along rows and columns."""
-    return np.array(picture_size) / (strokes.height, strokes.width)
 
 
 def absolute_points(strokes: Strokes) -> np.ndarray:

@@ -15,13 +15,7 @@ import numpy as np
 import torch
 
 from constants import WIDTH
-from painting.stroke_file import (
-    OPACITIES,
-    absolute_points,
-    absolute_radii,
-    picture_scale,
-    write_lines,
-)
+from painting.stroke_file import OPACITIES, absolute_points, absolute_radii, write_lines
 from Renderer.stroke_gen import FAMILIES, corner_places
 from Renderer.strokes import Strokes
 
@@ -52,7 +46,7 @@ def write_svg(
     RGB of the bare canvas, 0 .. 255, or None: none, the page shines through.
     """
     height, width = picture_size
-    down, across = picture_scale(strokes, picture_size)
+    down, across = height / strokes.height, width / strokes.width
     arrays = (np.array([*picture_size, seconds or 0], float), strokes.colors, strokes.tiles,
               strokes.clips)  # a page may hold several paintings
     prefix = "p" + hashlib.sha256(b"".join(each.tobytes() for each in arrays)).hexdigest()[:8]
@@ -83,7 +77,7 @@ def write_plot(
     """
     family = FAMILIES[strokes.family]
     height, width = picture_size
-    scale = picture_scale(strokes, picture_size)
+    scale = np.array(picture_size) / (strokes.height, strokes.width)
     points = (absolute_points(strokes) * scale)[..., ::-1]  # (n, points, 2) x, y
     widths = (2 * (absolute_radii(strokes) * scale.mean()).mean(1) if family.radii else
               np.full(len(strokes), OUTLINE_WIDTH))
