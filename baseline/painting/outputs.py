@@ -106,9 +106,8 @@ def write_files(
 ) -> None:
     """Write what is made of a whole painting.
 
-    photo, painting: (h, w, 3) uint8 BGR; alpha: (h, w) uint8, the opacity of the picture to write,
-    or None: opaque; source: what a stroke file is to tell of the painting.  Raises UserError where
-    a file could not be written, after the others.
+    photo, painting: (h, w, 3) uint8 BGR; alpha: the opacity of the picture to write, (h, w) uint8,
+    or None; source: the settings in a stroke file.  Raises UserError after the other files.
     """
     def write(path: Path) -> None:
         if path == options.compare:

@@ -51,9 +51,7 @@ class Artist(NamedTuple):
 def load_artist(options: PaintOptions, stages: list[Stage]) -> Artist:
     """Load the weights that the options ask for; warn of more steps than they are good for.
 
-    An actor of the paper's method sees the canvas of the neural renderer, one with a grid read-out
-    that of the exact rasterizer, unless the options say otherwise.  Raises UserError where weights
-    are missing, broken, or of different families.
+    Raises UserError where weights are missing, broken, or of different families.
     """
     if options.actor == ACTOR and stages[0].steps > MAX_STEPS:
         print(f"warning: this actor learned to paint in {STEPS} steps; more than some {MAX_STEPS}, "

@@ -1,9 +1,8 @@
 """Strokes as SVG: filled shapes, or the center lines that plotters draw.
 
-Each stroke is painted over those before it.  Where its opacity is constant it is one path, the
-hulls of neighboring discs on its curve together.  Within a stroke later discs replace earlier
-ones; so where its opacity varies, the hulls are painted in grays, later over earlier, as a mask
-through which a rectangle of the stroke's color shows.
+A stroke of constant opacity is one path, the hulls of neighboring discs on its curve together.
+Of varying opacity, it is a rectangle of its color behind a mask, in which later hulls replace
+earlier ones as discs do.
 """
 
 import hashlib
@@ -24,9 +23,8 @@ OPACITY_STEP = 1 / 64  # between the pieces of a stroke
 MIN_MASKED_RANGE = 1 / 32  # of opacity; less is not worth a mask, which some viewers lack
 MIN_CRESCENT = 0.25  # canvas pixels that a piece shows of a disc
 LAST_T = 0.99  # of the last disc on a curve
-# The rasterizer places by the centers of the double grid's pixels, and truncates discs that move by
-# half a pixel on average.  A disc that does not move is half a pixel off, less the larger the
-# picture, and half a pixel narrower than the path of a moving one.  This is half of that.
+# The rasterizer truncates discs that move by half a pixel of the double grid on average.  A disc
+# that does not move is half a pixel off, less the larger the picture.  This is half of that.
 STATIC_OFFSET = 1 / 8  # canvas pixels
 GROUPS_PER_SECOND = 25  # of strokes that appear together in an animation
 OUTLINE_WIDTH = 1.0  # picture pixels, of a triangle's sides in a plot
@@ -169,9 +167,8 @@ def _sweep(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return discs on the curve of points (3, 2): centers (m, 2), radii (m,), opacities (m,).
 
-    The stroke is the hulls of each and the next; opacities are those of the visible part of each
-    hull, and of the last disc.  A point (1, 2) is a disc.  radii, opacities: at the curve's two
-    ends, or throughout where there is one.
+    Opacities are those of the visible part of the hull of each disc and the next, and of the last
+    disc.  A point (1, 2) is a disc.  radii, opacities: at the curve's two ends, or throughout.
     """
     if len(points) == 1:
         return points, radii, opacities
@@ -189,8 +186,7 @@ def _sweep(
 def _outlines(centers: np.ndarray, radii: np.ndarray) -> list[str]:
     """Return the visible part of the hull of each disc and the next, and the last disc (m,).
 
-    All are path data, "" where nothing is visible.  A part is the outline behind the first disc,
-    and straight sides to where they touch the next, which covers the rest.
+    All are path data: the outline behind the disc and straight sides to the next; "" where hidden.
     """
     discs = centers[:, ::-1], radii[:, None]  # x, y (m, 2) and radius (m, 1)
     (start, end), (radius, next_radius) = ((each[:-1], each[1:]) for each in discs)

@@ -38,17 +38,14 @@ def read_cutout(path: Path, background: str = "white") -> tuple[np.ndarray, np.n
     """Read an image file in sRGB, transparency on a background, and its opacity.
 
     Turns it upright by its EXIF orientation and takes the first of several pictures.
-    Floating-point 1 is white.  Returns (H, W, 3) uint8 BGR, and (H, W) uint8 or None: opaque.
-    Raises UserError where Pillow cannot read the file, reads it in wrong values, or would take too
-    much memory.
+    Returns (H, W, 3) uint8 BGR, and (H, W) uint8 or None: opaque.  Raises UserError where Pillow
+    cannot read the file, reads it in wrong values, or would take too much memory.
     """
     with silent_stderr():  # libtiff prints there
         return decode_picture(path, background)
 
 
-def decode_picture(
-    path: Path, background: str = "white"
-) -> tuple[np.ndarray, np.ndarray | None]:
+def decode_picture(path: Path, background: str = "white") -> tuple[np.ndarray, np.ndarray | None]:
     """Read an image file like ``read_cutout``, where libraries may print on stderr."""
     data = _content(path)
     Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # Pillow warns from there on, and raises at twice that

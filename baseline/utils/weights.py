@@ -74,10 +74,9 @@ def load_file(path: Path, what: str, otherwise: str) -> Any:
 
 
 def _flaw(file: BinaryIO) -> str:
-    """Return why a file is not one of tensors and plain values, before it is loaded; or "".
+    """Return why a file is not one of tensors and plain values; or "".  Damage may raise anything.
 
     PyTorch refuses code without naming it, and lets globals that it knows take any memory.
-    Raises an exception where the file is damaged.
     """
     beginning = file.read(300)
     if kind := next((kind for kind in OTHER_FILES if re.match(kind, beginning, re.DOTALL)), None):
@@ -175,10 +174,7 @@ def _prefixes(keys: list[str]) -> list[str]:
 
 
 def _misfit(network: nn.Module, state: dict[str, torch.Tensor]) -> str:
-    """Return why weights do not fit a network; or "".
-
-    Adds the counters of batches, which old versions did not write.
-    """
+    """Return why weights do not fit a network; or "".  Add counters that old versions lack."""
     expected = network.state_dict()
     for key in expected.keys() - state.keys():
         if key.endswith(COUNTER):
