@@ -7,7 +7,6 @@ from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -41,11 +40,8 @@ MAX_STEPS = 56  # of a stage, that help the actor that comes with this
 REFINED_SIDE = 256  # pixels of the canvas that strokes are refined on, at least
 
 
-class Artist(NamedTuple):
-    """Where strokes come from."""
-
-    bundle: int  # strokes of a step on each tile
-    steps: Callable[[np.ndarray, list[Stage]], Iterator[Step]]  # of a picture (h, w, 3) uint8
+# The strokes of a step on each tile, and the steps for a picture (h, w, 3) uint8.
+Artist = tuple[int, Callable[[np.ndarray, list[Stage]], Iterator[Step]]]
 
 
 def load_artist(options: PaintOptions, stages: list[Stage]) -> Artist:
@@ -59,12 +55,12 @@ def load_artist(options: PaintOptions, stages: list[Stage]) -> Artist:
     precision = Precision(options.precision, pick_device(options.device))
     if options.actor is None:
         family = options.stroke or load_render(options.renderer or RENDERER, precision).family
-        return Artist(BUNDLE, partial(random_steps, family, seed=options.seed))
+        return BUNDLE, partial(random_steps, family, seed=options.seed)
     needed = RENDERER if options.canvas == "neural" else None
     policy = load_policy(options.actor, options.renderer or needed, precision)
     neural = (options.canvas or policy.canvas) == "neural"
     paint = partial(paint_neural, policy.render) if neural else paint_exact
-    return Artist(policy.bundle, partial(paint_steps, policy, paint=paint))
+    return policy.bundle, partial(paint_steps, policy, paint=paint)
 
 
 def stages_of(options: PaintOptions, picture: np.ndarray) -> list[Stage]:
@@ -82,16 +78,17 @@ def show(bar: tqdm, name: str, error: float, prints: bool = True) -> None:
 
 
 def choose_strokes(
-    options: PaintOptions, picture: np.ndarray, stages: list[Stage], artist: Artist,
+    options: PaintOptions, picture: np.ndarray, chosen: Iterator[Step], total: int,
     signals: StopSignals,
 ) -> tuple[Strokes, list[int]]:
     """Return the strokes for a picture (h, w, 3) uint8 and how many come in each frame.
 
-    A signal ends the steps early, or refining with the best strokes by then.
+    chosen: an artist's steps, ``total`` of them; their strokes are refined.  A signal ends the
+    steps early, or refining with the best strokes by then.
     """
-    total, steps, errors = sum(stage.steps for stage in stages), [], []
+    steps, errors = [], []
     with tqdm(total=total, unit="step", disable=None) as bar:
-        for step in artist.steps(picture, stages):
+        for step in chosen:
             steps.append(step)
             if step.error is not None:
                 show(bar, step.name, step.error)
@@ -132,12 +129,14 @@ def paint_picture(
     height, width = size_of(*picture.shape[:2], options.size)
     photo = resized(picture, width, height)
     alpha = None if options.background != "none" or alpha is None else resized(alpha, width, height)
-    frames = total * artist.bundle
+    bundle, choose_steps = artist
+    frames = total * bundle
     writers = writers_of(options, path.name, (height, width), frames)
     with ExitStack() as stack:
         for writer in writers:
             stack.enter_context(writer)
-        strokes, counts = choose_strokes(options, picture, stages, artist, signals)
+        strokes, counts = choose_strokes(
+            options, picture, choose_steps(picture, stages), total, signals)
         painting = draw_frames(strokes, counts, (height, width), writers, frames)
     error = squared_error(*(np.float32(each) / 255 for each in (painting, photo)))
     spent = time.monotonic() - start

@@ -25,7 +25,9 @@ def list_pictures(paths: list[Path]) -> list[Path]:
     """
     files = []
     for path in paths:
-        files += sorted(image_files(path), key=_natural_order) if path.is_dir() else [path]
+        files += sorted(image_files(path), key=lambda file: [
+            int(part) if part.isdecimal() else part.lower()
+            for part in re.split(r"(\d+)", file.name)]) if path.is_dir() else [path]
     return files
 
 
@@ -61,8 +63,3 @@ def _folders_of_images(folder: Path) -> list[str]:
     files = (file for depth in range(1, MAX_DEPTH + 1) for file in folder.glob("*/" * depth + "*"))
     return sorted({str(file.parent) for file in files if file.suffix.lower() in SUFFIXES
                    and not re.search(r"/(\.|__MACOSX)", str(file.relative_to(folder.parent)))})
-
-
-def _natural_order(path: Path) -> list[str | int]:
-    parts = re.split(r"(\d+)", path.name)
-    return [int(part) if i % 2 else part.lower() for i, part in enumerate(parts)]
