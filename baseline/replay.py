@@ -51,7 +51,7 @@ def parse_args() -> ReplayOptions:
 
 def main(options: ReplayOptions) -> None:
     """Paint as the options say."""
-    from painting.replay import paint_again  # its imports take seconds, mistakes none
+    from painting.outputs import paint_again  # its imports take seconds, mistakes none
 
     paint_again(options)
 

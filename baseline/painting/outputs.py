@@ -1,22 +1,25 @@
-"""Files of paintings: which they are, the writers of frames, and the files of finished ones."""
+"""Files of paintings and of stroke files that are painted again: checks, frames, finished ones."""
 
 import os
 import re
 import sys
+import time
 from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
-from painting.frames import Frames, Writer, every, fitted
-from painting.options import PaintOptions
-from painting.stroke_file import write_json
-from painting.svg import write_svg
+from constants import VIDEOS
+from painting.frames import Frames, Writer, draw_frames, every, fitted, size_of
+from painting.options import PaintOptions, ReplayOptions
+from painting.stroke_file import read_json, write_json
+from painting.svg import write_plot, write_svg
 from painting.video import open_video, video_kind
 from Renderer.strokes import Strokes
-from utils.command import MAX_NAME_LENGTH, UserError
+from utils.command import MAX_NAME_LENGTH, UserError, enough_memory
 from utils.files import in_turn, keep_apart, make_room, real
 from utils.pictures import compare, picture_file, write_picture
 
@@ -120,3 +123,38 @@ def write_files(
             write_svg(path, strokes, painting.shape[:2], options.seconds, options.ground)
 
     in_turn(partial(write, path) for path in options.files() if path != options.video)
+
+
+@enough_memory("--size")
+def paint_again(options: ReplayOptions) -> None:
+    """Paint and write as the options of ``replay.py`` say."""
+    start = time.monotonic()
+    output, kind = options.output, options.output.suffix.lower()
+    strokes, size, _ = read_json(options.file)
+    strokes = strokes[: options.until]
+    if len(strokes) == 0:
+        raise UserError(f"{options.file} holds no strokes")
+    height, width = size = size_of(*size, options.size or max(size))
+    what = f"{width}x{height}"
+    if options.lines:
+        write_plot(output, strokes, size, options.millimetres)
+    elif kind == ".svg":
+        write_svg(output, strokes, size, options.seconds)
+    elif kind in VIDEOS:
+        fps = options.fps or 30
+        times = fitted(len(strokes), fps, options.seconds)
+        with open_video(output, height=height, width=width, fps=fps, times=times) as video:
+            draw(strokes, (video.height, video.width), [video])
+        video.check()
+        what = f"{video.width}x{video.height}, {times.sum() / fps:.1f} s at {fps:g} frames a second"
+    else:
+        picture_file(output, height, width)
+        write_picture(output, draw(strokes, size, []))
+    spent = time.monotonic() - start
+    print(f"{len(strokes)} strokes in {spent:.1f} s: {output}, {what}", flush=True)
+
+
+def draw(strokes: Strokes, size: tuple[int, int], writers: list[Writer]) -> np.ndarray:
+    """Draw strokes with a progress bar, one a frame; see ``draw_frames``."""
+    with tqdm(total=len(strokes), unit="stroke", disable=None) as bar:
+        return draw_frames(strokes, [1] * len(strokes), size, writers, len(strokes), bar.update)

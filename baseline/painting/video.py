@@ -99,27 +99,21 @@ class Gif(Video):
                 changed[0, 0] |= not changed.any()  # some pixel, for its time
                 drawn[changed] = picture[changed]
                 left, top, width, height = cv2.boundingRect(changed.astype(np.uint8))
-                box = np.s_[top : top + height, left : left + width]
-                image = self._indexed(picture[box], changed[box])
+                pixels = Image.fromarray(picture[changed][None])  # one row of them
+                few = pixels.quantize(255, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+                palette = few.getpalette()
+                clear = len(palette) // 3  # the color of what has not changed
+                numbers = np.full(changed.shape, clear, np.uint8)
+                numbers[changed] = np.asarray(few)[0]
+                image = Image.fromarray(numbers[top : top + height, left : left + width])
+                image.putpalette((*palette, 0, 0, 0))
                 shown += times
                 time = min(round(100 * shown / self.fps) - clock, self.MAX_TIME)
                 clock += time
                 file.writelines(GifImagePlugin.getdata(
-                    image, (left, top), include_color_table=True, duration=10 * time, disposal=1,
-                    transparency=len(image.getpalette()) // 3 - 1))
+                    image, (left, top), include_color_table=True, transparency=clear,
+                    duration=10 * time, disposal=1))
             file.write(b";")
-
-    @staticmethod
-    def _indexed(picture: np.ndarray, changed: np.ndarray) -> Image.Image:
-        """Return a picture (h, w, 3) in a palette, whose last color is what has not changed."""
-        pixels = Image.fromarray(picture[changed][None])  # one row of them
-        few = pixels.quantize(255, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
-        palette = few.getpalette()
-        numbers = np.full(changed.shape, len(palette) // 3, np.uint8)
-        numbers[changed] = np.asarray(few)[0]
-        image = Image.fromarray(numbers)
-        image.putpalette((*palette, 0, 0, 0))
-        return image
 
 
 KINDS = {".mp4": Mp4, ".gif": Gif}
@@ -137,11 +131,7 @@ def video_kind(path: Path, fps: float) -> type[Video]:
 
 
 def open_video(path: Path, *, height: int, width: int, fps: float, times: np.ndarray) -> Video:
-    """Return the writer of a painting's video; its size is within what players show.
-
-    height, width: of the painting; times: see ``fitted``.  Raises UserError where the file cannot
-    be written.
-    """
+    """Return the writer of a painting's video.  Raises UserError where it cannot be written."""
     video = video_kind(path, fps)(path, height, width, fps, times)
     make_room(path)
     if video.width < width - 1 or video.height < height - 1:
