@@ -59,31 +59,28 @@ def command_line() -> Parser:
         help=f"steps, each of {BUNDLE} strokes on each tile; half of them on the whole image, half "
         f"on tiles ({2 * STEPS}: {STEPS} and {STEPS}; with --divide 1 {STEPS})")
     add("--divide", type=divide, metavar="D|RxC|auto",
-        help="paint the second half on D x D tiles, or on R rows and C columns; auto: on tiles "
-        "that hardly stretch the image, 4x4 of a square (the default); 1: no second half (the "
-        "default of --stroke)")
+        help="paint the second half on D x D tiles, or on R rows and C columns; auto: to fit the "
+        "image's shape, 4x4 if square (the default); 1: no second half (the default of --stroke)")
     add("--refine", type=whole_number, default=REFINE, metavar="N",
         help="improve all strokes together by N gradient steps afterwards")
     add("--actor", type=path_type, metavar="FILE",
         help="weights of the actor (actor.pkl); none: random strokes, to be refined")
-    add("--stroke", choices=FAMILY_NAMES, help="random strokes of this family in place of an "
-        "actor's, to be refined; no weights are needed")
+    add("--stroke", choices=FAMILY_NAMES,
+        help="random strokes of this family, to be refined; no weights are needed")
     add("--renderer", type=path_type, metavar="FILE",
         help="weights of the renderer, for actors that see its canvas (renderer.pkl)")
     add("--canvas", choices=("exact", "neural"), help="by what the actor sees its strokes painted, "
         "the exact rasterizer or the neural renderer (as it was trained)")
-    add("--seed", type=seed_type, default=1234, metavar="N",
-        help="of the random numbers")
+    add("--seed", type=seed_type, default=1234, metavar="N", help="of the random numbers")
     add = parser.add_argument_group("what to write").add_argument
     add("-o", "--output", type=path_type, default=Path("output"), metavar="PATH",
         help="folder for the finished painting.png and the frames generated<N>.png; or a file: a "
-        "picture of the painting, its strokes (.svg, .json) or a film (.mp4, .gif). Of several "
-        "images each gets a folder in the folder, and its name in the files' names")
+        "picture of the painting, its strokes (.svg, .json) or a film (.mp4, .gif); of several "
+        "images each gets a folder in it, or its name in the file's")
     add("--size", type=size_type, metavar="N",
         help="pixels of the painting's longer side (the image's, at least 512 a side)")
-    add("--background", type=color, metavar="COLOR|none", help="color behind what is transparent "
-        "in an image, and of the ground of an .svg (white, and black); none: the painting keeps "
-        "the image's transparency, and an .svg has no ground")
+    add("--background", type=color, metavar="COLOR|none", help="color behind transparency (white) "
+        "and of the ground of an .svg (black); none: the painting keeps the image's transparency")
     add("--frames", nargs="+", metavar="all|every N|last",
         help="the frames to write (all, of images above 2 megapixels the last)")
     add("--video", type=new_file, metavar="FILE", help="a video too, .mp4 or .gif")

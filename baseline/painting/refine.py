@@ -143,11 +143,10 @@ def shapes_around(
     """
     n = len(center)
     shapes = np.full((n, SHAPE_DIM), opacity)
-    way = rng.normal(size=(n, 2)) * np.broadcast_to(length, n)[:, None]
-    aside = rng.normal(size=(n, 2)) * np.broadcast_to(length, n)[:, None]
+    way, aside = rng.normal(size=(2, n, 2)) * np.reshape(length, (-1, 1))
     one_point = FAMILIES[family].points == 1
     shapes[:, 0:2] = center if one_point else center - way
     shapes[:, 2:4] = 0.5 if FAMILIES[family].relative else center + aside
     shapes[:, 4:6] = center + way
-    shapes[:, 6:8] = np.broadcast_to(radius, n)[:, None]
+    shapes[:, 6:8] = np.reshape(radius, (-1, 1))
     return np.float32(shapes.clip(0, 1))

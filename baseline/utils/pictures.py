@@ -158,14 +158,12 @@ def _in_srgb(image: Image.Image, profile: bytes) -> Image.Image:
 def picture_file(path: Path, height: int = 64, width: int = 64) -> None:
     """Raise UserError, before any work, where a picture of a size in pixels cannot be written."""
     # Each side alone: a whole picture takes memory and time.
-    sizes = (64, 64), (height, min(64, width)), (min(64, height), width)
-    is_kind, *fits = [bool(_encoded(path, np.zeros((*size, 3), np.uint8))) for size in sizes]
-    if not is_kind:
-        raise UserError(f"cannot write {path}: no kind of color image that OpenCV writes")
-    if not all(fits):
-        amount = "many" if max(height, width) > 2**12 else "few"
-        raise UserError(f"cannot write {path}: {width}x{height} pixels are too {amount} for that "
-                        "kind of image")
+    for size in ((64, 64), (height, min(64, width)), (min(64, height), width)):
+        if not _encoded(path, np.zeros((*size, 3), np.uint8)):
+            amount = "many" if max(height, width) > 2**12 else "few"
+            flaw = ("no kind of color image that OpenCV writes" if size == (64, 64) else
+                    f"{width}x{height} pixels are too {amount} for that kind of image")
+            raise UserError(f"cannot write {path}: {flaw}")
     make_room(path)
 
 
