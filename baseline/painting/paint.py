@@ -17,14 +17,7 @@ from painting.frames import Frames, draw_frames, size_of
 from painting.options import PaintOptions
 from painting.outputs import check_places, own_names, write_files, writers_of
 from painting.refine import refine
-from painting.steps import (
-    Step,
-    paint_neural,
-    paint_steps,
-    random_steps,
-    squared_error,
-    target_of,
-)
+from painting.steps import Step, paint_neural, paint_steps, random_steps, squared_error, target_of
 from painting.tiles import Stage, fitting_grid, plan
 from Renderer.model import load_render
 from Renderer.raster import paint_exact
