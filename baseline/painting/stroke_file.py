@@ -127,7 +127,14 @@ def _strokes(content: Any) -> tuple[Strokes, tuple[int, int], dict[str, Any]]:
         _require(isinstance(content.get(key), list), f"{key} is no list")
     height, width, *canvas = (int(content[key]) for key in MAX_SIZE)
     scale = np.array([height, width]) / canvas
-    tiles, clips = (_areas(content[f"{what}s"], what, scale) for what in ("tile", "clip"))
+    areas = []  # (n, 4) int64 each, of the canvas
+    for what in ("tile", "clip"):
+        exact = _numbers(content[f"{what}s"], 4, what, LENGTHS) / np.tile(scale, 2)
+        whole = exact.round()
+        _refuse((abs(exact - whole) > 0.01) | np.tile(whole[:, :2] >= whole[:, 2:], 2),
+                f"{what} {{}} is empty, or does not end at whole pixels of the canvas")
+        areas.append(whole.astype(np.int64))
+    tiles, clips = areas
     sides = tiles[:, 2:] - tiles[:, :2]
     _refuse((sides != sides[:, :1]) | (sides > MAX_SIZE["canvas_width"])
             | (tiles[:, :2] >= canvas) | (tiles[:, 2:] <= 0), "tile {} is no square on the canvas")
@@ -135,8 +142,8 @@ def _strokes(content: Any) -> tuple[Strokes, tuple[int, int], dict[str, Any]]:
     records, family = content["strokes"], FAMILIES[name]
     for number, record in enumerate(records, 1):
         _require(isinstance(record, dict), f"stroke {number} is no object")
-        for key, areas in (("tile", tiles), ("clip", clips)):
-            _require(_is_whole(record.get(key), 0, len(areas) - 1),
+        for key, listed in (("tile", tiles), ("clip", clips)):
+            _require(_is_whole(record.get(key), 0, len(listed) - 1),
                      f"{key} of stroke {number} is not in the list of them")
     tile, clip = (np.array([record[key] for record in records], np.int64)
                   for key in ("tile", "clip"))
@@ -180,15 +187,6 @@ def _shapes(
     shapes[:, RADII][:, : family.radii] = radii[..., 0]
     shapes[:, OPACITIES][:, : family.opacities] = values["opacity"]
     return shapes
-
-
-def _areas(areas: list, what: str, scale: np.ndarray) -> np.ndarray:
-    """Return rectangles of the picture as (n, 4) int64 of the canvas."""
-    exact = _numbers(areas, 4, what, LENGTHS) / np.tile(scale, 2)
-    whole = exact.round()
-    _refuse((abs(exact - whole) > 0.01) | np.tile(whole[:, :2] >= whole[:, 2:], 2),
-            f"{what} {{}} is empty, or does not end at whole pixels of the canvas")
-    return whole.astype(np.int64)
 
 
 def _numbers(rows: list, length: int, what: str, limits: tuple[int, int]) -> np.ndarray:
