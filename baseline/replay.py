@@ -3,18 +3,18 @@
 
 from pathlib import Path
 
-from constants import LONGEST_SIDE, VIDEOS
+from constants import VIDEOS
 from painting.options import ReplayOptions
 from utils.command import (
     Parser,
     UserError,
     new_file,
-    number,
     path_type,
     positive_float,
     positive_int,
     run,
     seconds_type,
+    size_type,
 )
 from utils.files import keep_apart
 
@@ -26,8 +26,7 @@ def parse_args() -> ReplayOptions:
     add("file", type=path_type, help="the JSON that test.py --strokes wrote")
     add("-o", "--output", type=new_file, metavar="FILE", default=Path("replay.png"),
         help="a picture (.png, .jpg, ..), a video (.mp4, .gif) or .svg")
-    add("--size", metavar="N",
-        type=number(int, 1, LONGEST_SIDE + 1, f"a whole number from 1 to {LONGEST_SIDE}"),
+    add("--size", type=size_type, metavar="N",
         help="longest side in pixels (as the picture that was painted)")
     add("--until", type=positive_int, metavar="N", help="paint the first N strokes only")
     add("--fps", type=positive_float, metavar="N", help="frames a second of a video (30)")
@@ -43,18 +42,16 @@ def parse_args() -> ReplayOptions:
         raise UserError(f"--lines writes an .svg; {options.output} is none")
     if options.millimetres and not options.lines:
         raise UserError("--millimetres is for --lines")
-    if options.lines and options.seconds:
-        raise UserError("--seconds does not go with --lines")
     if options.fps and kind not in VIDEOS:
         raise UserError(f"--fps is for videos; {options.output} is none")
-    if options.seconds and kind not in (*VIDEOS, ".svg"):
-        raise UserError(f"--seconds is for videos and SVG; {options.output} is neither")
+    if options.seconds and (options.lines or kind not in (*VIDEOS, ".svg")):
+        raise UserError("--seconds is for videos and for SVG without --lines")
     return options
 
 
 def main(options: ReplayOptions) -> None:
     """Paint as the options say."""
-    from painting.replay import paint_again  # its imports take seconds, mistakes none
+    from painting.outputs import paint_again  # its imports take seconds, mistakes none
 
     paint_again(options)
 

@@ -5,7 +5,7 @@ import argparse
 import re
 from pathlib import Path
 
-from constants import BUNDLE, FAMILY_NAMES, LONGEST_SIDE, STEPS, VIDEOS
+from constants import BUNDLE, FAMILY_NAMES, STEPS, VIDEOS
 from painting.options import PaintOptions, frame_step
 from utils.command import (
     ACTOR,
@@ -14,13 +14,13 @@ from utils.command import (
     UserError,
     add_device_flags,
     new_file,
-    number,
     path_type,
     positive_float,
     positive_int,
     run,
     seconds_type,
     seed_type,
+    size_type,
     whole_number,
 )
 from utils.listing import FOREIGN, SUFFIXES
@@ -59,32 +59,28 @@ def command_line() -> Parser:
         help=f"steps, each of {BUNDLE} strokes on each tile; half of them on the whole image, half "
         f"on tiles ({2 * STEPS}: {STEPS} and {STEPS}; with --divide 1 {STEPS})")
     add("--divide", type=divide, metavar="D|RxC|auto",
-        help="paint the second half on D x D tiles, or on R rows and C columns; auto: on tiles "
-        "that hardly stretch the image, 4x4 of a square (the default); 1: no second half (the "
-        "default of --stroke)")
+        help="paint the second half on D x D tiles, or on R rows and C columns; auto: to fit the "
+        "image's shape, 4x4 if square (the default); 1: no second half (the default of --stroke)")
     add("--refine", type=whole_number, default=REFINE, metavar="N",
         help="improve all strokes together by N gradient steps afterwards")
     add("--actor", type=path_type, metavar="FILE",
         help="weights of the actor (actor.pkl); none: random strokes, to be refined")
-    add("--stroke", choices=FAMILY_NAMES, help="random strokes of this family in place of an "
-        "actor's, to be refined; no weights are needed")
+    add("--stroke", choices=FAMILY_NAMES,
+        help="random strokes of this family, to be refined; no weights are needed")
     add("--renderer", type=path_type, metavar="FILE",
         help="weights of the renderer, for actors that see its canvas (renderer.pkl)")
     add("--canvas", choices=("exact", "neural"), help="by what the actor sees its strokes painted, "
         "the exact rasterizer or the neural renderer (as it was trained)")
-    add("--seed", type=seed_type, default=1234, metavar="N",
-        help="of the random numbers")
+    add("--seed", type=seed_type, default=1234, metavar="N", help="of the random numbers")
     add = parser.add_argument_group("what to write").add_argument
     add("-o", "--output", type=path_type, default=Path("output"), metavar="PATH",
         help="folder for the finished painting.png and the frames generated<N>.png; or a file: a "
-        "picture of the painting, its strokes (.svg, .json) or a film (.mp4, .gif). Of several "
-        "images each gets a folder in the folder, and its name in the files' names")
-    add("--size", metavar="N",
-        type=number(int, 1, LONGEST_SIDE + 1, f"a whole number from 1 to {LONGEST_SIDE}"),
+        "picture of the painting, its strokes (.svg, .json) or a film (.mp4, .gif); of several "
+        "images each gets a folder in it, or its name in the file's")
+    add("--size", type=size_type, metavar="N",
         help="pixels of the painting's longer side (the image's, at least 512 a side)")
-    add("--background", type=color, metavar="COLOR|none", help="color behind what is transparent "
-        "in an image, and of the ground of an .svg (white, and black); none: the painting keeps "
-        "the image's transparency, and an .svg has no ground")
+    add("--background", type=color, metavar="COLOR|none", help="color behind transparency (white) "
+        "and of the ground of an .svg (black); none: the painting keeps the image's transparency")
     add("--frames", nargs="+", metavar="all|every N|last",
         help="the frames to write (all, of images above 2 megapixels the last)")
     add("--video", type=new_file, metavar="FILE", help="a video too, .mp4 or .gif")
@@ -120,19 +116,12 @@ def parse_args() -> PaintOptions:
     elif kind and kind not in SUFFIXES | FOREIGN:
         raise UserError(f"--output {output}: {kind} is no kind of picture, film or strokes; "
                         "the name of a new folder has no dot")
-    if at_random := flags["actor"] == Path("none") or bool(flags["stroke"] and not flags["actor"]):
-        flags["actor"] = None
-    elif not flags["actor"]:
-        flags["actor"] = ACTOR
-    flags["divide"] = flags["divide"] or ((1, 1) if at_random else "auto")
+    if flags["actor"] == Path("none") or (flags["stroke"] and not flags["actor"]):
+        flags |= {"actor": None, "divide": flags["divide"] or (1, 1)}
+    else:
+        flags |= {"actor": flags["actor"] or ACTOR, "divide": flags["divide"] or "auto"}
     options = PaintOptions(
         **flags, images=images or img or [ROOT / "image" / "test.png"], alone=bool(kind))
-    check(options)
-    return options
-
-
-def check(options: PaintOptions) -> None:
-    """Raise UserError where options do not go together."""
     if options.actor is None and not options.refine:
         raise UserError("random strokes need --refine N, say 300")
     if options.stroke and (options.actor or options.renderer or options.canvas):
@@ -140,6 +129,7 @@ def check(options: PaintOptions) -> None:
     if options.seconds and not (options.video or any(
             path.suffix.lower() == ".svg" for path in options.strokes)):
         raise UserError("--seconds needs a video or an .svg to write")
+    return options
 
 
 def main(options: PaintOptions) -> None:

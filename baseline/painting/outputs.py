@@ -1,21 +1,25 @@
-"""Files of paintings: which they are, the writers of frames, and the files of finished ones."""
+"""Files of paintings and of stroke files that are painted again: checks, frames, finished ones."""
 
 import os
 import re
 import sys
+import time
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
-from painting.frames import Frames, Writer, every, fitted
-from painting.options import PaintOptions
-from painting.stroke_file import write_json
-from painting.svg import write_svg
+from constants import VIDEOS
+from painting.frames import Frames, Writer, draw_frames, every, fitted, size_of
+from painting.options import PaintOptions, ReplayOptions
+from painting.stroke_file import read_json, write_json
+from painting.svg import write_plot, write_svg
 from painting.video import open_video, video_kind
 from Renderer.strokes import Strokes
-from utils.command import MAX_NAME_LENGTH, UserError
+from utils.command import MAX_NAME_LENGTH, UserError, enough_memory
 from utils.files import in_turn, keep_apart, make_room, real
 from utils.pictures import compare, picture_file, write_picture
 
@@ -30,15 +34,13 @@ def own_names(images: list[Path]) -> list[str | None]:
     """
     if len(images) == 1:
         return [None]
-    names: list[str | None] = []
     stems, used = {image.stem.casefold() for image in images}, set()
+    names: list[str | None] = []
     for image in images:
-        name, number = image.stem, 1
-        while name.casefold() in used or (number > 1 and name.casefold() in stems):
-            number += 1
-            name = f"{image.stem}-{number}"
-        names.append(name)
-        used.add(name.casefold())
+        numbered = (f"{image.stem}-{number}" for number in count(2))
+        free = (name for name in numbered if name.casefold() not in stems | used)
+        names.append(next(free) if image.stem.casefold() in used else image.stem)
+        used.add(names[-1].casefold())
     return names
 
 
@@ -60,12 +62,10 @@ def check_places(options: PaintOptions) -> None:
         if name in (".", ".."):
             raise UserError(f"{image} gives no name for its folder; paint it alone or rename it")
         own = options.named(name)
-        written += (paths := own.files())
-        if folder := next(filter(Path.is_dir, paths), None):
-            raise UserError(f"cannot write {folder}: it is a folder")
-        longest = max((path.name for path in paths), key=lambda name: len(os.fsencode(name)))
-        if len(os.fsencode(longest)) > MAX_NAME_LENGTH:
-            raise UserError(f"the name {longest} is too long; paint {image} alone")
+        for path in own.files():
+            if len(os.fsencode(path.name)) > MAX_NAME_LENGTH:
+                raise UserError(f"the name {path.name} is too long; paint {image} alone")
+            written.append(path)
         folders.add(own.folder and real(own.folder))
     for path, what in keep_apart(written, read).items():
         if path.parent in folders and re.fullmatch(r"generated\d+\.png", path.name):
@@ -109,18 +109,52 @@ def write_files(
 ) -> None:
     """Write what is made of a whole painting.
 
-    photo, painting: (h, w, 3) uint8 BGR; alpha: (h, w) uint8, the opacity of the picture to write,
-    or None: opaque; source: what a stroke file is to tell of the painting.  Raises UserError where
-    a file could not be written, after the others.
+    photo, painting: (h, w, 3) uint8 BGR; alpha: the opacity of the picture to write, (h, w) uint8,
+    or None; source: the settings in a stroke file.  Raises UserError after the other files.
     """
-    size, work = painting.shape[:2], []
-    if options.painting:
-        picture = painting if alpha is None else np.dstack((painting, alpha))
-        work.append(partial(write_picture, options.painting, picture))
-    for path in options.strokes:
-        work.append(partial(write_json, path, strokes, size, source)
-                    if path.suffix.lower() == ".json" else
-                    partial(write_svg, path, strokes, size, options.seconds, options.ground))
-    if options.compare:
-        work.append(lambda: write_picture(options.compare, compare(photo, painting)))
-    in_turn(work)
+    def write(path: Path) -> None:
+        if path == options.compare:
+            write_picture(path, compare(photo, painting))
+        elif path == options.painting:
+            write_picture(path, painting if alpha is None else np.dstack((painting, alpha)))
+        elif path.suffix.lower() == ".json":
+            write_json(path, strokes, painting.shape[:2], source)
+        else:
+            write_svg(path, strokes, painting.shape[:2], options.seconds, options.ground)
+
+    in_turn(partial(write, path) for path in options.files() if path != options.video)
+
+
+@enough_memory("--size")
+def paint_again(options: ReplayOptions) -> None:
+    """Paint and write as the options of ``replay.py`` say."""
+    start = time.monotonic()
+    output, kind = options.output, options.output.suffix.lower()
+    strokes, size, _ = read_json(options.file)
+    strokes = strokes[: options.until]
+    if len(strokes) == 0:
+        raise UserError(f"{options.file} holds no strokes")
+    height, width = size = size_of(*size, options.size or max(size))
+    what = f"{width}x{height}"
+    if options.lines:
+        write_plot(output, strokes, size, options.millimetres)
+    elif kind == ".svg":
+        write_svg(output, strokes, size, options.seconds)
+    elif kind in VIDEOS:
+        fps = options.fps or 30
+        times = fitted(len(strokes), fps, options.seconds)
+        with open_video(output, height=height, width=width, fps=fps, times=times) as video:
+            draw(strokes, (video.height, video.width), [video])
+        video.check()
+        what = f"{video.width}x{video.height}, {times.sum() / fps:.1f} s at {fps:g} frames a second"
+    else:
+        picture_file(output, height, width)
+        write_picture(output, draw(strokes, size, []))
+    spent = time.monotonic() - start
+    print(f"{len(strokes)} strokes in {spent:.1f} s: {output}, {what}", flush=True)
+
+
+def draw(strokes: Strokes, size: tuple[int, int], writers: list[Writer]) -> np.ndarray:
+    """Draw strokes with a progress bar, one a frame; see ``draw_frames``."""
+    with tqdm(total=len(strokes), unit="stroke", disable=None) as bar:
+        return draw_frames(strokes, [1] * len(strokes), size, writers, len(strokes), bar.update)

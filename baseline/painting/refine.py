@@ -34,11 +34,9 @@ class Adam:
     def step(self, grad: torch.Tensor) -> torch.Tensor:
         """Return the step's direction, of about one where gradients agree."""
         self.age += 1
-        for average, value, beta in zip((self.mean, self.square), (grad, grad * grad), BETAS,
-                                        strict=True):
-            average.lerp_(value, 1 - beta)
-        mean, square = (average / (1 - beta**self.age) for average, beta in
-                        zip((self.mean, self.square), BETAS, strict=True))
+        mean_decay, square_decay = BETAS
+        mean = self.mean.lerp_(grad, 1 - mean_decay) / (1 - mean_decay**self.age)
+        square = self.square.lerp_(grad * grad, 1 - square_decay) / (1 - square_decay**self.age)
         return mean / (square.sqrt() + 1e-6)
 
     def reorder(self, order: np.ndarray, new: int) -> None:
@@ -146,11 +144,10 @@ def shapes_around(
     """
     n = len(center)
     shapes = np.full((n, SHAPE_DIM), opacity)
-    way = rng.normal(size=(n, 2)) * np.broadcast_to(length, n)[:, None]
-    aside = rng.normal(size=(n, 2)) * np.broadcast_to(length, n)[:, None]
+    way, aside = rng.normal(size=(2, n, 2)) * np.reshape(length, (-1, 1))
     one_point = FAMILIES[family].points == 1
     shapes[:, 0:2] = center if one_point else center - way
     shapes[:, 2:4] = 0.5 if FAMILIES[family].relative else center + aside
     shapes[:, 4:6] = center + way
-    shapes[:, 6:8] = np.broadcast_to(radius, n)[:, None]
+    shapes[:, 6:8] = np.reshape(radius, (-1, 1))
     return np.float32(shapes.clip(0, 1))

@@ -19,13 +19,11 @@ One object, each stroke on a line of its own:
 
 Lengths are in pixels of the picture from its top left corner, and may be fractions.  A point has
 ``row = (top + x * width of the tile) * height / canvas_height`` with x of the stroke's numbers,
-a radius is ``(1 + 64 z) / 256`` of the tile's width.  Reading gives the stroke's numbers back in
-float32.  What they cannot tell (points outside the tile, P1 outside the box of P0 and P2 where it
-is relative to that, radii outside 1/256 .. 65/256 of the tile) is refused.
+a radius is ``(1 + 64 z) / 256`` of the tile's width.  Reading gives these numbers back in float32.
 """
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from reprlib import repr as shorten
 from typing import Any
@@ -39,7 +37,7 @@ from utils.files import refusing, write_atomically
 
 VERSION = 1
 MAX_SIZE = {"height": 2**20, "width": 2**20, "canvas_height": 2**13, "canvas_width": 2**13}
-MAX_LENGTH = 2**22  # pixels of the picture
+LENGTHS = (-(2**22), 2**22)  # pixels of the picture, least and most
 MAX_FILE_SIZE = 2**28  # bytes
 TOLERANCE = 1e-4  # of a tile, by which numbers typed by hand may lie outside their range
 ROUNDING_ERROR = 1e-11  # of a tile, more than float64 makes
@@ -51,17 +49,37 @@ def write_json(
     path: Path, strokes: Strokes, picture_size: tuple[int, int], settings: dict[str, Any]
 ) -> None:
     """Write strokes that painted a picture of that height and width, whole or not at all."""
-    write_lines(path, _lines(strokes, picture_size, settings))
+    scale = np.array(picture_size) / (strokes.height, strokes.width)
+    squares = np.hstack((strokes.tiles[:, :2], strokes.tiles[:, :2] + strokes.tiles[:, 2:]))
+    tiles, tile = np.unique(squares, axis=0, return_inverse=True)
+    clips, clip = np.unique(strokes.clips, axis=0, return_inverse=True)
+    points, radii = absolute_points(strokes) * scale, absolute_radii(strokes)
+    opacities = strokes.shapes[:, OPACITIES][:, : FAMILIES[strokes.family].opacities]
+    values = {
+        "rows": points[..., 0], "columns": points[..., 1],
+        "radius_rows": radii * scale[0], "radius_columns": radii * scale[1],
+        # Through str: the fewest digits that float32 is read back from.
+        "opacity": opacities.astype(str).astype(float),
+        "rgb": strokes.colors[:, ::-1].astype(str).astype(float),
+        "tile": tile.reshape(-1), "clip": clip.reshape(-1),
+    }
+    values = {key: value.tolist() for key, value in values.items() if value.shape[-1]}
+    lines = [json.dumps(dict(zip(values, row, strict=True)), separators=(",", ":"))
+             for row in zip(*values.values(), strict=True)]
+    sizes = zip(MAX_SIZE, (*picture_size, strokes.height, strokes.width), strict=True)
+    head = {"version": VERSION, "family": strokes.family, **dict(sizes)}
+    areas = {"tiles": tiles, "clips": clips}
+    write_lines(path, [
+        f"{json.dumps(head)[:-1]},",
+        f'"settings": {json.dumps(settings, default=str)},',
+        *(f'"{name}": {json.dumps((area * np.tile(scale, 2)).tolist())},'
+          for name, area in areas.items()),
+        '"strokes": [', *(f"{line}," for line in lines[:-1]), *lines[-1:], "]}"])
 
 
 def write_lines(path: Path, lines: Iterable[str]) -> None:
     """Write lines of text, whole or not at all."""
     write_atomically(path, lambda file: file.writelines(f"{line}\n".encode() for line in lines))
-
-
-def picture_scale(strokes: Strokes, picture_size: tuple[int, int]) -> np.ndarray:
-    """Return the picture's pixels per canvas pixel, (2,), along rows and columns."""
-    return np.array(picture_size) / (strokes.height, strokes.width)
 
 
 def absolute_points(strokes: Strokes) -> np.ndarray:
@@ -77,37 +95,6 @@ def absolute_radii(strokes: Strokes) -> np.ndarray:
     """Return the strokes' radii (n, radii) float64 in canvas pixels."""
     z = strokes.shapes[:, RADII][:, : FAMILIES[strokes.family].radii].astype(float)
     return (1 + 64 * z) / 256 * strokes.tiles[:, 2:]
-
-
-def _lines(
-    strokes: Strokes, picture_size: tuple[int, int], settings: dict[str, Any]
-) -> Iterator[str]:
-    """Yield the lines of a stroke file."""
-    family = FAMILIES[strokes.family]
-    scale = picture_scale(strokes, picture_size)
-    squares = np.hstack((strokes.tiles[:, :2], strokes.tiles[:, :2] + strokes.tiles[:, 2:]))
-    tiles, tile = np.unique(squares, axis=0, return_inverse=True)
-    clips, clip = np.unique(strokes.clips, axis=0, return_inverse=True)
-    points, radii = absolute_points(strokes) * scale, absolute_radii(strokes)
-    values = {  # through str: the fewest digits that float32 is read back from
-        "rows": points[..., 0], "columns": points[..., 1],
-        "radius_rows": radii * scale[0], "radius_columns": radii * scale[1],
-        "opacity": strokes.shapes[:, OPACITIES][:, : family.opacities].astype(str).astype(float),
-        "rgb": strokes.colors[:, ::-1].astype(str).astype(float),
-        "tile": tile.reshape(-1), "clip": clip.reshape(-1),
-    }
-    sizes = zip(MAX_SIZE, (*picture_size, strokes.height, strokes.width), strict=True)
-    head = {"version": VERSION, "family": strokes.family, **dict(sizes)}
-    yield f"{json.dumps(head)[:-1]},"
-    yield f'"settings": {json.dumps(settings, default=str)},'
-    for name, areas in (("tiles", tiles), ("clips", clips)):
-        yield f'"{name}": {json.dumps((areas * np.tile(scale, 2)).tolist())},'
-    yield '"strokes": ['
-    values = {key: value for key, value in values.items() if value.shape[-1]}
-    for number, row in enumerate(zip(*map(np.ndarray.tolist, values.values()), strict=True), 1):
-        line = json.dumps(dict(zip(values, row, strict=True)), separators=(",", ":"))
-        yield line + "," * (number < len(strokes))
-    yield "]}"
 
 
 def read_json(path: Path) -> tuple[Strokes, tuple[int, int], dict[str, Any]]:
@@ -133,106 +120,88 @@ def _strokes(content: Any) -> tuple[Strokes, tuple[int, int], dict[str, Any]]:
     _require(isinstance(name, str) and name in FAMILIES,
              f"no family {shorten(name)}; there are {', '.join(FAMILIES)}")
     for key, largest in MAX_SIZE.items():
-        _require(_is_whole(content.get(key)) and 1 <= content[key] <= largest,
+        _require(_is_whole(content.get(key), 1, largest),
                  f"{key} is not a whole number from 1 to {largest}")
     _require(isinstance(content.get("settings"), dict), "settings is no object")
+    for key in ("tiles", "clips", "strokes"):
+        _require(isinstance(content.get(key), list), f"{key} is no list")
     height, width, *canvas = (int(content[key]) for key in MAX_SIZE)
     scale = np.array([height, width]) / canvas
-    tiles, clips = (_areas(content.get(f"{what}s"), what, scale) for what in ("tile", "clip"))
+    areas = []  # (n, 4) int64 each, of the canvas
+    for what in ("tile", "clip"):
+        exact = _numbers(content[f"{what}s"], 4, what, LENGTHS) / np.tile(scale, 2)
+        whole = exact.round()
+        _refuse((abs(exact - whole) > 0.01) | np.tile(whole[:, :2] >= whole[:, 2:], 2),
+                f"{what} {{}} is empty, or does not end at whole pixels of the canvas")
+        areas.append(whole.astype(np.int64))
+    tiles, clips = areas
     sides = tiles[:, 2:] - tiles[:, :2]
-    _refuse(sides[:, 0] != sides[:, 1], "tile", "is not a square of the canvas")
-    _refuse(sides > MAX_SIZE["canvas_width"], "tile", "is larger than any canvas")
-    _refuse((tiles[:, :2] >= canvas) | (tiles[:, 2:] <= 0), "tile", "lies outside the canvas")
-    _refuse((clips[:, :2] < 0) | (clips[:, 2:] > canvas), "clip", "leaves the canvas")
-    values = _values(content.get("strokes"), FAMILIES[name], {"tile": tiles, "clip": clips})
-    squares = np.hstack((tiles[:, :2], sides[:, :1]))[values["tile"]]  # (n, 3)
-    shapes = _shapes(values, FAMILIES[name], squares, scale).astype(np.float32)
-    colors = values["rgb"][:, ::-1].astype(np.float32)
-    strokes = Strokes(name, *canvas, shapes, colors, squares, clips[values["clip"]])
-    return strokes, (height, width), content["settings"]
-
-
-def _values(records: Any, family: Family, areas: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return the values of all strokes by key: lists as (n, length) float64, indices as (n,) int64.
-
-    areas: what each index leads to.  Keys that no family has may be another program's.
-    """
-    _require(isinstance(records, list), "strokes is no list")
+    _refuse((sides != sides[:, :1]) | (sides > MAX_SIZE["canvas_width"])
+            | (tiles[:, :2] >= canvas) | (tiles[:, 2:] <= 0), "tile {} is no square on the canvas")
+    _refuse((clips[:, :2] < 0) | (clips[:, 2:] > canvas), "clip {} leaves the canvas")
+    records, family = content["strokes"], FAMILIES[name]
+    for number, record in enumerate(records, 1):
+        _require(isinstance(record, dict), f"stroke {number} is no object")
+        for key, listed in (("tile", tiles), ("clip", clips)):
+            _require(_is_whole(record.get(key), 0, len(listed) - 1),
+                     f"{key} of stroke {number} is not in the list of them")
+    tile, clip = (np.array([record[key] for record in records], np.int64)
+                  for key in ("tile", "clip"))
+    squares = np.hstack((tiles[:, :2], sides[:, :1]))[tile]  # (n, 3)
     lengths = {"rows": family.points, "columns": family.points, "radius_rows": family.radii,
                "radius_columns": family.radii, "opacity": family.opacities, "rgb": 3}
-    keys = [*(key for key, length in lengths.items() if length), *areas]
-    foreign = lengths.keys() - set(keys)
-    for number, record in enumerate(records, 1):
-        _require(isinstance(record, dict) and record.keys() >= set(keys)
-                 and record.keys().isdisjoint(foreign),
-                 f"stroke {number} is no object of {', '.join(keys)}")
-        for key, area in areas.items():
-            _require(_is_whole(record[key]) and 0 <= record[key] < len(area),
-                     f"{key} of stroke {number} is not in the list of them")
-    values = {key: np.array([record[key] for record in records], np.int64) for key in areas}
-    for key, length in lengths.items():
-        rows = [record.get(key, []) for record in records]
-        values[key] = _numbers(rows, length, f"{key} of stroke")
-    for key in ("opacity", "rgb"):
-        _refuse((values[key] < 0) | (values[key] > 1), "stroke", f"has an {key} outside 0 .. 1")
-    return values
+    values = {  # of keys that the family lacks: none
+        key: _numbers([record.get(key, []) for record in records], length, f"{key} of stroke",
+                      (0, 1) if key in ("opacity", "rgb") else LENGTHS)
+        for key, length in lengths.items()}
+    strokes = Strokes(name, *canvas, _shapes(values, family, squares, scale),
+                      values["rgb"][:, ::-1].astype(np.float32), squares, clips[clip])
+    return strokes, (height, width), content["settings"]
 
 
 def _shapes(
     values: dict[str, np.ndarray], family: Family, tiles: np.ndarray, scale: np.ndarray
 ) -> np.ndarray:
-    """Return the shape numbers (n, 10) float64 of strokes in those tiles (n, 3)."""
+    """Return the shape numbers (n, 10) float32 of strokes in those tiles (n, 3)."""
     corner, width = tiles[:, None, :2], tiles[:, None, 2:]  # (n, 1, 2), (n, 1, 1)
-    shapes = np.zeros((len(tiles), SHAPE_DIM))
     points = np.stack((values["rows"], values["columns"]), 2)
     points = (points / scale - corner) / width  # (n, points, 2)
-    ends = _clip_to_unit(points, "has a point outside its tile")
+    radii = np.stack((values["radius_rows"], values["radius_columns"]), 2)
+    radii = (radii / scale / width * 256 - 1) / 64  # (n, radii, 2)
+    for numbers, flaw in ((points, "a point outside its tile"),
+                          (radii, "a radius outside 1/256 .. 65/256 of its tile")):
+        _refuse((numbers < -TOLERANCE) | (numbers > 1 + TOLERANCE), f"stroke {{}} has {flaw}")
+    _refuse(np.ptp(radii, 2) > TOLERANCE, "stroke {} has radii that make no disc on the canvas")
+    ends, radii = (numbers.clip(0, 1).astype(np.float32).astype(float)
+                   for numbers in (points, radii))
     if family.relative:
         first, middle, last = ends[:, 0], points[:, 1], ends[:, 2]
         low, high = np.minimum(first, last), np.maximum(first, last)
-        _refuse((middle < low - TOLERANCE) | (middle > high + TOLERANCE), "stroke",
-                "has its point P1 outside the box of P0 and P2, which its numbers cannot tell")
+        _refuse((middle < low - TOLERANCE) | (middle > high + TOLERANCE),
+                "stroke {} has its point P1 outside the box of P0 and P2")
         fraction = (middle - first) / np.where(first == last, 1, last - first)
         fraction = np.where(abs(middle - last) < ROUNDING_ERROR, 1, fraction)
         ends[:, 1] = np.where(abs(middle - first) < ROUNDING_ERROR, 0, fraction).clip(0, 1)
+    shapes = np.zeros((len(tiles), SHAPE_DIM), np.float32)
     shapes[:, : 2 * family.points] = ends.reshape(-1, 2 * family.points)
-    radii = np.stack((values["radius_rows"], values["radius_columns"]), 2)
-    rows, columns = np.moveaxis((radii / scale / width * 256 - 1) / 64, 2, 0)  # (n, radii)
-    _refuse(abs(rows - columns) > TOLERANCE, "stroke", "has radii that make no disc on the canvas")
-    shapes[:, RADII][:, : family.radii] = _clip_to_unit(
-        rows, "has a radius outside 1/256 .. 65/256 of its tile")
+    shapes[:, RADII][:, : family.radii] = radii[..., 0]
     shapes[:, OPACITIES][:, : family.opacities] = values["opacity"]
     return shapes
 
 
-def _clip_to_unit(values: np.ndarray, flaw: str) -> np.ndarray:
-    """Return values (n, ..) rounded to float32 in [0, 1]; refuse those outside by TOLERANCE."""
-    _refuse((values < -TOLERANCE) | (values > 1 + TOLERANCE), "stroke", flaw)
-    return values.clip(0, 1).astype(np.float32).astype(float)
-
-
-def _numbers(rows: list, length: int, what: str) -> np.ndarray:
-    """Return lists of numbers as (n, length) float64."""
+def _numbers(rows: list, length: int, what: str, limits: tuple[int, int]) -> np.ndarray:
+    """Return lists of numbers within limits as (n, length) float64."""
+    low, high = limits
     for number, row in enumerate(rows, 1):
         _require(type(row) is list and len(row) == length
-                 and all(type(v) in (int, float) and abs(v) <= MAX_LENGTH for v in row),
-                 f"{what} {number} is no list of {length} sensible numbers")
+                 and all(type(v) in (int, float) and low <= v <= high for v in row),
+                 f"{what} {number} is no list of {length} numbers from {low} to {high}")
     return np.array(rows, float).reshape(len(rows), length)
 
 
-def _areas(areas: Any, what: str, scale: np.ndarray) -> np.ndarray:
-    """Return rectangles of the picture as (n, 4) int64 of the canvas."""
-    _require(isinstance(areas, list), f"{what}s is no list")
-    exact = _numbers(areas, 4, what) / np.tile(scale, 2)
-    whole = exact.round()
-    _refuse(abs(exact - whole) > 0.01, what, "does not end at whole pixels of the canvas")
-    _refuse(whole[:, :2] >= whole[:, 2:], what, "is empty")
-    return whole.astype(np.int64)
-
-
-def _is_whole(value: Any) -> bool:
-    """Return whether a value of JSON is a whole number, like 3 or 3.0."""
-    return type(value) is int or (type(value) is float and value.is_integer())
+def _is_whole(value: Any, low: int, high: int) -> bool:
+    """Return whether a value of JSON is a whole number within limits, like 3 or 3.0."""
+    return type(value) in (int, float) and low <= value <= high and value % 1 == 0
 
 
 def _require(condition: bool, flaw: str) -> None:
@@ -241,7 +210,7 @@ def _require(condition: bool, flaw: str) -> None:
         raise ValueError(flaw)
 
 
-def _refuse(bad: np.ndarray, what: str, flaw: str) -> None:
-    """Raise ValueError where anything is bad, (n, ..) bool, naming the first of the n."""
+def _refuse(bad: np.ndarray, flaw: str) -> None:
+    """Raise ValueError where anything is bad, (n, ..) bool; the flaw names the first of the n."""
     if bad.any():
-        raise ValueError(f"{what} {np.argwhere(bad)[0, 0] + 1} {flaw}")
+        raise ValueError(flaw.format(np.argwhere(bad)[0, 0] + 1))

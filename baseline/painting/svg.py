@@ -1,23 +1,20 @@
-"""Strokes as SVG: shapes that browsers and drawing programs show at any size.
+"""Strokes as SVG: filled shapes, or the center lines that plotters draw.
 
-Each stroke is painted over those before it.  Where its opacity is constant it is one path, the
-hulls of neighboring discs on its curve together.  Within a stroke later discs replace earlier
-ones; so where its opacity varies, the hulls are painted in grays, later over earlier, as a mask
-through which a rectangle of the stroke's color shows.  All names begin with a hash of the
-strokes' colors and places, so that a page can hold several.
+A stroke of constant opacity is one path, the hulls of neighboring discs on its curve together.
+Of varying opacity, it is a rectangle of its color behind a mask, in which later hulls replace
+earlier ones as discs do.
 """
 
 import hashlib
 import math
 from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from constants import WIDTH
-from painting.stroke_file import absolute_points, picture_scale, write_lines
+from painting.stroke_file import OPACITIES, absolute_points, absolute_radii, write_lines
 from Renderer.stroke_gen import FAMILIES, corner_places
 from Renderer.strokes import Strokes
 
@@ -26,14 +23,15 @@ OPACITY_STEP = 1 / 64  # between the pieces of a stroke
 MIN_MASKED_RANGE = 1 / 32  # of opacity; less is not worth a mask, which some viewers lack
 MIN_CRESCENT = 0.25  # canvas pixels that a piece shows of a disc
 LAST_T = 0.99  # of the last disc on a curve
-# The rasterizer places by the centers of the double grid's pixels, and truncates discs that move by
-# half a pixel on average.  A disc that does not move is half a pixel off, less the larger the
-# picture, and half a pixel narrower than the path of a moving one.  This is half of that.
+# The rasterizer truncates discs that move by half a pixel of the double grid on average.  A disc
+# that does not move is half a pixel off, less the larger the picture.  This is half of that.
 STATIC_OFFSET = 1 / 8  # canvas pixels
 GROUPS_PER_SECOND = 25  # of strokes that appear together in an animation
+OUTLINE_WIDTH = 1.0  # picture pixels, of a triangle's sides in a plot
 # Viewers that do not animate, or are told not to, show the finished painting.
 ANIMATION = ("<style>@keyframes {0}{{from{{visibility:hidden}}}}@media(prefers-reduced-motion:"
              "no-preference){{.{0}>g{{animation:{0} 1ms backwards}}}}</style>")
+XMLNS = 'xmlns="http://www.w3.org/2000/svg"'
 
 
 def write_svg(
@@ -45,39 +43,72 @@ def write_svg(
     seconds: paint it stroke by stroke in that time, where the viewer can; then it stays.  ground:
     RGB of the bare canvas, 0 .. 255, or None: none, the page shines through.
     """
-    write_lines(path, _lines(strokes, picture_size, seconds, ground))
-
-
-def _lines(
-    strokes: Strokes, picture_size: tuple[int, int], seconds: float | None,
-    ground: tuple[int, int, int] | None,
-) -> Iterator[str]:
-    """Yield the lines of the file."""
     height, width = picture_size
-    down, across = picture_scale(strokes, picture_size)
+    down, across = height / strokes.height, width / strokes.width
     arrays = (np.array([*picture_size, seconds or 0], float), strokes.colors, strokes.tiles,
-              strokes.clips)
+              strokes.clips)  # a page may hold several paintings
     prefix = "p" + hashlib.sha256(b"".join(each.tobytes() for each in arrays)).hexdigest()[:8]
-    yield (f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" '
-           f'viewBox="0 0 {width} {height}">')
-    if seconds is not None:
-        yield ANIMATION.format(prefix)
-    if ground is not None:
-        yield f'<rect width="{width}" height="{height}" fill="#{bytes(ground).hex()}"/>'
     clips, clip_numbers = np.unique(strokes.clips, axis=0, return_inverse=True)
-    for number, clip in enumerate(clips.tolist()):
-        yield f'<clipPath id="{prefix}c{number}"><rect {_area(*clip)}/></clipPath>'
-    yield f'<g class="{prefix}" transform="scale({across:.9g} {down:.9g})">'
-    elements = _elements(strokes, clip_numbers.reshape(-1), prefix)
-    if seconds is None:
-        yield from elements
-    else:
+    elements = list(_elements(strokes, clip_numbers.reshape(-1), prefix))
+    lines = [f'<svg {XMLNS} width="{width}" height="{height}" viewBox="0 0 {width} {height}">']
+    if seconds is not None:
+        lines.append(ANIMATION.format(prefix))
         together = max(1, math.ceil(len(strokes) / max(1, seconds * GROUPS_PER_SECOND)))
-        for first in range(0, len(strokes), together):
-            yield f'<g style="animation-delay:{seconds * first / len(strokes):.2f}s">'
-            yield from islice(elements, together)
-            yield "</g>"
-    yield "</g></svg>"
+        elements = [line for first in range(0, len(strokes), together) for line in (
+            f'<g style="animation-delay:{seconds * first / len(strokes):.2f}s">',
+            *elements[first : first + together], "</g>")]
+    if ground is not None:
+        lines.append(f'<rect width="{width}" height="{height}" fill="#{bytes(ground).hex()}"/>')
+    lines += [f'<clipPath id="{prefix}c{number}"><rect {_area(*clip)}/></clipPath>'
+              for number, clip in enumerate(clips.tolist())]
+    lines.append(f'<g class="{prefix}" transform="scale({across:.9g} {down:.9g})">')
+    write_lines(path, [*lines, *elements, "</g></svg>"])
+
+
+def write_plot(
+    path: Path, strokes: Strokes, picture_size: tuple[int, int], millimetres: float | None = None
+) -> None:
+    """Write an SVG of the lines along which the strokes of a picture go, whole or not at all.
+
+    Each visible one is a path with its mean width and opacity; those of one color are a group,
+    in the order in which the colors first come.  millimetres: the width of the page.
+    """
+    family = FAMILIES[strokes.family]
+    height, width = picture_size
+    scale = np.array(picture_size) / (strokes.height, strokes.width)
+    points = (absolute_points(strokes) * scale)[..., ::-1]  # (n, points, 2) x, y
+    widths = (2 * (absolute_radii(strokes) * scale.mean()).mean(1) if family.radii else
+              np.full(len(strokes), OUTLINE_WIDTH))
+    data = "M{}h0.01" if family.points == 1 else "M{}Q{} {}" if family.radii else "M{}L{} {}z"
+    groups: dict[str, list[str]] = {}
+    for place, line_width, opacity, color in zip(
+            points, widths, _opacities(strokes).mean(1), _colors(strokes), strict=True):
+        if opacity:
+            faint = f' stroke-opacity="{opacity:.3g}"' if opacity < 0.9995 else ""
+            line = data.format(*(f"{x:.2f} {y:.2f}" for x, y in place))
+            groups.setdefault(color, []).append(
+                f'<path stroke-width="{line_width:.2f}"{faint} d="{line}"/>')
+    page = f'width="{width}" height="{height}"'
+    if millimetres:
+        page = f'width="{millimetres:g}mm" height="{millimetres * height / width:g}mm"'
+    page += f' viewBox="0 0 {width} {height}"'
+    lines = [f'<svg {XMLNS} {page} fill="none" stroke-linecap="round" stroke-linejoin="round">']
+    for color, paths in groups.items():
+        lines += [f'<g stroke="{color}">', *paths, "</g>"]
+    write_lines(path, [*lines, "</svg>"])
+
+
+def _colors(strokes: Strokes) -> list[str]:
+    """Return the strokes' colors as #rrggbb."""
+    rgb = (strokes.colors[:, ::-1] * 255 + 0.5).astype(np.uint8)
+    return [f"#{color.tobytes().hex()}" for color in rgb]
+
+
+def _opacities(strokes: Strokes) -> np.ndarray:
+    """Return the strokes' opacities (n, 1 or 2) float64, at both ends or everywhere."""
+    count = FAMILIES[strokes.family].opacities
+    return strokes.shapes[:, OPACITIES][:, :count].astype(float) if count else np.ones(
+        (len(strokes), 1))
 
 
 def _area(top: int, left: int, bottom: int, right: int) -> str:
@@ -87,14 +118,10 @@ def _area(top: int, left: int, bottom: int, right: int) -> str:
 
 def _elements(strokes: Strokes, clip_numbers: np.ndarray, prefix: str) -> Iterator[str]:
     """Yield each stroke as a line in canvas pixels, an empty one where nothing of it shows."""
-    family = FAMILIES[strokes.family]
     points, radii = _placed(strokes)
-    opacities = strokes.shapes[:, 8 : 8 + family.opacities].astype(float)
-    colors = (strokes.colors[:, ::-1] * 255 + 0.5).astype(np.uint8)
-    for number, clip in enumerate(strokes.clips.tolist()):
-        fill = "#" + colors[number].tobytes().hex()
-        ends = opacities[number] if family.opacities else np.ones(1)
-        if family.radii:
+    for number, (clip, fill, ends) in enumerate(zip(
+            strokes.clips.tolist(), _colors(strokes), _opacities(strokes), strict=True)):
+        if radii.shape[1]:
             centers, reach, levels = _sweep(points[number], radii[number], ends)
             pieces = _outlines(centers, reach)
             low, high = (centers - reach[:, None]).min(0), (centers + reach[:, None]).max(0)
@@ -104,13 +131,20 @@ def _elements(strokes: Strokes, clip_numbers: np.ndarray, prefix: str) -> Iterat
             low, high = points[number].min(0), points[number].max(0)
         box = *map(math.floor, low), *map(math.ceil, high)  # top, left, bottom, right
         visible = *map(max, box[:2], clip[:2]), *map(min, box[2:], clip[2:])
-        if visible[0] >= visible[2] or visible[1] >= visible[3]:
+        if visible[0] >= visible[2] or visible[1] >= visible[3] or ends.max() < 1 / 512:
             yield ""
         elif np.ptp(ends) < MIN_MASKED_RANGE:
             cut = "" if visible == box else f' clip-path="url(#{prefix}c{clip_numbers[number]})"'
-            yield _path("".join(pieces), fill, ends.mean(), cut)
+            faint = f' fill-opacity="{ends.mean():.4g}"' if ends.mean() < 1 else ""
+            yield f'<path fill="{fill}"{faint}{cut} d="{"".join(pieces)}"/>'
         else:
-            yield _masked(pieces, levels, fill, visible, f"{prefix}m{number}")
+            name, area = f"{prefix}m{number}", _area(*visible)
+            grays = (levels * 255 + 0.5).astype(np.uint8).tolist()
+            mask = "".join(f'<path fill="#{3 * f"{gray:02x}"}" d="{piece}"/>'
+                           for gray, piece in zip(grays, pieces, strict=True) if piece)
+            # Some viewers know no default for a mask's area.
+            yield (f'<mask id="{name}" maskUnits="userSpaceOnUse" {area}>{mask}</mask>'
+                   f'<rect {area} fill="{fill}" mask="url(#{name})"/>')
 
 
 def _placed(strokes: Strokes) -> tuple[np.ndarray, np.ndarray]:
@@ -133,9 +167,8 @@ def _sweep(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return discs on the curve of points (3, 2): centers (m, 2), radii (m,), opacities (m,).
 
-    The stroke is the hulls of each and the next; opacities are those of the visible part of each
-    hull, and of the last disc.  A point (1, 2) is a disc.  radii, opacities: at the curve's two
-    ends, or throughout where there is one.
+    Opacities are those of the visible part of the hull of each disc and the next, and of the last
+    disc.  A point (1, 2) is a disc.  radii, opacities: at the curve's two ends, or throughout.
     """
     if len(points) == 1:
         return points, radii, opacities
@@ -153,8 +186,7 @@ def _sweep(
 def _outlines(centers: np.ndarray, radii: np.ndarray) -> list[str]:
     """Return the visible part of the hull of each disc and the next, and the last disc (m,).
 
-    All are path data, "" where nothing is visible.  A part is the outline behind the first disc,
-    and straight sides to where they touch the next, which covers the rest.
+    All are path data: the outline behind the disc and straight sides to the next; "" where hidden.
     """
     discs = centers[:, ::-1], radii[:, None]  # x, y (m, 2) and radius (m, 1)
     (start, end), (radius, next_radius) = ((each[:-1], each[1:]) for each in discs)
@@ -199,23 +231,3 @@ def _disc(row: float, column: float, radius: float) -> str:
     half = f"a{_text(radius)} {_text(radius)} 0 1 1 "
     way = _text(2 * radius)
     return f"M{_text(column - radius)} {_text(row)}{half}{way} 0{half}-{way} 0z"
-
-
-def _path(data: str, fill: str, opacity: float, cut: str) -> str:
-    """Return a path of one opacity; cut: its clip rectangle as an attribute."""
-    if opacity < 1 / 512:
-        return ""
-    faint = f' fill-opacity="{opacity:.4g}"' if opacity < 1 else ""
-    return f'<path fill="{fill}"{faint}{cut} d="{data}"/>'
-
-
-def _masked(
-    pieces: list[str], opacities: np.ndarray, fill: str, visible: tuple[int, ...], name: str
-) -> str:
-    """Return pieces of several opacities, later over earlier, cut at the visible rectangle."""
-    grays = (opacities * 255 + 0.5).astype(np.uint8).tolist()
-    painted = "".join(f'<path fill="#{3 * f"{gray:02x}"}" d="{piece}"/>'
-                      for gray, piece in zip(grays, pieces, strict=True) if piece)
-    area = _area(*visible)  # of the mask too, for viewers that know no default
-    return (f'<mask id="{name}" maskUnits="userSpaceOnUse" {area}>{painted}</mask>'
-            f'<rect {area} fill="{fill}" mask="url(#{name})"/>')

@@ -1,7 +1,9 @@
 """Videos of a painting: MP4 through x264, GIF through Pillow, written while painting goes on."""
 
 import sys
+from collections.abc import Generator
 from fractions import Fraction
+from itertools import count, islice
 from pathlib import Path
 
 import av
@@ -11,7 +13,7 @@ from PIL import GifImagePlugin, Image
 
 from painting.frames import Writer
 from utils.command import UserError
-from utils.files import make_room
+from utils.files import make_room, replacing
 
 
 class Video(Writer):
@@ -23,7 +25,7 @@ class Video(Writer):
     def __init__(self, path: Path, height: int, width: int, fps: float, times: np.ndarray) -> None:
         """Prepare a video of a painting of that size; see ``Writer``."""
         super().__init__(path, *self.fit(width, height), times)
-        self._fps, self._shown = fps, 0  # frames
+        self.fps = fps
 
     @classmethod
     def fit(cls, width: int, height: int) -> tuple[int, int]:
@@ -49,32 +51,27 @@ class Mp4(Video):
         width, height = (max(2, int(side * scale) // grain * grain) for side in (width, height))
         return width, height
 
-    def _open(self) -> None:
-        super()._open()
-        self._rate = Fraction(self._fps).limit_denominator(1000)
-        self._video = av.open(f"file:{self._file.name}", "w", format="mp4",
-                              options={"movflags": "+faststart"})
-        self._stream = self._video.add_stream("libx264", rate=self._rate)
-        # Slower presets took two to three times as long and saved a fifth at most.
-        self._stream.options = {"preset": "veryfast", "crf": "18"}
-        self._stream.width, self._stream.height = self.width, self.height
-        self._stream.pix_fmt = "yuv420p"
-        context = self._stream.codec_context
-        context.colorspace = context.color_primaries = context.color_trc = self.BT709
-
-    def _add(self, picture: np.ndarray, times: int) -> None:
-        rgb = av.VideoFrame.from_ndarray(picture, "bgr24")
-        frame = rgb.reformat(format="yuv420p", dst_colorspace="ITU709",
-                             interpolation=self.SCALING)
-        frame.time_base = 1 / self._rate
-        for _ in range(times):
-            frame.pts = self._shown
-            self._video.mux(self._stream.encode(frame))
-            self._shown += 1
-
-    def _finish(self) -> None:
-        self._video.mux(self._stream.encode(None))
-        self._video.close()
+    def _encode(self) -> Generator[None, tuple[np.ndarray, int] | None]:
+        rate = Fraction(self.fps).limit_denominator(1000)
+        with replacing(self.path) as file:
+            video = av.open(f"file:{file.name}", "w", format="mp4",
+                            options={"movflags": "+faststart"})
+            stream = video.add_stream("libx264", rate=rate)
+            # Slower presets took two to three times as long and saved a fifth at most.
+            stream.options = {"preset": "veryfast", "crf": "18"}
+            stream.width, stream.height, stream.pix_fmt = self.width, self.height, "yuv420p"
+            context = stream.codec_context
+            context.colorspace = context.color_primaries = context.color_trc = self.BT709
+            numbers = count()
+            while queued := (yield):
+                picture, times = queued
+                frame = av.VideoFrame.from_ndarray(picture, "bgr24").reformat(
+                    format="yuv420p", dst_colorspace="ITU709", interpolation=self.SCALING)
+                frame.time_base = 1 / rate
+                for frame.pts in islice(numbers, times):
+                    video.mux(stream.encode(frame))
+            video.mux(stream.encode(None))
+            video.close()
 
 
 class Gif(Video):
@@ -90,37 +87,33 @@ class Gif(Video):
     MAX_TIME = 65535  # of a frame, hundredths of a second
     HEAD = b"\x70\0\0!\xff\x0bNETSCAPE2.0\x03\x01\0\0\0"  # no common palette; repeat for ever
 
-    def _open(self) -> None:
-        super()._open()
-        self._clock = 0  # hundredths of a second
-        self._drawn = np.full((self.height, self.width, 3), -255, np.int16)  # RGB; none yet
-        size = np.array([self.width, self.height], "<u2")
-        self._file.write(b"GIF89a" + size.tobytes() + self.HEAD)
-
-    def _add(self, picture: np.ndarray, times: int) -> None:
-        picture = cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
-        changed = np.abs(picture - self._drawn).max(2) > self.LEAST_CHANGE
-        changed[0, 0] |= not changed.any()  # some pixel, for its time
-        self._drawn[changed] = picture[changed]
-        pixels = Image.fromarray(picture[changed][None])  # one row of them
-        left, top, width, height = cv2.boundingRect(changed.astype(np.uint8))
-        changed = changed[top : top + height, left : left + width]
-        few = pixels.quantize(255, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
-        palette = few.getpalette()
-        nothing = len(palette) // 3  # the transparent color
-        numbers = np.full(changed.shape, nothing, np.uint8)
-        numbers[changed] = np.asarray(few)[0]
-        image = Image.fromarray(numbers)
-        image.putpalette((*palette, 0, 0, 0))
-        self._shown += times
-        time = min(round(100 * self._shown / self._fps) - self._clock, self.MAX_TIME)
-        self._clock += time
-        self._file.writelines(GifImagePlugin.getdata(
-            image, (left, top), include_color_table=True, transparency=nothing,
-            duration=10 * time, disposal=1))
-
-    def _finish(self) -> None:
-        self._file.write(b";")
+    def _encode(self) -> Generator[None, tuple[np.ndarray, int] | None]:
+        shown = clock = 0  # frames, hundredths of a second
+        drawn = np.full((self.height, self.width, 3), -255, np.int16)  # RGB; none yet
+        with replacing(self.path) as file:
+            size = np.array([self.width, self.height], "<u2")
+            file.write(b"GIF89a" + size.tobytes() + self.HEAD)
+            while queued := (yield):
+                picture, times = cv2.cvtColor(queued[0], cv2.COLOR_BGR2RGB), queued[1]
+                changed = np.abs(picture - drawn).max(2) > self.LEAST_CHANGE
+                changed[0, 0] |= not changed.any()  # some pixel, for its time
+                drawn[changed] = picture[changed]
+                left, top, width, height = cv2.boundingRect(changed.astype(np.uint8))
+                pixels = Image.fromarray(picture[changed][None])  # one row of them
+                few = pixels.quantize(255, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+                palette = few.getpalette()
+                clear = len(palette) // 3  # the color of what has not changed
+                numbers = np.full(changed.shape, clear, np.uint8)
+                numbers[changed] = np.asarray(few)[0]
+                image = Image.fromarray(numbers[top : top + height, left : left + width])
+                image.putpalette((*palette, 0, 0, 0))
+                shown += times
+                time = min(round(100 * shown / self.fps) - clock, self.MAX_TIME)
+                clock += time
+                file.writelines(GifImagePlugin.getdata(
+                    image, (left, top), include_color_table=True, transparency=clear,
+                    duration=10 * time, disposal=1))
+            file.write(b";")
 
 
 KINDS = {".mp4": Mp4, ".gif": Gif}
@@ -138,11 +131,7 @@ def video_kind(path: Path, fps: float) -> type[Video]:
 
 
 def open_video(path: Path, *, height: int, width: int, fps: float, times: np.ndarray) -> Video:
-    """Return the writer of a painting's video; its size is within what players show.
-
-    height, width: of the painting; times: see ``fitted``.  Raises UserError where the file cannot
-    be written.
-    """
+    """Return the writer of a painting's video.  Raises UserError where it cannot be written."""
     video = video_kind(path, fps)(path, height, width, fps, times)
     make_room(path)
     if video.width < width - 1 or video.height < height - 1:

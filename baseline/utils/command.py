@@ -12,6 +12,7 @@ from pathlib import Path
 from shlex import quote
 from typing import NoReturn
 
+from constants import LONGEST_SIDE
 from utils.streams import prepare_streams
 
 try:
@@ -42,12 +43,9 @@ class Help(argparse.ArgumentDefaultsHelpFormatter):
     """Show each flag's default in brackets at the end of its line, where it has one."""
 
     def _get_help_string(self, action: argparse.Action) -> str:
-        default = action.default
-        if default is None or default is False or default in (argparse.SUPPRESS, []):
+        if action.default is False or action.default in (None, argparse.SUPPRESS, []):
             return action.help
-        if str(default).startswith(f"{ROOT}{os.sep}"):
-            default = Path(default).relative_to(ROOT)
-        return f"{action.help} ({default})"
+        return f"{action.help} ({str(action.default).removeprefix(f'{ROOT}{os.sep}')})"
 
 
 class Parser(argparse.ArgumentParser):
@@ -97,8 +95,6 @@ def run(main: Callable[[], None]) -> None:
             raise UserError(f"cannot write to the standard output: {error.strerror}")
     except ModuleNotFoundError as error:
         package = str(error.name).partition(".")[0]
-        if package in {path.stem for path in (ROOT / "baseline").iterdir()}:
-            raise
         if package in sys.stdlib_module_names:
             fail(f"this Python was built without its module {error.name}")
         fail(f"the package {error.name} is missing: {quote(sys.executable)} -m pip install -r "
@@ -160,6 +156,7 @@ positive_float = number(float, 1e-30, 1e30, "a number above 0, below 1e30")
 weight = number(float, 0, 1e30, "a number from 0, below 1e30")
 seconds_type = number(float, 0.1, 3600.1, "a number of seconds from 0.1 to 3600")
 seed_type = number(int, 1, 2**32, "a whole number from 1 to 4294967295")
+size_type = number(int, 1, LONGEST_SIDE + 1, f"a whole number from 1 to {LONGEST_SIDE}")
 
 
 def path_type(text: str) -> Path:

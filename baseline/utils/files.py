@@ -38,7 +38,12 @@ def replacing(path: Path, durable: bool = True) -> Iterator[BinaryIO]:
     try:
         with open(temporary, "xb") as file:
             lock(file.fileno(), wait=True)  # which says that it is no leftover
-            is_movable = _copy_attributes(target, temporary)
+            try:
+                shutil.copystat(target, temporary)
+                os.chown(temporary, (old := target.stat()).st_uid, old.st_gid)
+                is_movable = old.st_nlink == 1
+            except OSError:  # no target, or another user's
+                is_movable = not target.exists()
             yield file
             file.flush()
             if durable:
@@ -76,16 +81,6 @@ def _stream(path: Path) -> Path | int:
     return next((number for number in (1, 2) if os.path.samestat(status, os.fstat(number))), path)
 
 
-def _copy_attributes(target: Path, temporary: Path) -> bool:
-    """Give a new file the attributes of its target; return whether it can then replace it."""
-    try:
-        shutil.copystat(target, temporary)
-        os.chown(temporary, (old := target.stat()).st_uid, old.st_gid)
-    except OSError:  # no target, or another user's
-        return not target.exists()
-    return old.st_nlink == 1
-
-
 def real(path: Path) -> Path:
     """Return the absolute path without links, except links that lead in a circle."""
     return Path(os.path.realpath(path))
@@ -110,15 +105,13 @@ def refusing(what: str) -> Iterator[None]:
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Let ``write`` fill ``path``, whole or not at all, or raise UserError; see ``replacing``."""
-    def fill() -> None:
+    with refusing(f"cannot write {path}"):
+        # Twice: the folder or, as a leftover before its lock, the file may be deleted meanwhile.
+        with suppress(FileNotFoundError), replacing(path) as file:
+            write(file)
+            return
         with replacing(path) as file:
             write(file)
-
-    with refusing(f"cannot write {path}"):
-        try:
-            fill()
-        except FileNotFoundError:  # deleted meanwhile: the folder, or as a leftover before its lock
-            fill()
 
 
 def in_turn(work: Iterable[Callable[[], object]]) -> None:

@@ -15,7 +15,7 @@ FOREIGN = {".3fr", ".ai", ".arw", ".avifs", ".cr2", ".cr3", ".dng", ".eps", ".ex
            ".heic", ".heics", ".heif", ".hif", ".ico", ".insp", ".jxl", ".mpo", ".nef", ".orf",
            ".pdf", ".pef", ".pfm", ".psd", ".raf", ".raw", ".rw2", ".rwl", ".srw", ".svg", ".tga",
            ".x3f", ".xcf", ".3gp", ".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mts", ".webm"}
-MAX_NAMED_FOLDERS, MAX_DEPTH = 5, 3  # of the folders within a folder that an error names
+MAX_DEPTH = 3  # of the folders within a folder that an error names
 
 
 def list_pictures(paths: list[Path]) -> list[Path]:
@@ -25,7 +25,9 @@ def list_pictures(paths: list[Path]) -> list[Path]:
     """
     files = []
     for path in paths:
-        files += sorted(image_files(path), key=_natural_order) if path.is_dir() else [path]
+        files += sorted(image_files(path), key=lambda file: [
+            int(part) if part.isdecimal() else part.lower()
+            for part in re.split(r"(\d+)", file.name)]) if path.is_dir() else [path]
     return files
 
 
@@ -40,19 +42,17 @@ def image_files(folder: Path) -> list[Path]:
         images = [path for path in paths if path.suffix.lower() in SUFFIXES]
         files = [path for path in images if path.is_file()]
     unread = Counter(path.suffix.lower() for path in paths if path.suffix.lower() in FOREIGN)
-    broken_links = sum(not path.exists() for path in images)
     advice = "; save pictures as JPEG" * bool(unread)
-    skipped = ", ".join([f"{count} {suffix}" for suffix, count in sorted(unread.items())]
-                        + [f"{broken_links} links that lead nowhere"] * bool(broken_links))
-    if files and skipped:
-        print(f"warning: {one_line(str(folder))}: left out are {skipped}, which cannot be read"
-              + advice, file=sys.stderr)
+    unread["links that lead nowhere"] = sum(not path.exists() for path in images)
+    skipped = ", ".join(f"{count} {kind}" for kind, count in sorted(unread.items()) if count)
     if files:
+        if skipped:
+            print(f"warning: {one_line(str(folder))}: left out are {skipped}, which cannot be read"
+                  + advice, file=sys.stderr)
         return files
     if inner := _folders_of_images(folder):
-        raise UserError(f"{folder} holds no images itself; name one of its folders that do: "
-                        + ", ".join(inner[:MAX_NAMED_FOLDERS])
-                        + " .." * (len(inner) > MAX_NAMED_FOLDERS))
+        raise UserError(
+            f"{folder} holds no images itself; name one of its folders that do: {', '.join(inner)}")
     if skipped:
         raise UserError(f"{folder} holds no images that can be read, but {skipped}{advice}")
     raise UserError(f"{folder} holds no images ({', '.join(sorted(SUFFIXES))})")
@@ -63,8 +63,3 @@ def _folders_of_images(folder: Path) -> list[str]:
     files = (file for depth in range(1, MAX_DEPTH + 1) for file in folder.glob("*/" * depth + "*"))
     return sorted({str(file.parent) for file in files if file.suffix.lower() in SUFFIXES
                    and not re.search(r"/(\.|__MACOSX)", str(file.relative_to(folder.parent)))})
-
-
-def _natural_order(path: Path) -> list[str | int]:
-    parts = re.split(r"(\d+)", path.name)
-    return [int(part) if i % 2 else part.lower() for i, part in enumerate(parts)]

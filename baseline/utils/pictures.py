@@ -7,7 +7,6 @@ import warnings
 from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
-from struct import unpack_from
 
 import cv2
 import numpy as np
@@ -27,7 +26,6 @@ HEIC_HEADER = re.compile(rb"....ftyp(hei|hev|mif1|msf1)", re.DOTALL)
 # PQ or HLG in AVIF or PNG.
 HDR_COLORS = re.compile(rb"colrnclx..\0[\x10\x12]|cICP.[\x10\x12]", re.DOTALL)
 JPEG2000_COMPONENTS = re.compile(rb"\xff\x4f\xff\x51.{36}(..)", re.DOTALL)  # their number
-JPEG2000_PROFILE = re.compile(rb"(.{4})colr[\2\3]", re.DOTALL)
 FULL_SCALE = 0.5  # difference from which on the error map has its brightest color
 
 
@@ -40,17 +38,14 @@ def read_cutout(path: Path, background: str = "white") -> tuple[np.ndarray, np.n
     """Read an image file in sRGB, transparency on a background, and its opacity.
 
     Turns it upright by its EXIF orientation and takes the first of several pictures.
-    Floating-point 1 is white.  Returns (H, W, 3) uint8 BGR, and (H, W) uint8 or None: opaque.
-    Raises UserError where Pillow cannot read the file, reads it in wrong values, or would take too
-    much memory.
+    Returns (H, W, 3) uint8 BGR, and (H, W) uint8 or None: opaque.  Raises UserError where Pillow
+    cannot read the file, reads it in wrong values, or would take too much memory.
     """
     with silent_stderr():  # libtiff prints there
         return decode_picture(path, background)
 
 
-def decode_picture(
-    path: Path, background: str = "white"
-) -> tuple[np.ndarray, np.ndarray | None]:
+def decode_picture(path: Path, background: str = "white") -> tuple[np.ndarray, np.ndarray | None]:
     """Read an image file like ``read_cutout``, where libraries may print on stderr."""
     data = _content(path)
     Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # Pillow warns from there on, and raises at twice that
@@ -114,7 +109,7 @@ def _decode(
     image.load()
     with suppress(Exception):  # broken EXIF data turn nothing
         ImageOps.exif_transpose(image, in_place=True)
-    profile = _profile(image, data)
+    profile = image.info.get("icc_profile") or b""
     if image.mode.startswith(("I", "F")):
         image = _gray(image)
     elif image.format == "PNG" and image.mode == "L" and "transparency" in image.info:
@@ -143,16 +138,6 @@ def _gray(image: Image.Image) -> Image.Image:
     return gray
 
 
-def _profile(image: Image.Image, data: bytes) -> bytes:
-    """Return the ICC profile of an image, which Pillow skips in two formats; b"" for none."""
-    if image.format == "BMP" and data[70:74] == b"DEBM":
-        start, size = unpack_from("<II", data, 126)
-        return data[14 + start : 14 + start + size]
-    if image.format == "JPEG2000" and (box := JPEG2000_PROFILE.search(data, 0, 2**12)):
-        return data[box.end() + 2 : box.start() + int.from_bytes(box[1], "big")]
-    return image.info.get("icc_profile") or b""
-
-
 def _in_srgb(image: Image.Image, profile: bytes) -> Image.Image:
     """Convert an image to RGB, in sRGB where it has a sound ICC profile for its channels."""
     rgb = image if image.mode == "RGB" else image.convert("RGB")
@@ -173,14 +158,12 @@ def _in_srgb(image: Image.Image, profile: bytes) -> Image.Image:
 def picture_file(path: Path, height: int = 64, width: int = 64) -> None:
     """Raise UserError, before any work, where a picture of a size in pixels cannot be written."""
     # Each side alone: a whole picture takes memory and time.
-    sizes = (64, 64), (height, min(64, width)), (min(64, height), width)
-    is_kind, *fits = [bool(_encoded(path, np.zeros((*size, 3), np.uint8))) for size in sizes]
-    if not is_kind:
-        raise UserError(f"cannot write {path}: no kind of color image that OpenCV writes")
-    if not all(fits):
-        amount = "many" if max(height, width) > 2**12 else "few"
-        raise UserError(f"cannot write {path}: {width}x{height} pixels are too {amount} for that "
-                        "kind of image")
+    for size in ((64, 64), (height, min(64, width)), (min(64, height), width)):
+        if not _encoded(path, np.zeros((*size, 3), np.uint8)):
+            amount = "many" if max(height, width) > 2**12 else "few"
+            flaw = ("no kind of color image that OpenCV writes" if size == (64, 64) else
+                    f"{width}x{height} pixels are too {amount} for that kind of image")
+            raise UserError(f"cannot write {path}: {flaw}")
     make_room(path)
 
 

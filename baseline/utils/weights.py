@@ -1,12 +1,11 @@
 """Weight files."""
 
 import mmap
-import os
 import re
 import warnings
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from itertools import chain, islice, repeat
@@ -34,11 +33,10 @@ OTHER_FILES = {  # by their first bytes
 PLAIN_GLOBALS = (r"collections OrderedDict|torch\._utils _rebuild_(tensor(_v2)?|parameter)"
                  r"|torch (BFloat16|Bool|Byte|Char|Double|Float|Half|Int|Long|Short)Storage")
 MAX_OPERATIONS = 10**6  # of pickles; those of a checkpoint have some ten thousand
-# Parts of keys: what DataParallel, DistributedDataParallel and torch.compile add, and the newer
-# names of weight normalization.
-OTHER_KEYS = {r"(?<![^.])(module|_(orig_mod|fsdp_wrapped_module|checkpoint_wrapped_module))\.": "",
-              r"parametrizations\.weight\.original0": "weight_g",
-              r"parametrizations\.weight\.original1": "weight_v"}
+# Parts of keys that DataParallel, DistributedDataParallel and torch.compile add.
+WRAPPERS = re.compile(
+    r"(?<![^.])(module|_(orig_mod|fsdp_wrapped_module|checkpoint_wrapped_module))\.")
+NEWER_NAME = "parametrizations.weight.original"  # of weight normalization's weight_g and weight_v
 COUNTER = "num_batches_tracked"  # not in files of old versions, and a float in some
 MAX_PARTS, MAX_KEY_LENGTH, MAX_PREFIXES = 100_000, 200, 64  # that are searched for weights
 MIN_TENSORS = 10  # of a network in a checkpoint; an optimizer has three for each parameter
@@ -76,33 +74,25 @@ def load_file(path: Path, what: str, otherwise: str) -> Any:
 
 
 def _flaw(file: BinaryIO) -> str:
-    """Return why a file is not one of tensors and plain values, before it is loaded; or "".
+    """Return why a file is not one of tensors and plain values; or "".  Damage may raise anything.
 
     PyTorch refuses code without naming it, and lets globals that it knows take any memory.
-    Raises an exception where the file is damaged.
     """
     beginning = file.read(300)
-    for pattern, flaw in OTHER_FILES.items():
-        if re.match(pattern, beginning, re.DOTALL):
-            return flaw
+    if kind := next((kind for kind in OTHER_FILES if re.match(kind, beginning, re.DOTALL)), None):
+        return OTHER_FILES[kind]
     content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    if not beginning.startswith(b"PK"):
-        return _flaw_of_pickles(repeat(content, 5))  # one after the other, before PyTorch 1.6
-    archive = zipfile.ZipFile(file)
-    names = archive.namelist()
-    if any(name.endswith("/constants.pkl") for name in names):
-        return "is a TorchScript archive and no state dict"
-    if not (pickles := [name for name in names if name.endswith("/data.pkl")]):
-        return "is an archive; unpack it first"
-    if sum(part.file_size for part in archive.infolist()) > len(content):
-        return "is compressed, which weight files are not"
-    if archive.testzip():  # PyTorch would load damaged numbers
-        return "is damaged"
-    return _flaw_of_pickles(map(archive.read, pickles))
-
-
-def _flaw_of_pickles(pickles: Iterable[Any]) -> str:
-    """Return why pickles hold more than tensors and plain values; or ""."""
+    pickles = repeat(content, 5)  # one after the other, before PyTorch 1.6
+    if beginning.startswith(b"PK"):
+        archive = zipfile.ZipFile(file)
+        names = archive.namelist()
+        if any(name.endswith("/constants.pkl") for name in names):
+            return "is a TorchScript archive and no state dict"
+        if sum(part.file_size for part in archive.infolist()) > len(content):
+            return "is compressed, which weight files are not"
+        if archive.testzip():  # PyTorch would load damaged numbers
+            return "is damaged"
+        pickles = [archive.read(name) for name in names if name.endswith("/data.pkl")]
     strings = []
     operations = chain.from_iterable(map(genops, pickles))
     for opcode, value, _ in islice(operations, MAX_OPERATIONS):
@@ -115,6 +105,8 @@ def _flaw_of_pickles(pickles: Iterable[Any]) -> str:
             if re.match(r"torch(\._utils _rebuild_| \w+Storage)", value):
                 return f"holds other tensors than plain ones of floats ({module}.{name})"
             return f"would run code ({module}.{name}); it was not loaded"
+    if not pickles:
+        return "is an archive; unpack it first"
     return "is not a weight file" if next(operations, None) else ""
 
 
@@ -151,9 +143,9 @@ def load_built(
 
 
 def _flatten(loaded: Any) -> tuple[dict[str, torch.Tensor], dict[str, dict[str, Any]]]:
-    """Return the tensors in nested dicts and lists by their dotted keys, without wrappers.
+    """Return the tensors in nested dicts and lists, and the metadata of each state dict.
 
-    And the metadata of each state dict by what the keys in it begin with.
+    Both by their dotted keys, without wrappers and in PyTorch's older names.
     """
     tensors, metadata, todo = {}, {"": {}}, [("", loaded)]
     for path, value in todo:  # grows meanwhile
@@ -167,34 +159,22 @@ def _flatten(loaded: Any) -> tuple[dict[str, torch.Tensor], dict[str, dict[str, 
         elif isinstance(value, list | tuple):
             items = enumerate(value)
         if len(todo) < MAX_PARTS and len(path) < MAX_KEY_LENGTH:
-            todo += [(_own_key(f"{path}{key}."), item) for key, item in items
+            todo += [(WRAPPERS.sub("", f"{path}{key}.").replace(f"{NEWER_NAME}0", "weight_g")
+                      .replace(f"{NEWER_NAME}1", "weight_v"), item) for key, item in items
                      if isinstance(item, torch.Tensor | dict | list | tuple)]
     return tensors, metadata
 
 
-def _own_key(key: str) -> str:
-    """Return a key without wrappers, in PyTorch's older names."""
-    for pattern, name in OTHER_KEYS.items():
-        key = re.sub(pattern, name, key)
-    return key
-
-
 def _prefixes(keys: list[str]) -> list[str]:
-    """Return what all keys begin with, and what the keys of a network among them may begin with."""
-    if not keys:
-        return []
-    common = "".join(os.path.commonprefix(keys).rpartition(".")[:2])
-    counts = Counter(key[: dot.end()] for key in keys
-                     for dot in re.finditer(r"\.", key[:MAX_KEY_LENGTH]))
-    frequent = (prefix for prefix, count in counts.items() if count >= MIN_TENSORS)
-    return [common, *islice(frequent, MAX_PREFIXES)]
+    """Return what the keys of a network among others may begin with, what most begin with first."""
+    counts = Counter(key[:end] for key in keys for end in (
+        *(dot.end() for dot in reversed([*re.finditer(r"\.", key[:MAX_KEY_LENGTH])])), 0))
+    least = min(MIN_TENSORS, len(keys))
+    return [prefix for prefix, count in counts.most_common(MAX_PREFIXES) if count >= least]
 
 
 def _misfit(network: nn.Module, state: dict[str, torch.Tensor]) -> str:
-    """Return why weights do not fit a network; or "".
-
-    Adds the counters of batches, which old versions did not write.
-    """
+    """Return why weights do not fit a network; or "".  Add counters that old versions lack."""
     expected = network.state_dict()
     for key in expected.keys() - state.keys():
         if key.endswith(COUNTER):
