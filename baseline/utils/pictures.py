@@ -7,6 +7,7 @@ import warnings
 from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
+from struct import unpack_from
 
 import cv2
 import numpy as np
@@ -26,6 +27,7 @@ HEIC_HEADER = re.compile(rb"....ftyp(hei|hev|mif1|msf1)", re.DOTALL)
 # PQ or HLG in AVIF or PNG.
 HDR_COLORS = re.compile(rb"colrnclx..\0[\x10\x12]|cICP.[\x10\x12]", re.DOTALL)
 JPEG2000_COMPONENTS = re.compile(rb"\xff\x4f\xff\x51.{36}(..)", re.DOTALL)  # their number
+JPEG2000_PROFILE = re.compile(rb"(.{4})colr[\2\3]", re.DOTALL)
 FULL_SCALE = 0.5  # difference from which on the error map has its brightest color
 
 
@@ -109,7 +111,7 @@ def _decode(
     image.load()
     with suppress(Exception):  # broken EXIF data turn nothing
         ImageOps.exif_transpose(image, in_place=True)
-    profile = image.info.get("icc_profile") or b""
+    profile = _profile(image, data)
     if image.mode.startswith(("I", "F")):
         image = _gray(image)
     elif image.format == "PNG" and image.mode == "L" and "transparency" in image.info:
@@ -136,6 +138,16 @@ def _gray(image: Image.Image) -> Image.Image:
         gray = ImageOps.invert(gray)
     gray.putalpha(Image.fromarray(np.uint8(255) * (levels != image.info.get("transparency"))))
     return gray
+
+
+def _profile(image: Image.Image, data: bytes) -> bytes:
+    """Return the ICC profile of an image, which Pillow skips in two formats; b"" for none."""
+    if image.format == "BMP" and data[70:74] == b"DEBM":
+        start, size = unpack_from("<II", data, 126)
+        return data[14 + start : 14 + start + size]
+    if image.format == "JPEG2000" and (box := JPEG2000_PROFILE.search(data, 0, 2**12)):
+        return data[box.end() + 2 : box.start() + int.from_bytes(box[1], "big")]
+    return image.info.get("icc_profile") or b""
 
 
 def _in_srgb(image: Image.Image, profile: bytes) -> Image.Image:
