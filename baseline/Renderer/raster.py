@@ -49,14 +49,13 @@ def place(strokes: Strokes, shapes: torch.Tensor, scale: float = 1.0) -> Discs |
     if len(placed) == 1:
         return placed[0]
     order = torch.from_numpy(np.concatenate(groups).argsort())
-    most = placed[-1].opacity.shape[-1] if placed[-1].opacity.ndim > 1 else 1
 
-    def in_order(fields: tuple[torch.Tensor, ...]) -> torch.Tensor:
-        same = (torch.cat((f, f[:, -1:].expand(-1, most - f.shape[1])), 1)
-                if f.ndim > 1 and f.shape[1] < most else f for f in fields)
-        return torch.cat(list(same))[order]
+    def in_order(*fields: torch.Tensor) -> torch.Tensor:
+        most = fields[-1].shape[1]  # on the largest tiles
+        return torch.cat([torch.cat((field, field[:, -1:].expand(-1, most - field.shape[1])), 1)
+                          for field in fields])[order]
 
-    return type(placed[0])(*map(in_order, zip(*placed, strict=True)))
+    return type(placed[0])(*map(in_order, *placed))
 
 
 class Boxes:
@@ -74,8 +73,8 @@ class Boxes:
         reach = 0
         if isinstance(shapes, Discs):
             self.radii = reach = places[2].astype(np.int32)
-        opacity = opacity.reshape(len(strokes), -1).astype(np.float32)
-        self.opacity = np.pad(opacity, ((0, 0), (1, 0)))  # (n, shapes + 1), 0 is bare
+        # (n, shapes + 1), 0 is bare
+        self.opacity = np.pad(opacity.astype(np.float32), ((0, 0), (1, 0)))
         low = np.stack([(v - reach).min(1) for v in (self.rows, self.columns)], 1) // 2 - margin
         high = np.stack([(v + reach).max(1) for v in (self.rows, self.columns)], 1) // 2 + margin
         clip = np.rint(scale * strokes.clips).astype(np.int64)

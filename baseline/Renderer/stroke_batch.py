@@ -1,7 +1,4 @@
-"""Draw batches of strokes: the pictures of ``stroke_gen.draw``, faster.
-
-A CPU fills one shape after the other; tensor operations, on any device, draw all strokes at once.
-"""
+"""Draw batches of strokes: the pictures of ``stroke_gen.draw``, faster."""
 
 from collections.abc import Callable, Iterator
 from functools import lru_cache
@@ -27,16 +24,12 @@ def draw_batch(
     strokes: in [0, 1]; compiled: on a GPU, fuse the search for the last shape into one kernel.
     """
     shapes = FAMILIES[family].place(strokes.detach(), WIDTH)
-    return draw_tensor(shapes, compiled) if strokes.is_cuda else _draw_indexed(shapes)
-
-
-def _draw_indexed(shapes: Discs | Triangles) -> torch.Tensor:
-    """Draw the index of each shape in one byte, then look up the opacities."""
-    n = len(shapes.opacity)
-    opacity = shapes.opacity.numpy().reshape(n, -1)  # (n, shapes)
+    if strokes.is_cuda:
+        return draw_tensor(shapes, compiled)
+    n, count = shapes.opacity.shape
     out = np.empty((n, WIDTH, WIDTH), np.float32)
     table = np.zeros((n, 256), np.float32)
-    table[:, 1 : opacity.shape[1] + 1] = opacity
+    table[:, 1 : count + 1] = shapes.opacity
     indices = _disc_indices if isinstance(shapes, Discs) else _triangle_indices
     for k, index in enumerate(indices(shapes)):
         cv2.resize(cv2.LUT(index, table[k]), (WIDTH, WIDTH), dst=out[k])
@@ -100,16 +93,10 @@ def draw_tensor(shapes: Discs | Triangles, compiled: bool = False) -> torch.Tens
     """
     left, right = (disc_spans if isinstance(shapes, Discs) else triangle_spans)(shapes)
     n, count, _ = left.shape
-    if compiled:
-        index = compiled_last_shape()(left, right)
-    else:
-        index = torch.zeros(n, SIZE, SIZE, dtype=torch.int16, device=left.device)
-        at_once = max(1, PIXELS_AT_ONCE // index.numel())
-        for first in range(0, count, at_once):
-            part = slice(first, first + at_once)
-            later = last_shape(left[:, part], right[:, part])
-            index = torch.where(later > 0, later + first, index)
-    opacity = F.pad(shapes.opacity.float().view(n, count), (1, 0))  # index 0: no shape
+    search = compiled_last_shape() if compiled else last_shape
+    at_once = n if compiled else max(1, PIXELS_AT_ONCE // (count * SIZE**2))
+    index = torch.cat(list(map(search, left.split(at_once), right.split(at_once))))
+    opacity = F.pad(shapes.opacity.float(), (1, 0))  # index 0: no shape
     canvas = opacity.gather(1, index.flatten(1).long()).view(n, 1, SIZE, SIZE)
     return 1 - F.avg_pool2d(canvas, 2)[:, 0]
 
