@@ -60,16 +60,13 @@ class BestWeights:
         """measure: returns the error of a network.  Raises UserError for a path not writable."""
         make_room(path)
         self.path, self.family, self.measure = path, family, measure
-        self.error = math.inf
-        self.stamp = self.read_stamp()  # of the file that the error is of
-
-    def read_stamp(self) -> tuple[int, int] | None:
-        """Return what tells the file from its replacement; None where there is no file."""
-        stat = self.path.stat() if self.path.is_file() else None
-        return stat and (stat.st_ino, stat.st_mtime_ns)
+        self.error = math.inf  # of the file, if any
 
     def load(self, network: Renderer) -> None:
-        """Load the file into a network, and measure it."""
+        """Load the file, if any, into a network, and measure it."""
+        self.error = math.inf
+        if not self.path.is_file():
+            return
         family = load_weights(
             network, self.path, "the weight file to go on from", "name another --output")
         if family != self.family:
@@ -80,14 +77,10 @@ class BestWeights:
     def offer(self, network: Renderer, error: float) -> None:
         """Write a network where its error is less than that of the file."""
         lock = lock_folder(self.path.parent, wait=True)
-        if self.stamp != self.read_stamp():  # another training's, or it is gone
-            self.error = math.inf
-            if self.path.is_file():
-                self.load(Renderer())
+        self.load(Renderer())  # it may be another training's by now
         if error < self.error:
             save_atomically(half_state(network, family=self.family), self.path)
             self.error = error
-        self.stamp = self.read_stamp()
         os.close(lock)
 
 
@@ -128,8 +121,8 @@ class RendererTraining:
         # Collective operations stay out of graphs.
         graphed = options.fast and self.device.type == "cuda" and self.ranks.world == 1
         self.optimizer = adam(self.renderer, graphed)
-        if self.best.stamp:
-            self.best.load(Renderer() if options.scratch else self.renderer)
+        self.best.load(Renderer() if options.scratch else self.renderer)
+        if self.best.error < math.inf:
             print(self.result())
         self.ranks.broadcast_network(self.renderer)
         self.forward = torch.compile(self.renderer) if options.fast else self.renderer
@@ -146,7 +139,7 @@ class RendererTraining:
         self.optimizer.step()
         return loss.detach()
 
-    def mean_loss(self, error: float | None = None) -> float:
+    def check(self, error: float | None = None) -> float:
         """Return the mean loss since the last validation; error: that of a new one, if any.
 
         Raises UserError where they or the weights are no finite numbers.
@@ -196,28 +189,22 @@ class RendererTraining:
         self.losses += 1
         self.done += 1
 
-    def check(self) -> None:
-        self.mean_loss()
-
     def validate(self) -> None:
         error, output = drawing_error(self.renderer, self.strokes, self.drawn, self.precision)
-        loss, step = self.mean_loss(error), self.done
+        loss, step = self.check(error), self.done
         if self.ranks.main:
-            self.log(error, loss, output)
+            self.events.scalars({"train/squared_error": loss, "validation/squared_error": error,
+                                 "train/learning_rate": self.rate}, step)
+            if step % (10 * self.options.validate_interval) == 0 or self.over:
+                pairs = torch.stack((self.drawn[: len(output)], output), 1).flatten(0, 1)
+                # White strokes on black.
+                grid = make_grid(1 - pairs[:, None], nrow=8, pad_value=0.5)
+                self.events.image("validation/drawn_and_network", grid, step)
             self.best.offer(self.renderer, error)
         say(f"step {step}: squared error {error:.6f} (training {loss:.6f}, "
             f"best {self.best.error:.6f})")
         self.loss_sum.zero_()
         self.losses = 0
-
-    def log(self, error: float, loss: float, output: torch.Tensor) -> None:
-        """Write a validation for TensorBoard; output: the network's pictures (n, 128, 128)."""
-        self.events.scalars({"train/squared_error": loss, "validation/squared_error": error,
-                             "train/learning_rate": self.rate}, self.done)
-        if self.done % (10 * self.options.validate_interval) == 0 or self.over:
-            pairs = torch.stack((self.drawn[: len(output)], output), 1).flatten(0, 1)
-            grid = make_grid(1 - pairs[:, None], nrow=8, pad_value=0.5)  # white strokes on black
-            self.events.image("validation/drawn_and_network", grid, self.done)
 
     def save(self) -> None:
         if self.ranks.main:

@@ -173,8 +173,9 @@ class Training:
                  "best_averaged": self.best_is_ema,
                  **{name: getattr(self, name) for name in self.COUNTERS}}
         checkpoint.save(self.run, self.ranks, state, {
-            "source": self.schedule.state_dict(),
-            **checkpoint.random_state(self.rng, self.device)})
+            "source": self.schedule.state_dict(), "numpy": self.rng.bit_generator.state,
+            "torch": torch.get_rng_state(),
+            "cuda": torch.cuda.get_rng_state() if self.device.type == "cuda" else None})
         self.save_best(self.run)
 
     def save_best(self, run: Run) -> None:
@@ -202,7 +203,10 @@ class Training:
         else:
             with fitting(checkpoint.own_file(run, self.ranks, state["memory"]), "delete it"):
                 self.schedule.load_state_dict(own["source"])
-                checkpoint.load_random_state(own, self.rng, self.device)
+                self.rng.bit_generator.state = own["numpy"]
+                torch.set_rng_state(own["torch"])
+                if own["cuda"] is not None and self.device.type == "cuda":
+                    torch.cuda.set_rng_state(own["cuda"])
         self.save_best(run)  # if the process was killed before it could
         if not (run.folder / "actor.pkl").is_file():  # deleted
             self.best, self.best_update = math.inf, -1

@@ -200,18 +200,13 @@ def _edge(rows, columns, radii, k, pixel_row, pixel_column, row, column, value, 
         if distance < deepest:
             k, deepest = j, distance
         j -= EVERY
-    _disc_edge(row - rows[k], column - columns[k], down, value, places[k])
-
-
-@compiled(fastmath=True)
-def _disc_edge(down_by, right_by, down, value, place):
-    """Add the gradient of an edge at that distance from a disc's center: it moves and grows."""
+    down_by, right_by = row - rows[k], column - columns[k]  # from the disc's center
     length = np.hypot(down_by, right_by) + 1e-3
     normal_row, normal_column = down_by / length, right_by / length
     value *= abs(normal_row) if down else abs(normal_column)
-    place[0] += value * normal_row
-    place[1] += value * normal_column
-    place[2] += value
+    places[k, 0] += value * normal_row
+    places[k, 1] += value * normal_column
+    places[k, 2] += value  # the disc grows
 
 
 @compiled(fastmath=True)

@@ -172,11 +172,9 @@ def resumed(given: dict[str, Any], run: Run, parse_args: Parse) -> Options:
     run.length = {name: given[name] for name in LENGTHS & given.keys()}
     if run.length:
         run.options |= dict.fromkeys(LENGTHS & run.options.keys()) | run.length
-    defaults = vars(parse_args([]))
     arguments = [f"--{name}" if value is True else f"--{name}={value}"
                  for name, value in run.options.items()
-                 if name not in NOT_RESUMED and value not in (None, False)
-                 and not (name in PLACES and value == str(defaults.get(name)))]
+                 if name not in NOT_RESUMED and value not in (None, False)]
     try:
         options = parse_args(arguments)
     except UserError as error:
