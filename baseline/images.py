@@ -33,7 +33,6 @@ FLAWS = ("images cannot be read and are left out",
 UNREADABLE, TINY, SYSTEM_ERROR = 1, 2, 3
 MAX_FOLDER_NAME = 100  # characters of the folder's name in a cache file's
 CACHE_ERRORS = OSError, ValueError, EOFError  # of reading a damaged cache
-MAX_NAMED = 20  # files of each verdict that are named
 
 
 class Images:
@@ -132,12 +131,11 @@ def _load_cache(file: Path, count: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _skipped(files: list[Path], verdicts: np.ndarray) -> str:
-    """Return how many files are skipped and why, and the names of the first of each verdict."""
+    """Return how many files are skipped, why, and their names."""
     kinds = []
     for verdict, flaw in enumerate(FLAWS, 1):
         if names := [files[i].name for i in np.flatnonzero(verdicts == verdict)]:
-            kinds.append(f"{len(names)} {flaw}: " + one_line(", ".join(names[:MAX_NAMED]))
-                         + " .." * (len(names) > MAX_NAMED))
+            kinds.append(f"{len(names)} {flaw}: {one_line(', '.join(names))}")
     return "; ".join(kinds)
 
 

@@ -117,7 +117,7 @@ class Training:
             self.monitor.gather(tick.metrics)
         if tick.episode is not None:
             self.global_episode += 1
-            self.monitor.episode(self.global_step, self.global_episode, tick.episode)
+            self.monitor.episode(self.global_step, tick.episode)
         ended = self.schedule.between_rounds
         if ended and self.device.type == "cuda":
             torch.cuda.synchronize()  # so that the clock is true once a round
