@@ -15,14 +15,14 @@ FAR = 1e30  # pixels; fast arithmetic knows no infinity
 
 
 @compiled(parallel=True)
-def draw(rows, columns, radii, opacities, table, box, start, cover, opacity):
+def draw(rows, columns, radii, opacities, box, start, cover, opacity):
     """Fill ``cover`` and ``opacity``; see ``Boxes.draw``."""
     for i in prange(len(rows)):
         top, left = 2 * box[i, 0], 2 * box[i, 1]
         height, width = 2 * box[i, 2] - top, 2 * box[i, 3] - left
         own = cover[4 * start[i] : 4 * start[i] + height * width]
         if radii.shape[1]:
-            _fill_discs(rows[i], columns[i], radii[i], table, top, left, height, width, own)
+            _fill_discs(rows[i], columns[i], radii[i], top, left, height, width, own)
         else:
             _fill_triangle(rows[i], columns[i], top, left, height, width, own)
         for y in range(height // 2):
@@ -35,7 +35,13 @@ def draw(rows, columns, radii, opacities, table, box, start, cover, opacity):
 
 
 @compiled()
-def _fill_discs(rows, columns, radii, table, top, left, height, width, cover):
+def _reach(radius, away):
+    """Return how far OpenCV's disc reaches to either side in a row away from its center."""
+    return int(np.sqrt(radius * radius - away * away))
+
+
+@compiled()
+def _fill_discs(rows, columns, radii, top, left, height, width, cover):
     """Fill what the next disc does not cover of each disc, as that one fills its part."""
     last = len(rows) - 1
     for k in range(last + 1):
@@ -44,13 +50,13 @@ def _fill_discs(rows, columns, radii, table, top, left, height, width, cover):
                 and column == columns[k + 1] - left):
             continue
         for y in range(max(0, row - radius), min(height, row + radius + 1)):
-            reach = table[radius, abs(y - row)]
+            reach = _reach(radius, y - row)
             first, end = max(0, column - reach), min(width, column + reach + 1)
             covered_from = covered_to = end
             if k < last:
-                away = abs(y + top - rows[k + 1])
-                if away <= radii[k + 1]:
-                    reach = table[radii[k + 1], away]
+                away = y + top - rows[k + 1]
+                if abs(away) <= radii[k + 1]:
+                    reach = _reach(radii[k + 1], away)
                     covered_from = min(end, columns[k + 1] - left - reach)
                     covered_to = columns[k + 1] - left + reach + 1
             for x in range(first, covered_from):

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 
 from Renderer.jit import start_numba
-from Renderer.stroke_batch import half_widths
 from Renderer.stroke_gen import FAMILIES, Discs, Triangles
 from Renderer.strokes import Strokes
 
@@ -93,11 +92,10 @@ class Boxes:
         start, pixels = ends - self.areas, ends[-1]
         cover = np.zeros(4 * pixels, np.int16)
         opacity = np.empty(pixels, np.float32)
-        table = half_widths(1 << int(self.radii.max(initial=0)).bit_length())
         kernels = load_kernels()
         with kernels.parallel_chunksize(STROKES_A_CHUNK):
-            kernels.draw(self.rows, self.columns, self.radii, self.opacity, table, self.box, start,
-                         cover, opacity)
+            kernels.draw(self.rows, self.columns, self.radii, self.opacity, self.box, start, cover,
+                         opacity)
         return start, opacity, cover
 
 

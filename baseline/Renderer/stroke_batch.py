@@ -12,7 +12,6 @@ from constants import WIDTH
 from Renderer.stroke_gen import FAMILIES, Discs, Triangles
 
 SIZE = 2 * WIDTH  # pixels a side of the double grid
-MAX_RADIUS = WIDTH // 2 + 1  # of a disc, pixels of the double grid
 PIXELS_AT_ONCE = 2**27  # shapes times pixels that tensor operations hold in memory
 
 
@@ -59,27 +58,6 @@ def _triangle_indices(triangles: Triangles) -> Iterator[np.ndarray]:
         yield ((columns >= left) & (columns <= right)).view(np.uint8)
 
 
-@lru_cache(maxsize=4)
-def half_widths(max_radius: int) -> np.ndarray:
-    """Return half-widths of OpenCV's filled discs, by the midpoint circle algorithm.
-
-    Returns (max_radius + 1, max_radius + 2) int16: [r, d] is how far a disc of radius r reaches
-    to either side in the row at distance d from its center; -1 where it does not reach.
-    """
-    table = np.full((max_radius + 1, max_radius + 2), -1, np.int16)
-    x = np.arange(max_radius + 1)
-    excess = np.zeros_like(x)  # squared distance of the octant's point, less the squared radius
-    for y in range(max_radius + 1):
-        r = np.flatnonzero(x >= y)
-        table[r, y] = np.maximum(table[r, y], x[r])
-        table[r, x[r]] = np.maximum(table[r, x[r]], y)
-        excess += 2 * y + 1
-        steps = excess > 0
-        excess -= np.where(steps, 2 * x - 1, 0)
-        x = x - steps
-    return table
-
-
 @lru_cache
 def compiled_last_shape() -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
     """Return ``last_shape`` as one kernel without intermediate tensors."""
@@ -106,11 +84,10 @@ def disc_spans(discs: Discs) -> tuple[torch.Tensor, torch.Tensor]:
 
     Returns two (n, discs, SIZE) int16, the first greater where a disc covers none.
     """
-    row, column, radius = (field[..., None].long() for field in discs[:-1])
-    table = torch.from_numpy(half_widths(MAX_RADIUS)).to(row.device)
+    row, column, radius = (field[..., None] for field in discs[:-1])  # (n, discs, 1)
     rows = torch.arange(SIZE, device=row.device)
-    distance = (rows - row).abs().clamp(max=MAX_RADIUS + 1)  # (n, discs, SIZE)
-    reach = table[radius, distance]
+    square = radius**2 - (rows - row) ** 2  # (n, discs, SIZE)
+    reach = torch.where(square < 0, -1, square.clamp(min=0).sqrt()).short()  # as OpenCV rounds it
     column = column.short()
     return column - reach, column + reach
 
