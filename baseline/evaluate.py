@@ -5,7 +5,6 @@ from constants import STEPS
 from options import EvaluateOptions
 from utils import command as cli
 from utils.command import ACTOR, RENDERER, ROOT
-from utils.files import keep_apart
 
 
 def parse_args() -> EvaluateOptions:
@@ -26,9 +25,7 @@ def parse_args() -> EvaluateOptions:
         help="images to paint side by side")
     add("--json", type=cli.new_file, metavar="FILE", help="write the last line to a file too")
     cli.add_device_flags(parser)
-    options = EvaluateOptions(**vars(parser.parse_args()))
-    keep_apart([options.json], {options.actor: "the actor", options.renderer: "the renderer"})
-    return options
+    return EvaluateOptions(**vars(parser.parse_args()))
 
 
 def main(options: EvaluateOptions) -> None:

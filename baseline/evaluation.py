@@ -58,7 +58,8 @@ def evaluate(options: EvaluateOptions) -> None:
     data = Images(options.data)
     if options.json:
         same = {real(options.json).name}.intersection(data.names)
-        keep_apart([options.json], {options.data / name: "the image" for name in same})
+        keep_apart([options.json], {options.actor: "the actor", options.renderer: "the renderer"}
+                   | {options.data / name: "the image" for name in same})
         make_room(options.json)
     chosen = np.arange(len(data.names)) if options.split == "all" else data.test
     chosen = chosen[: options.limit]

@@ -91,7 +91,10 @@ class RendererTraining:
     alternative = "--minutes 60, a training that ends after an hour"
 
     def __init__(self, options: RendererOptions, ranks: Ranks) -> None:
-        """Build all of it.  Raises UserError where the options do not fit."""
+        """Build all of it; the network is that of the output file, where there is one.
+
+        Raises UserError where the options do not fit.
+        """
         self.options, self.ranks = options, ranks
         self.device = device = pick_device(options.device)
         self.burn_in = BURN_IN[device.type]
@@ -108,23 +111,18 @@ class RendererTraining:
         self.strokes = strokes.to(device)
         self.done, self.total, self.rate = 0, options.steps, 0.0
         self.loss_sum, self.losses = torch.zeros((), device=device), 0  # since a validation
-        self.build()
-
-    def build(self) -> None:
-        """Build the network, from the output file where there is one, and its optimizer."""
-        options = self.options
         torch.manual_seed(options.seed)
-        self.renderer = Renderer().to(self.device, memory_format=torch.channels_last)
+        self.renderer = Renderer().to(device, memory_format=torch.channels_last)
         # Starting at the mean opacity: from 0.5 the first steps would all push towards bare canvas,
         # where the sigmoid is flat and the gradient of small strokes vanishes.
         self.renderer.conv6.bias.data.fill_((1 - self.drawn).mean().logit())
         # Collective operations stay out of graphs.
-        graphed = options.fast and self.device.type == "cuda" and self.ranks.world == 1
+        graphed = options.fast and device.type == "cuda" and ranks.world == 1
         self.optimizer = adam(self.renderer, graphed)
         self.best.load(Renderer() if options.scratch else self.renderer)
         if self.best.error < math.inf:
             print(self.result())
-        self.ranks.broadcast_network(self.renderer)
+        ranks.broadcast_network(self.renderer)
         self.forward = torch.compile(self.renderer) if options.fast else self.renderer
         self.learn = Graphed(self.update, graphed)
 

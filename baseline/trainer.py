@@ -28,18 +28,6 @@ METHODS: dict[str, tuple[type[Learner], type[Schedule]]] = {
     "grid": (GridLearner, PictureSampler)}
 
 
-def new_method(options: TrainOptions, ranks: Ranks, device: torch.device) -> Learner:
-    """Return the method with new networks, the same in every process."""
-    precision = Precision(options.precision, device, learning=True)
-    setup = Setup(render=load_render(options.renderer, precision), precision=precision,
-                  ranks=ranks, max_step=options.max_step, bundle=options.bundle,
-                  fast=options.fast)
-    torch.manual_seed(options.seed)
-    return METHODS[options.method][0](setup, **{
-        name: value for name in METHOD_FLAGS[options.method]
-        if (value := getattr(options, name)) is not None})
-
-
 class Training:
     """All that a training of the agent holds; a ``Job`` of ``running.loop``.
 
@@ -58,7 +46,15 @@ class Training:
         need_memory(2 * (batch_size + self.env_batch) * CANVAS, self.device)
         if options.fast:
             need_compiler()
-        self.method = new_method(options, ranks, self.device)
+        precision = Precision(options.precision, self.device, learning=True)
+        setup = Setup(render=load_render(options.renderer, precision), precision=precision,
+                      ranks=ranks, max_step=options.max_step, bundle=options.bundle,
+                      fast=options.fast)
+        learner, schedule = METHODS[options.method]
+        torch.manual_seed(options.seed)  # the same networks in every process
+        self.method = learner(setup, **{
+            name: value for name in METHOD_FLAGS[options.method]
+            if (value := getattr(options, name)) is not None})
         data.move(self.device)
         self.inputs = checkpoint.digests(options.renderer, data.names)
         if ranks.broadcast(self.inputs) != self.inputs:
@@ -71,7 +67,7 @@ class Training:
         self.best_is_ema = False
         self.rng = np.random.default_rng()
         self.seed()
-        self.schedule = METHODS[options.method][1](data, self.method, self.rng, options)
+        self.schedule = schedule(data, self.method, self.rng, options)
         self.burn_in = self.schedule.burn_in
         if options.init:
             checkpoint.start_from(self.method, options)
