@@ -9,7 +9,7 @@ from torch import nn
 
 from DRL.actor import load_actor
 from DRL.learner import Learner
-from options import TrainOptions
+from options import Options
 from running.ranks import Ranks
 from running.run import Run, fitting
 from utils.command import UserError
@@ -73,7 +73,7 @@ def save_networks(folder: Path, networks: dict[str, nn.Module], family: str) -> 
         save_atomically(half_state(network, family=family, **metadata), folder / f"{name}.pkl")
 
 
-def start_from(method: Learner, options: TrainOptions) -> None:
+def start_from(method: Learner, options: Options) -> None:
     """Load the actor of --init, and the other networks where their files are there.
 
     Raises UserError where the actor is of another kind.

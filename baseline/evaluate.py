@@ -2,12 +2,12 @@
 """Measure the squared error of an actor's paintings over a folder of images."""
 
 from constants import STEPS
-from options import EvaluateOptions
+from options import Options
 from utils import command as cli
 from utils.command import ACTOR, RENDERER, ROOT
 
 
-def parse_args() -> EvaluateOptions:
+def parse_args() -> Options:
     """Read the command line."""
     parser = cli.Parser(__doc__, "python3 baseline/evaluate.py --data my_images --limit 100")
     add = parser.add_argument
@@ -25,10 +25,10 @@ def parse_args() -> EvaluateOptions:
         help="images to paint side by side")
     add("--json", type=cli.new_file, metavar="FILE", help="write the last line to a file too")
     cli.add_device_flags(parser)
-    return EvaluateOptions(**vars(parser.parse_args()))
+    return Options(**vars(parser.parse_args()))
 
 
-def main(options: EvaluateOptions) -> None:
+def main(options: Options) -> None:
     """Evaluate as the options say."""
     from evaluation import evaluate  # its imports take seconds, mistakes none
 

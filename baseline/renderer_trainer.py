@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torchvision.utils import make_grid
 
-from options import RendererOptions
+from options import Options
 from Renderer.model import Renderer
 from Renderer.stroke_batch import draw_batch
 from Renderer.stroke_data import StrokeBatches, drawn_ahead, drawn_on
@@ -90,7 +90,7 @@ class RendererTraining:
     settled = True
     alternative = "--minutes 60, a training that ends after an hour"
 
-    def __init__(self, options: RendererOptions, ranks: Ranks) -> None:
+    def __init__(self, options: Options, ranks: Ranks) -> None:
         """Build all of it; the network is that of the output file, where there is one.
 
         Raises UserError where the options do not fit.

@@ -15,7 +15,7 @@ from DRL.learner import Learner, Metrics
 from DRL.rpm import ReplayMemory
 from env import Environment
 from images import Images
-from options import TrainOptions
+from options import Options
 from Renderer.canvas import STROKE_DIM
 from running.device import free_memory, need_memory
 
@@ -58,7 +58,7 @@ class ReplayRollouts(Schedule):
     """
 
     def __init__(
-        self, data: Images, method: DDPG, rng: np.random.Generator, options: TrainOptions
+        self, data: Images, method: DDPG, rng: np.random.Generator, options: Options
     ) -> None:
         """Start an episode; batch, environment and memory are this process's shards.
 
@@ -140,7 +140,7 @@ class PictureSampler(Schedule):
     burn_in = 10
 
     def __init__(
-        self, data: Images, method: Learner, rng: np.random.Generator, options: TrainOptions
+        self, data: Images, method: Learner, rng: np.random.Generator, options: Options
     ) -> None:
         """Raise UserError where the paintings of a batch do not divide evenly into shards."""
         self.data, self.method, self.rng, self.length = data, method, rng, options.max_step

@@ -14,7 +14,7 @@ from DRL.model_free import ModelFreeDDPG
 from grid.learner import GridLearner
 from images import Images
 from monitor import Monitor
-from options import TrainOptions
+from options import Options
 from Renderer.model import load_render
 from rollouts import PictureSampler, ReplayRollouts, Schedule
 from running.device import Precision, need_compiler, need_memory, pick_device
@@ -37,7 +37,7 @@ class Training:
 
     COUNTERS = ("global_step", "global_episode", "seconds", "best", "best_update")
 
-    def __init__(self, options: TrainOptions, data: Images, ranks: Ranks) -> None:
+    def __init__(self, options: Options, data: Images, ranks: Ranks) -> None:
         """Build all of it.  Raises UserError where a batch does not divide evenly into shards."""
         self.options, self.data, self.ranks = options, data, ranks
         self.device = pick_device(options.device)
@@ -208,7 +208,7 @@ class Training:
             self.best, self.best_update = math.inf, -1
 
 
-def build(options: TrainOptions, ranks: Ranks) -> Training:
+def build(options: Options, ranks: Ranks) -> Training:
     """Return a new training.  Raises UserError where its processes lack what they need."""
     if ranks.world > 1 and options.method != "grid" and pick_device(options.device).type == "cpu":
         raise UserError(f"--method {options.method} needs a GPU for each of {ranks.world} "
