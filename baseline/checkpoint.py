@@ -5,15 +5,13 @@ import os
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from DRL.actor import load_actor
 from DRL.learner import Learner
 from options import Options
 from running.ranks import Ranks
 from running.run import Run, fitting
 from utils.command import UserError
-from utils.weights import half_state, load_file, load_weights, save_atomically
+from utils.weights import load_file, load_weights, save_atomically
 
 HELP = "see --init in --help"
 
@@ -64,13 +62,6 @@ def load(
     print(f"{why}: the replay memory is filled again, so the resumed training is not exactly the "
           "same")
     return state, None
-
-
-def save_networks(folder: Path, networks: dict[str, nn.Module], family: str) -> None:
-    """Write the weight file of each network."""
-    for name, network in networks.items():
-        metadata = {"readout": network.readout} if name == "actor" else {}
-        save_atomically(half_state(network, family=family, **metadata), folder / f"{name}.pkl")
 
 
 def start_from(method: Learner, options: Options) -> None:

@@ -22,6 +22,7 @@ from running.loop import command
 from running.ranks import Ranks
 from running.run import Run, fitting
 from utils.command import RENDERER, UserError
+from utils.weights import half_state, save_atomically
 
 METHODS: dict[str, tuple[type[Learner], type[Schedule]]] = {
     "ddpg": (DDPG, ReplayRollouts), "model_free": (ModelFreeDDPG, ReplayRollouts),
@@ -178,8 +179,10 @@ class Training:
         """Write the networks where they are the best ones, or none were measured so far."""
         if self.best_update in (-1, self.method.updates) and self.ranks.main:
             actor = self.method.policy(self.best_is_ema).actor
-            checkpoint.save_networks(run.folder, self.method.networks | {"actor": actor},
-                                     self.method.render.family)
+            for name, network in (self.method.networks | {"actor": actor}).items():
+                metadata = {"readout": actor.readout} if name == "actor" else {}
+                state = half_state(network, family=self.method.render.family, **metadata)
+                save_atomically(state, run.folder / f"{name}.pkl")
 
     def load(self, run: Run) -> None:
         """Load the checkpoint of a run; without its memory files the schedule is reset."""

@@ -167,22 +167,21 @@ def edges(rows, columns, radii, opacities, box, start, cover, by_opacity, places
         grad = by_opacity[start[i] : start[i] + height * width // 4].reshape(
             (height // 2, width // 2))
         for y in range(height):
-            down = min(y + 1, height - 1)
             for x in range(width):
-                right = min(x + 1, width - 1)
-                a, b, c = shape[y, x], shape[y, right], shape[down, x]
+                a = shape[y, x]
                 if a:
                     by_kind[i, a - 1] += grad[y // 2, x // 2] * quarter
-                if a != b and abs(opacities[i, a] - opacities[i, b]) > LEAST_JUMP:
-                    _edge(rows[i], columns[i], radii[i], max(a, b) - 1, y + top,
-                          x + left + (b > a), y + top, x + left + 0.5,
-                          (grad[y // 2, x // 2] + grad[y // 2, right // 2])
-                          * (opacities[i, max(a, b)] - opacities[i, min(a, b)]) / 8, places[i])
-                if a != c and abs(opacities[i, a] - opacities[i, c]) > LEAST_JUMP:
-                    _edge(rows[i], columns[i], radii[i], max(a, c) - 1, y + top + (c > a),
-                          x + left, y + top + 0.5, x + left,
-                          (grad[y // 2, x // 2] + grad[down // 2, x // 2])
-                          * (opacities[i, max(a, c)] - opacities[i, min(a, c)]) / 8, places[i])
+                for down in range(2):  # the neighbor to the right, then that below
+                    right = 1 - down
+                    y2, x2 = min(y + down, height - 1), min(x + right, width - 1)
+                    b = shape[y2, x2]
+                    if a != b and abs(opacities[i, a] - opacities[i, b]) > LEAST_JUMP:
+                        inner = b > a
+                        _edge(rows[i], columns[i], radii[i], max(a, b) - 1,
+                              y + top + down * inner, x + left + right * inner,
+                              y + top + 0.5 * down, x + left + 0.5 * right,
+                              (grad[y // 2, x // 2] + grad[y2 // 2, x2 // 2])
+                              * (opacities[i, max(a, b)] - opacities[i, min(a, b)]) / 8, places[i])
 
 
 @compiled(fastmath=True)
