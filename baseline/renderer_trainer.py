@@ -3,8 +3,6 @@
 import math
 import os
 import sys
-from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -53,37 +51,6 @@ def drawing_error(
     return error / len(strokes), pictures[0]
 
 
-class BestWeights:
-    """A weight file that only a better network replaces, whichever training wrote it."""
-
-    def __init__(self, path: Path, family: str, measure: Callable[[Renderer], float]) -> None:
-        """measure: returns the error of a network.  Raises UserError for a path not writable."""
-        make_room(path)
-        self.path, self.family, self.measure = path, family, measure
-        self.error = math.inf  # of the file, if any
-
-    def load(self, network: Renderer) -> None:
-        """Load the file, if any, into a network, and measure it."""
-        self.error = math.inf
-        if not self.path.is_file():
-            return
-        family = load_weights(
-            network, self.path, "the weight file to go on from", "name another --output")
-        if family != self.family:
-            raise UserError(f"{self.path} holds a renderer of {family} strokes, not of "
-                            f"{self.family}; move it away or name another --output")
-        self.error = self.measure(network)
-
-    def offer(self, network: Renderer, error: float) -> None:
-        """Write a network where its error is less than that of the file."""
-        lock = lock_folder(self.path.parent, wait=True)
-        self.load(Renderer())  # it may be another training's by now
-        if error < self.error:
-            save_atomically(half_state(network, family=self.family), self.path)
-            self.error = error
-        os.close(lock)
-
-
 class RendererTraining:
     """All that a training of the renderer holds; a ``Job`` of ``running.loop``."""
 
@@ -102,8 +69,7 @@ class RendererTraining:
             need_compiler()
         self.data = StrokeBatches(
             options.seed, ranks.shard(options.batch_size, "--batch_size"), options.stroke, ranks)
-        self.best = BestWeights(options.output, options.stroke, lambda network: drawing_error(
-            network.to(device), self.strokes, self.drawn, self.precision)[0])
+        make_room(options.output)
         self.precision = Precision(options.precision, device, learning=True)
         rng = np.random.default_rng(VALIDATION_SEED)
         strokes = torch.from_numpy(rng.random((VALIDATION_STROKES, SHAPE_DIM), np.float32))
@@ -119,8 +85,8 @@ class RendererTraining:
         # Collective operations stay out of graphs.
         graphed = options.fast and device.type == "cuda" and ranks.world == 1
         self.optimizer = adam(self.renderer, graphed)
-        self.best.load(Renderer() if options.scratch else self.renderer)
-        if self.best.error < math.inf:
+        self.load_best(Renderer() if options.scratch else self.renderer)
+        if self.best < math.inf:
             print(self.result())
         ranks.broadcast_network(self.renderer)
         self.forward = torch.compile(self.renderer) if options.fast else self.renderer
@@ -151,9 +117,31 @@ class RendererTraining:
                 "again with a smaller --lr")
         return loss
 
+    def load_best(self, network: Renderer) -> None:
+        """Load the output file, if any, into a network, and measure it."""
+        self.best, path = math.inf, self.options.output
+        if path.is_file():
+            family = load_weights(
+                network, path, "the weight file to go on from", "name another --output")
+            if family != self.options.stroke:
+                raise UserError(f"{path} holds a renderer of {family} strokes, not of "
+                                f"{self.options.stroke}; move it away or name another --output")
+            self.best, _ = drawing_error(
+                network.to(self.device), self.strokes, self.drawn, self.precision)
+
+    def save_best(self, error: float) -> None:
+        """Write the network, of this error, where that of the output file is not less."""
+        path = self.options.output
+        lock = lock_folder(path.parent, wait=True)
+        self.load_best(Renderer())  # it may be another training's by now
+        if error < self.best:
+            save_atomically(half_state(self.renderer, family=self.options.stroke), path)
+            self.best = error
+        os.close(lock)
+
     def result(self) -> str:
-        """Return the error of the weight file, in words."""
-        return f"{self.best.path} has a squared error of {self.best.error:.6f}"
+        """Return the error of the output file, in words."""
+        return f"{self.options.output} has a squared error of {self.best:.6f}"
 
     def load(self, run: Run) -> None:
         """Load the checkpoint of a run, in place of what the output file holds."""
@@ -198,9 +186,9 @@ class RendererTraining:
                 # White strokes on black.
                 grid = make_grid(1 - pairs[:, None], nrow=8, pad_value=0.5)
                 self.events.image("validation/drawn_and_network", grid, step)
-            self.best.offer(self.renderer, error)
+            self.save_best(error)
         say(f"step {step}: squared error {error:.6f} (training {loss:.6f}, "
-            f"best {self.best.error:.6f})")
+            f"best {self.best:.6f})")
         self.loss_sum.zero_()
         self.losses = 0
 
@@ -214,8 +202,8 @@ class RendererTraining:
         return f"step {self.done} of {self.total or '?'} on {self.device} in {self.precision}"
 
     def report(self) -> str:
-        path = self.best.path
-        if self.best.error == math.inf:
+        path = self.options.output
+        if self.best == math.inf:
             return f"{path} comes with the first validation"
         flags = ("--renderer", path) if path != RENDERER else ()
         return f"{self.result()}; train an agent with: {command('train.py', *flags)}"
