@@ -5,17 +5,13 @@ import os
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from torch import nn
-
 from DRL.actor import load_actor
 from DRL.learner import Learner
-from options import TrainOptions
+from options import Options
 from running.ranks import Ranks
 from running.run import Run, fitting
 from utils.command import UserError
-from utils.weights import half_state, load_file, load_weights, save_atomically
+from utils.weights import load_file, load_weights, save_atomically
 
 HELP = "see --init in --help"
 
@@ -24,22 +20,6 @@ def digests(renderer: Path, names: list[str]) -> dict[str, str]:
     """Return digests of what a checkpoint depends on but does not hold."""
     return {"renderer": hashlib.sha256(renderer.read_bytes()).hexdigest(),
             "images": hashlib.sha256(os.fsencode("\n".join(names))).hexdigest()}
-
-
-def random_state(rng: np.random.Generator, device: torch.device) -> dict[str, Any]:
-    """Return the states of all generators of random numbers."""
-    return {"numpy": rng.bit_generator.state, "torch": torch.get_rng_state(),
-            "cuda": torch.cuda.get_rng_state() if device.type == "cuda" else None}
-
-
-def load_random_state(
-    state: dict[str, Any], rng: np.random.Generator, device: torch.device
-) -> None:
-    """Load what ``random_state`` returned; a GPU that it was not made on keeps its own."""
-    rng.bit_generator.state = state["numpy"]
-    torch.set_rng_state(state["torch"])
-    if state["cuda"] is not None and device.type == "cuda":
-        torch.cuda.set_rng_state(state["cuda"])
 
 
 def own_file(run: Run, ranks: Ranks, name: str) -> Path:
@@ -84,14 +64,7 @@ def load(
     return state, None
 
 
-def save_networks(folder: Path, networks: dict[str, nn.Module], family: str) -> None:
-    """Write the weight file of each network."""
-    for name, network in networks.items():
-        metadata = {"readout": network.readout} if name == "actor" else {}
-        save_atomically(half_state(network, family=family, **metadata), folder / f"{name}.pkl")
-
-
-def start_from(method: Learner, options: TrainOptions) -> None:
+def start_from(method: Learner, options: Options) -> None:
     """Load the actor of --init, and the other networks where their files are there.
 
     Raises UserError where the actor is of another kind.

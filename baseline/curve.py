@@ -5,25 +5,14 @@ import argparse
 import csv
 import io
 import os
-import re
 import warnings
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from utils.command import (
-    LOG,
-    TRAIN_LOG,
-    Parser,
-    UserError,
-    new_file,
-    one_line,
-    path_type,
-    positive_int,
-    run,
-    weight,
-)
-from utils.files import in_turn, keep_apart, reason, write_atomically
+from utils import command as cli
+from utils.command import LOG, TRAIN_LOG, UserError
+from utils.files import in_turn, keep_apart, refusing, write_atomically
 
 PAPER = TRAIN_LOG / "paper_curves.csv"
 COLUMNS = ("series", "training_frames", "test_l2_mse")  # of PAPER, among others
@@ -43,43 +32,36 @@ def log_of(source: Path) -> Path:
     return source / LOG if source.is_dir() else source
 
 
-def read_rows(file: Path) -> list[dict[str, str]]:
-    """Return the rows of a .csv file.  Raises UserError where it cannot be read."""
-    try:
-        return list(csv.DictReader(file.read_text().splitlines()))
-    except OSError as error:
-        raise UserError(f"{file} cannot be read: {reason(error)}") from error
-
-
 def read_run(source: Path, strokes: int) -> Curve:
     """Return the curve of a run, from its folder or a copy of its log.
 
     Raises UserError where it has no error after that number of strokes.
     """
-    if not source.is_dir() and source.suffix.lower() != ".csv":
+    file, tag = log_of(source), f"error_{strokes}"
+    if file.suffix.lower() != ".csv":
         raise UserError(f"{source} is no folder of a training run, and no .csv file")
-    file = log_of(source)
-    tag = f"error_{strokes}"
     try:
-        rows = read_rows(file)
+        with refusing(f"{file} cannot be read"):
+            rows = list(csv.DictReader(file.read_text().splitlines()))
         # Rows without the error are skipped: a resumed run may log other lengths than before.
-        points = [(weight(row.get("frames") or "nothing"), weight(row[tag]))
+        points = [(cli.weight(row.get("frames") or "nothing"), cli.weight(row[tag]))
                   for row in rows if row.get(tag)]
     except (argparse.ArgumentTypeError, ValueError, csv.Error) as error:
         raise UserError(f"{file} is no log of a training of the agent: {error}") from error
     if not points:
-        names = "\n".join({name for row in rows for name, cell in row.items() if name and cell})
-        there = sorted(re.findall(r"^error_(\d{1,9})$", names, re.MULTILINE), key=int)
+        names = [name.removeprefix("error_") for name in rows[0] if name] if rows else []
+        measured = ", ".join(name for name in names if name.isdecimal())
         raise UserError(f"{file} holds no error after {strokes} strokes, but of "
-                        f"{', '.join(there) or 'none'}: see --strokes")
+                        f"{measured or 'none'}: see --strokes")
     name = file.parent.resolve().name if file.name == LOG else file.stem
-    return Curve(one_line(name), *map(list, zip(*points, strict=True)))
+    return Curve(cli.one_line(name), *map(list, zip(*points, strict=True)))
 
 
 def read_paper(names: list[str]) -> list[Curve]:
     """Return curves of the paper.  Raises UserError where it has none of a name."""
     curves: dict[str, Curve] = {}
-    for series, frames, error in ([row[name] for name in COLUMNS] for row in read_rows(PAPER)):
+    for row in csv.DictReader(PAPER.read_text().splitlines()):
+        series, frames, error = (row[name] for name in COLUMNS)
         curve = curves.setdefault(series, Curve(series, [], []))
         curve.frames.append(float(frames))
         curve.errors.append(float(error))
@@ -133,17 +115,18 @@ def main(options: argparse.Namespace) -> None:
 
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
-    parser = Parser(__doc__, 'python3 baseline/curve.py train_log/Paint-run1 --paper "CelebA 200"')
+    parser = cli.Parser(
+        __doc__, 'python3 baseline/curve.py train_log/Paint-run1 --paper "CelebA 200"')
     add = parser.add_argument
-    add("runs", nargs="+", type=path_type, metavar="RUN",
+    add("runs", nargs="+", type=cli.path_type, metavar="RUN",
         help=f"a folder that train.py made, or a {LOG} of one; each is a line")
     add("--paper", nargs="+", default=[], metavar="SERIES",
         help='curves of the paper to add, like "CelebA 200"; an unknown one lists them all')
-    add("--strokes", type=positive_int, default=200, metavar="N",
+    add("--strokes", type=cli.positive_int, default=200, metavar="N",
         help="the error after that number of strokes")
-    add("-o", "--output", type=new_file, metavar="FILE", default=Path("curve.svg"),
+    add("-o", "--output", type=cli.new_file, metavar="FILE", default=Path("curve.svg"),
         help=f"the picture: {', '.join(KINDS)}")
-    add("--csv", type=new_file, metavar="FILE", help="our points as numbers too")
+    add("--csv", type=cli.new_file, metavar="FILE", help="our points as numbers too")
     options = parser.parse_args()
     if options.output.suffix.lower() not in KINDS:
         raise UserError(f"--output {options.output} must end in {', '.join(KINDS)}")
@@ -153,4 +136,4 @@ def parse_args() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    run(lambda: main(parse_args()))
+    cli.run(lambda: main(parse_args()))

@@ -1,47 +1,34 @@
 #!/usr/bin/env python3
 """Measure the squared error of an actor's paintings over a folder of images."""
 
-
 from constants import STEPS
-from options import EvaluateOptions
-from utils.command import (
-    ACTOR,
-    RENDERER,
-    ROOT,
-    Parser,
-    add_device_flags,
-    new_file,
-    path_type,
-    positive_int,
-    run,
-)
-from utils.files import keep_apart
+from options import Options
+from utils import command as cli
+from utils.command import ACTOR, RENDERER, ROOT
 
 
-def parse_args() -> EvaluateOptions:
+def parse_args() -> Options:
     """Read the command line."""
-    parser = Parser(__doc__, "python3 baseline/evaluate.py --data my_images --limit 100")
+    parser = cli.Parser(__doc__, "python3 baseline/evaluate.py --data my_images --limit 100")
     add = parser.add_argument
-    add("--data", type=path_type, metavar="DIR", default=ROOT / "data" / "img_align_celeba",
+    add("--data", type=cli.path_type, metavar="DIR", default=ROOT / "data" / "img_align_celeba",
         help="the folder of images")
     add("--split", default="all", choices=("all", "test"),
         help="all images of the folder, or those that training keeps away from")
-    add("--limit", type=positive_int, metavar="N", help="only the first N images of the split")
-    add("--actor", type=path_type, metavar="FILE", default=ACTOR, help="weights of the actor")
-    add("--renderer", type=path_type, metavar="FILE", default=RENDERER,
+    add("--limit", type=cli.positive_int, metavar="N", help="only the first N images of the split")
+    add("--actor", type=cli.path_type, metavar="FILE", default=ACTOR, help="weights of the actor")
+    add("--renderer", type=cli.path_type, metavar="FILE", default=RENDERER,
         help="weights of the renderer")
-    add("--max_step", type=positive_int, metavar="N", default=STEPS,
+    add("--max_step", type=cli.positive_int, metavar="N", default=STEPS,
         help="actions a painting, each a bundle of strokes")
-    add("--batch_size", type=positive_int, metavar="N", default=64,
+    add("--batch_size", type=cli.positive_int, metavar="N", default=64,
         help="images to paint side by side")
-    add("--json", type=new_file, metavar="FILE", help="write the last line to a file too")
-    add_device_flags(parser)
-    options = EvaluateOptions(**vars(parser.parse_args()))
-    keep_apart([options.json], {options.actor: "the actor", options.renderer: "the renderer"})
-    return options
+    add("--json", type=cli.new_file, metavar="FILE", help="write the last line to a file too")
+    cli.add_device_flags(parser)
+    return Options(**vars(parser.parse_args()))
 
 
-def main(options: EvaluateOptions) -> None:
+def main(options: Options) -> None:
     """Evaluate as the options say."""
     from evaluation import evaluate  # its imports take seconds, mistakes none
 
@@ -49,4 +36,4 @@ def main(options: EvaluateOptions) -> None:
 
 
 if __name__ == "__main__":
-    run(lambda: main(parse_args()))
+    cli.run(lambda: main(parse_args()))

@@ -11,7 +11,7 @@ from constants import LOGGED_STROKES
 from DRL.rollout import Policy
 from grid.policy import load_policy
 from images import Images
-from options import EvaluateOptions
+from options import Options
 from Renderer.canvas import as_float, composite
 from Renderer.stroke_batch import draw_batch
 from running.device import Precision, pick_device
@@ -50,7 +50,7 @@ def both_errors(
 
 
 @enough_memory("--batch_size")
-def evaluate(options: EvaluateOptions) -> None:
+def evaluate(options: Options) -> None:
     """Paint the images, measure and report as the options of ``evaluate.py`` say."""
     device = pick_device(options.device)
     precision = Precision(options.precision, device)
@@ -58,7 +58,8 @@ def evaluate(options: EvaluateOptions) -> None:
     data = Images(options.data)
     if options.json:
         same = {real(options.json).name}.intersection(data.names)
-        keep_apart([options.json], {options.data / name: "the image" for name in same})
+        keep_apart([options.json], {options.actor: "the actor", options.renderer: "the renderer"}
+                   | {options.data / name: "the image" for name in same})
         make_room(options.json)
     chosen = np.arange(len(data.names)) if options.split == "all" else data.test
     chosen = chosen[: options.limit]

@@ -5,9 +5,7 @@ import mmap
 import os
 import re
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
-from zipfile import BadZipFile
 
 import cv2
 import numpy as np
@@ -15,10 +13,10 @@ import torch
 import torchvision.transforms.functional as TF
 from tqdm import tqdm
 
-from constants import WIDTH
+from constants import CANVAS, WIDTH
 from running.device import free_memory
 from utils.command import ROOT, UserError, one_line
-from utils.files import own_folder, reason, replacing, write_atomically
+from utils.files import own_folder, reason, replacing
 from utils.listing import image_files
 from utils.pictures import decode_picture
 from utils.streams import silent_stderr
@@ -27,15 +25,14 @@ CACHE = ROOT / "data" / "cache"
 MAX_TEST_NUMBER = 2001  # CelebA's images 1..2001 are the test split
 TEST_INTERVAL = 20  # in other folders every 20th image in name order
 MIN_SIDE = 8  # pixels of an image
-READER_VERSION = 4  # caches of other versions are not used
+READER_VERSION = 5  # caches of other versions are not used
 # By verdict on a file, from 1; 0 is good.
 FLAWS = ("images cannot be read and are left out",
          f"images are left out, as a side of theirs has less than {MIN_SIDE} pixels",
          "images are left out, as reading them failed; the next start tries again")
 UNREADABLE, TINY, SYSTEM_ERROR = 1, 2, 3
 MAX_FOLDER_NAME = 100  # characters of the folder's name in a cache file's
-CACHE_ERRORS = OSError, ValueError, EOFError, KeyError, BadZipFile  # of reading a damaged cache
-MAX_NAMED = 20  # files of each verdict that are named
+CACHE_ERRORS = OSError, ValueError, EOFError  # of reading a damaged cache
 
 
 class Images:
@@ -58,24 +55,27 @@ class Images:
         files = sorted(image_files(folder))
         stats = ((path.name, (s := path.stat()).st_size, s.st_mtime_ns, os.access(path, os.R_OK))
                  for path in files)
-        cache, where = cache or own_folder(CACHE), str(folder.resolve())
+        cache = cache or own_folder(CACHE)
         name = re.sub(r"[^\w.-]", "_", folder.name, flags=re.ASCII)[:MAX_FOLDER_NAME]
-        prefix = f"{name}-{digest(where)}-"
-        pixels_file = cache / f"{prefix}{digest(WIDTH, READER_VERSION, *stats)}.npy"
+        prefix = f"{name}-{digest(str(folder.resolve()))}-"
+        file = cache / f"{prefix}{digest(WIDTH, READER_VERSION, *stats)}.npy"
         try:
-            pixels, verdicts = _load_cache(pixels_file, len(files))
+            content, verdicts = _load_cache(file, len(files))
             if SYSTEM_ERROR in verdicts:
                 raise ValueError("files that may be readable now")
         except CACHE_ERRORS:
-            _decode(files, pixels_file, where)
-            pixels, verdicts = _load_cache(pixels_file, len(files))
-            _remove_stale(cache, prefix, pixels_file)
+            _decode(files, file)
+            content, verdicts = _load_cache(file, len(files))
+            for old in cache.glob(f"{prefix}*"):
+                if old != file:
+                    print(f"removed {old.name} of what the folder held before", flush=True)
+                    old.unlink(missing_ok=True)
         if skipped := _skipped(files, verdicts):
             print(skipped, flush=True)
-        self._file = pixels.base
+        self._file = content.base
         self._file.madvise(mmap.MADV_RANDOM)  # read no neighbors
         good = np.flatnonzero(verdicts == 0)
-        self.images = torch.from_numpy(pixels[: len(good)])
+        self.images = torch.from_numpy(content[: len(good) * CANVAS]).view(-1, 3, WIDTH, WIDTH)
         self.names = [files[i].name for i in good]
         self.train, self.test = split(self.names)
 
@@ -118,53 +118,25 @@ def split(names: list[str]) -> tuple[np.ndarray, np.ndarray]:
     return index[index % TEST_INTERVAL > 0], index[::TEST_INTERVAL]
 
 
-def _load_cache(pixels_file: Path, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return memory-mapped pixels (count, 3, 128, 128) uint8, and verdicts (count,) uint8.
+def _load_cache(file: Path, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the memory-mapped bytes of a cache, and its verdicts (count,) uint8.
 
-    The pixels of good files come first.  Raises one of CACHE_ERRORS where the cache is damaged.
+    First come the pixels (3, 128, 128) of good files, at the end the verdicts on all files.
+    Raises one of CACHE_ERRORS where the cache is missing or damaged.
     """
-    with np.load(pixels_file.with_suffix(".npz")) as metadata:
-        verdicts = metadata["verdicts"]
-    pixels = np.load(pixels_file, mmap_mode="c")
-    if pixels.shape != (count, 3, WIDTH, WIDTH) or verdicts.shape != (count,):
+    content = np.load(file, mmap_mode="c")
+    if content.shape != (count * (CANVAS + 1),):
         raise ValueError("another number of files")
-    return pixels, verdicts
+    return content, content[count * CANVAS :]
 
 
 def _skipped(files: list[Path], verdicts: np.ndarray) -> str:
-    """Return how many files are skipped and why, and the names of the first of each verdict."""
+    """Return how many files are skipped, why, and their names."""
     kinds = []
     for verdict, flaw in enumerate(FLAWS, 1):
         if names := [files[i].name for i in np.flatnonzero(verdicts == verdict)]:
-            kinds.append(f"{len(names)} {flaw}: " + one_line(", ".join(names[:MAX_NAMED]))
-                         + " .." * (len(names) > MAX_NAMED))
+            kinds.append(f"{len(names)} {flaw}: {one_line(', '.join(names))}")
     return "; ".join(kinds)
-
-
-def _remove_stale(cache: Path, prefix: str, current: Path) -> None:
-    """Remove older caches of a folder; print the names of those whose folders are gone.
-
-    prefix: of the names of the folder's cache files.
-    """
-    gone = []
-    for pixels_file in sorted(cache.glob("*.npy")):
-        metadata_file = pixels_file.with_suffix(".npz")
-        if pixels_file == current:
-            continue
-        if pixels_file.name.startswith(prefix):
-            print(f"removed {pixels_file.name} of what the folder held before", flush=True)
-            pixels_file.unlink(missing_ok=True)
-            metadata_file.unlink(missing_ok=True)
-            continue
-        with suppress(*CACHE_ERRORS), np.load(metadata_file) as metadata:
-            if Path(str(metadata["folder"])).is_dir():
-                continue
-        with suppress(FileNotFoundError):  # removed by another process
-            gone.append(f"{pixels_file.name} ({pixels_file.stat().st_size / 1e6:.1f} MB)")
-    if gone:
-        print(f"{cache} holds caches of folders that are gone, or of earlier versions; delete what "
-              f"nothing needs: {', '.join(gone[:MAX_NAMED])}" + " .." * (len(gone) > MAX_NAMED),
-              flush=True)
 
 
 def digest(*values: object) -> str:
@@ -172,15 +144,16 @@ def digest(*values: object) -> str:
     return hashlib.sha256(repr(values).encode()).hexdigest()[:8]
 
 
-def _decode(files: list[Path], pixels_file: Path, folder: str) -> None:
-    """Decode files in parallel into a cache, see ``_load_cache``, that names its folder.
+def _decode(files: list[Path], cache: Path) -> None:
+    """Decode files in parallel into a cache, see ``_load_cache``.
 
     Raises UserError where no file is good, or the cache cannot be written.
     """
     try:
-        with replacing(pixels_file) as file:
-            shape = (len(files), 3, WIDTH, WIDTH)
-            pixels = np.lib.format.open_memmap(Path(file.name), "w+", np.uint8, shape)
+        with replacing(cache) as file:
+            shape = (len(files) * (CANVAS + 1),)
+            content = np.lib.format.open_memmap(Path(file.name), "w+", np.uint8, shape)
+            pixels = content[: len(files) * CANVAS].reshape(-1, 3, WIDTH, WIDTH)
             if hasattr(os, "posix_fallocate"):  # or writing on a full disk kills the process
                 os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
             pool = ThreadPoolExecutor()
@@ -197,12 +170,10 @@ def _decode(files: list[Path], pixels_file: Path, folder: str) -> None:
             for row, i in enumerate(np.flatnonzero(verdicts == 0)):
                 if row < i:
                     pixels[row] = pixels[i]
-            pixels.flush()
-            write_atomically(
-                pixels_file.with_suffix(".npz"),
-                lambda metadata: np.savez(metadata, verdicts=verdicts, folder=np.array(folder)))
+            content[pixels.size :] = verdicts
+            content.flush()
     except OSError as error:
-        raise UserError(f"cannot write the cache {pixels_file}: {reason(error)}") from error
+        raise UserError(f"cannot write the cache {cache}: {reason(error)}") from error
 
 
 def _decode_one(file: Path, row: np.ndarray) -> int:

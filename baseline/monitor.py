@@ -44,7 +44,7 @@ class Monitor:
         self.last_round = 0, 0.0  # its update and seconds
         self.names: list[str] = []  # of metrics
         self.round_metrics: list[torch.Tensor] = []  # of the updates since the last round
-        self.means: list[dict[str, float]] = []  # of the rounds since the last validation
+        self.means: list[list[float]] = []  # of the rounds since the last validation
 
     def open(self, folder: Path, step: int, update: int, seconds: float) -> None:
         """Log in a run's folder; rows of log.csv from beyond ``update`` are dropped."""
@@ -59,10 +59,12 @@ class Monitor:
                              if int(row["update"]) <= update]
         self.events = Events(folder, step + 1) if self.ranks.main else None
 
-    def log(self, step: int, values: dict[str, float]) -> None:
-        """Log numbers for TensorBoard."""
+    def log(self, step: int, values: dict[str, float], shown: bool = False) -> None:
+        """Log numbers for TensorBoard; shown: print them too."""
         if self.events:
             self.events.scalars(values, step)
+        if shown:
+            say(f"step {step}: {text(values)}")
 
     def gather(self, metrics: dict[str, torch.Tensor]) -> None:
         """Add the metrics of an update to those of its round, without waiting for the device."""
@@ -75,7 +77,8 @@ class Monitor:
         diverged = (~(values.abs() <= DIVERGED)).any(1).tolist()
         if any(diverged):
             first = diverged.index(True)
-            says = f"in update {update - len(values) + first + 1}: {self.text(values[first])}"
+            metrics = dict(zip(self.names, values[first].tolist(), strict=True))
+            says = f"in update {update - len(values) + first + 1}: {text(metrics)}"
         elif not all(map(finite, self.networks.values())):
             says = f"by update {update}: weights are no finite numbers"
         else:
@@ -83,11 +86,6 @@ class Monitor:
         raise UserError(
             f"the training diverged {says}; {self.folder} keeps the last good checkpoint, if "
             "there is one yet; lower rates may help (--actor_rate, --critic_rate)")
-
-    def text(self, metrics: torch.Tensor) -> str:
-        """Return metrics as text."""
-        return " ".join(f"{name} {value:.4g}"
-                        for name, value in zip(self.names, metrics.tolist(), strict=True))
 
     def round(self, step: int, update: int, seconds: float, rates: dict[str, float]) -> None:
         """Log a round of updates, by the means of its metrics over updates and processes.
@@ -97,28 +95,23 @@ class Monitor:
         if not self.round_metrics:
             return
         self.check(update)
-        means = self.ranks.mean(sum(self.round_metrics) / len(self.round_metrics))
+        means = self.ranks.mean(sum(self.round_metrics) / len(self.round_metrics)).tolist()
         self.round_metrics = []
-        self.means.append(dict(zip(self.names, means.tolist(), strict=True)))
+        self.means.append(means)
         frames = (update - self.last_round[0]) * self.batch_size
         frame_rate = frames / max(1e-9, seconds - self.last_round[1])
         self.last_round = update, seconds
-        self.log(step, {f"train/{name}": value for name, value in self.means[-1].items()}
+        self.log(step, {f"train/{name}": value
+                        for name, value in zip(self.names, means, strict=True)}
                  | {f"rate/{name}": rate for name, rate in rates.items()}
-                 | {"frames_a_second": frame_rate})
-        if self.debug:
-            say(f"  {self.text(means)}; {frame_rate:.1f} frames a second")
+                 | {"frames_a_second": frame_rate}, self.debug)
 
-    def episode(self, step: int, episode: int, statistics: dict[str, torch.Tensor]) -> None:
+    def episode(self, step: int, statistics: dict[str, torch.Tensor]) -> None:
         """Log the means over processes of an episode's statistics, where there are any."""
-        if not statistics:
-            return
-        means = self.ranks.mean(torch.stack(list(statistics.values()))).tolist()
-        means = dict(zip(statistics, means, strict=True))
-        self.log(step, {f"episode/{name}": value for name, value in means.items()})
-        if self.debug:
-            text = ", ".join(f"{name} {value:.5f}" for name, value in means.items())
-            say(f"episode {episode}, step {step}: {text}")
+        if statistics:
+            means = self.ranks.mean(torch.stack(list(statistics.values()))).tolist()
+            self.log(step, {f"episode/{name}": value
+                            for name, value in zip(statistics, means, strict=True)}, self.debug)
 
     def validation(
         self, now: tuple[int, int, float], measured: Measured, images: int, painter: Policy,
@@ -144,24 +137,20 @@ class Monitor:
                     f"opacity/bundle_{number}": measured.opacity[number - 1]})
         row |= {"visible": visible.mean().item(), "opacity": measured.opacity.mean().item()}
         row |= errors
-        for name in dict.fromkeys(name for means in self.means for name in means):
-            row[name] = float(np.mean([means[name] for means in self.means]))
+        if self.means:
+            row |= dict(zip(self.names, np.mean(self.means, 0).tolist(), strict=True))
         self.means = []
         self.rows.append({name: f"{value:.6g}" if isinstance(value, float) else str(value)
                           for name, value in row.items()})
         if self.events:
             self.write_log()
-            self.paint_photos(painter, steps, step)
+            if len(photos := self.photos):
+                painted = painter.measure(photos, steps, len(photos)).canvas
+                grid = make_grid(torch.cat((photos, painted)).flip(1), nrow=len(photos))  # RGB
+                self.events.image("validation/photos_and_paintings", grid, step)
         percent = " ".join(f"{fraction:.0%}" for fraction in visible[:: max(1, steps // 8)])
         say(f"step {step}, update {update}: error {measured.errors[-1]:.5f} on "
             f"{images} test images after {total} strokes; visible strokes {percent}")
-
-    def paint_photos(self, painter: Policy, steps: int, step: int) -> None:
-        """Log the project's own photos and their paintings of ``steps`` bundles."""
-        if len(photos := self.photos):
-            painted = painter.measure(photos, steps, len(photos)).canvas
-            grid = make_grid(torch.cat((photos, painted)).flip(1), nrow=len(photos))  # RGB
-            self.events.image("validation/photos_and_paintings", grid, step)
 
     def write_log(self) -> None:
         """Write log.csv, with a cell for every name that a row has."""
@@ -171,6 +160,11 @@ class Monitor:
         writer.writeheader()
         writer.writerows(self.rows)
         write_atomically(self.folder / LOG, lambda file: file.write(text.getvalue().encode()))
+
+
+def text(values: dict[str, float]) -> str:
+    """Return numbers with their names."""
+    return " ".join(f"{name} {value:.4g}" for name, value in values.items())
 
 
 def free_photos() -> torch.Tensor:

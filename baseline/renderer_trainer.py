@@ -3,15 +3,13 @@
 import math
 import os
 import sys
-from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torchvision.utils import make_grid
 
-from options import RendererOptions
+from options import Options
 from Renderer.model import Renderer
 from Renderer.stroke_batch import draw_batch
 from Renderer.stroke_data import StrokeBatches, drawn_ahead, drawn_on
@@ -53,52 +51,17 @@ def drawing_error(
     return error / len(strokes), pictures[0]
 
 
-class BestWeights:
-    """A weight file that only a better network replaces, whichever training wrote it."""
-
-    def __init__(self, path: Path, family: str, measure: Callable[[Renderer], float]) -> None:
-        """measure: returns the error of a network.  Raises UserError for a path not writable."""
-        make_room(path)
-        self.path, self.family, self.measure = path, family, measure
-        self.error = math.inf
-        self.stamp = self.read_stamp()  # of the file that the error is of
-
-    def read_stamp(self) -> tuple[int, int] | None:
-        """Return what tells the file from its replacement; None where there is no file."""
-        stat = self.path.stat() if self.path.is_file() else None
-        return stat and (stat.st_ino, stat.st_mtime_ns)
-
-    def load(self, network: Renderer) -> None:
-        """Load the file into a network, and measure it."""
-        family = load_weights(
-            network, self.path, "the weight file to go on from", "name another --output")
-        if family != self.family:
-            raise UserError(f"{self.path} holds a renderer of {family} strokes, not of "
-                            f"{self.family}; move it away or name another --output")
-        self.error = self.measure(network)
-
-    def offer(self, network: Renderer, error: float) -> None:
-        """Write a network where its error is less than that of the file."""
-        lock = lock_folder(self.path.parent, wait=True)
-        if self.stamp != self.read_stamp():  # another training's, or it is gone
-            self.error = math.inf
-            if self.path.is_file():
-                self.load(Renderer())
-        if error < self.error:
-            save_atomically(half_state(network, family=self.family), self.path)
-            self.error = error
-        self.stamp = self.read_stamp()
-        os.close(lock)
-
-
 class RendererTraining:
     """All that a training of the renderer holds; a ``Job`` of ``running.loop``."""
 
     settled = True
     alternative = "--minutes 60, a training that ends after an hour"
 
-    def __init__(self, options: RendererOptions, ranks: Ranks) -> None:
-        """Build all of it.  Raises UserError where the options do not fit."""
+    def __init__(self, options: Options, ranks: Ranks) -> None:
+        """Build all of it; the network is that of the output file, where there is one.
+
+        Raises UserError where the options do not fit.
+        """
         self.options, self.ranks = options, ranks
         self.device = device = pick_device(options.device)
         self.burn_in = BURN_IN[device.type]
@@ -106,8 +69,7 @@ class RendererTraining:
             need_compiler()
         self.data = StrokeBatches(
             options.seed, ranks.shard(options.batch_size, "--batch_size"), options.stroke, ranks)
-        self.best = BestWeights(options.output, options.stroke, lambda network: drawing_error(
-            network.to(device), self.strokes, self.drawn, self.precision)[0])
+        make_room(options.output)
         self.precision = Precision(options.precision, device, learning=True)
         rng = np.random.default_rng(VALIDATION_SEED)
         strokes = torch.from_numpy(rng.random((VALIDATION_STROKES, SHAPE_DIM), np.float32))
@@ -115,23 +77,18 @@ class RendererTraining:
         self.strokes = strokes.to(device)
         self.done, self.total, self.rate = 0, options.steps, 0.0
         self.loss_sum, self.losses = torch.zeros((), device=device), 0  # since a validation
-        self.build()
-
-    def build(self) -> None:
-        """Build the network, from the output file where there is one, and its optimizer."""
-        options = self.options
         torch.manual_seed(options.seed)
-        self.renderer = Renderer().to(self.device, memory_format=torch.channels_last)
+        self.renderer = Renderer().to(device, memory_format=torch.channels_last)
         # Starting at the mean opacity: from 0.5 the first steps would all push towards bare canvas,
         # where the sigmoid is flat and the gradient of small strokes vanishes.
         self.renderer.conv6.bias.data.fill_((1 - self.drawn).mean().logit())
         # Collective operations stay out of graphs.
-        graphed = options.fast and self.device.type == "cuda" and self.ranks.world == 1
+        graphed = options.fast and device.type == "cuda" and ranks.world == 1
         self.optimizer = adam(self.renderer, graphed)
-        if self.best.stamp:
-            self.best.load(Renderer() if options.scratch else self.renderer)
+        self.load_best(Renderer() if options.scratch else self.renderer)
+        if self.best < math.inf:
             print(self.result())
-        self.ranks.broadcast_network(self.renderer)
+        ranks.broadcast_network(self.renderer)
         self.forward = torch.compile(self.renderer) if options.fast else self.renderer
         self.learn = Graphed(self.update, graphed)
 
@@ -146,7 +103,7 @@ class RendererTraining:
         self.optimizer.step()
         return loss.detach()
 
-    def mean_loss(self, error: float | None = None) -> float:
+    def check(self, error: float | None = None) -> float:
         """Return the mean loss since the last validation; error: that of a new one, if any.
 
         Raises UserError where they or the weights are no finite numbers.
@@ -160,9 +117,31 @@ class RendererTraining:
                 "again with a smaller --lr")
         return loss
 
+    def load_best(self, network: Renderer) -> None:
+        """Load the output file, if any, into a network, and measure it."""
+        self.best, path = math.inf, self.options.output
+        if path.is_file():
+            family = load_weights(
+                network, path, "the weight file to go on from", "name another --output")
+            if family != self.options.stroke:
+                raise UserError(f"{path} holds a renderer of {family} strokes, not of "
+                                f"{self.options.stroke}; move it away or name another --output")
+            self.best, _ = drawing_error(
+                network.to(self.device), self.strokes, self.drawn, self.precision)
+
+    def save_best(self, error: float) -> None:
+        """Write the network, of this error, where that of the output file is not less."""
+        path = self.options.output
+        lock = lock_folder(path.parent, wait=True)
+        self.load_best(Renderer())  # it may be another training's by now
+        if error < self.best:
+            save_atomically(half_state(self.renderer, family=self.options.stroke), path)
+            self.best = error
+        os.close(lock)
+
     def result(self) -> str:
-        """Return the error of the weight file, in words."""
-        return f"{self.best.path} has a squared error of {self.best.error:.6f}"
+        """Return the error of the output file, in words."""
+        return f"{self.options.output} has a squared error of {self.best:.6f}"
 
     def load(self, run: Run) -> None:
         """Load the checkpoint of a run, in place of what the output file holds."""
@@ -176,7 +155,7 @@ class RendererTraining:
         """Log and save in the folder of a run from here on, and draw batches ahead."""
         self.run, end = run, self.total or sys.maxsize
         self.events = Events(run.folder, self.done + 1) if self.ranks.main else None
-        self.batches = (drawn_ahead(self.data, self.done, end) if self.data.drawn else
+        self.batches = (drawn_ahead(self.data, self.done, end) if self.device.type == "cpu" else
                         drawn_on(self.device, self.data, self.done, end, self.options.fast))
 
     @property
@@ -196,28 +175,22 @@ class RendererTraining:
         self.losses += 1
         self.done += 1
 
-    def check(self) -> None:
-        self.mean_loss()
-
     def validate(self) -> None:
         error, output = drawing_error(self.renderer, self.strokes, self.drawn, self.precision)
-        loss, step = self.mean_loss(error), self.done
+        loss, step = self.check(error), self.done
         if self.ranks.main:
-            self.log(error, loss, output)
-            self.best.offer(self.renderer, error)
+            self.events.scalars({"train/squared_error": loss, "validation/squared_error": error,
+                                 "train/learning_rate": self.rate}, step)
+            if step % (10 * self.options.validate_interval) == 0 or self.over:
+                pairs = torch.stack((self.drawn[: len(output)], output), 1).flatten(0, 1)
+                # White strokes on black.
+                grid = make_grid(1 - pairs[:, None], nrow=8, pad_value=0.5)
+                self.events.image("validation/drawn_and_network", grid, step)
+            self.save_best(error)
         say(f"step {step}: squared error {error:.6f} (training {loss:.6f}, "
-            f"best {self.best.error:.6f})")
+            f"best {self.best:.6f})")
         self.loss_sum.zero_()
         self.losses = 0
-
-    def log(self, error: float, loss: float, output: torch.Tensor) -> None:
-        """Write a validation for TensorBoard; output: the network's pictures (n, 128, 128)."""
-        self.events.scalars({"train/squared_error": loss, "validation/squared_error": error,
-                             "train/learning_rate": self.rate}, self.done)
-        if self.done % (10 * self.options.validate_interval) == 0 or self.over:
-            pairs = torch.stack((self.drawn[: len(output)], output), 1).flatten(0, 1)
-            grid = make_grid(1 - pairs[:, None], nrow=8, pad_value=0.5)  # white strokes on black
-            self.events.image("validation/drawn_and_network", grid, self.done)
 
     def save(self) -> None:
         if self.ranks.main:
@@ -229,8 +202,8 @@ class RendererTraining:
         return f"step {self.done} of {self.total or '?'} on {self.device} in {self.precision}"
 
     def report(self) -> str:
-        path = self.best.path
-        if self.best.error == math.inf:
+        path = self.options.output
+        if self.best == math.inf:
             return f"{path} comes with the first validation"
         flags = ("--renderer", path) if path != RENDERER else ()
         return f"{self.result()}; train an agent with: {command('train.py', *flags)}"

@@ -15,7 +15,7 @@ from DRL.learner import Learner, Metrics
 from DRL.rpm import ReplayMemory
 from env import Environment
 from images import Images
-from options import TrainOptions
+from options import Options
 from Renderer.canvas import STROKE_DIM
 from running.device import free_memory, need_memory
 
@@ -58,18 +58,24 @@ class ReplayRollouts(Schedule):
     """
 
     def __init__(
-        self, data: Images, method: DDPG, rng: np.random.Generator, options: TrainOptions
+        self, data: Images, method: DDPG, rng: np.random.Generator, options: Options
     ) -> None:
-        """Start an episode; batch, environment and memory are this process's shards."""
+        """Start an episode; batch, environment and memory are this process's shards.
+
+        The memory is on the CPU where a GPU lacks the space.  Raises MemoryError where both do.
+        """
         self.data, self.method, self.rng, self.options = data, method, rng, options
         self.device, ranks = method.precision.device, method.ranks
         self.batch_size = ranks.shard(options.batch_size, "--batch_size")
         self.env = Environment(data, method.advance, ranks.shard(options.env_batch, "--env_batch"),
                                options.max_step, self.device)
         transitions = options.rmsize * options.max_step // ranks.world
-        self.memory = ReplayMemory(
-            transitions, len(self.env.canvas), options.max_step,
-            memory_device(transitions, options.bundle, self.device), options.bundle)
+        needed = 1.1 * transitions * (CANVAS + 4 * options.bundle * STROKE_DIM)  # bytes
+        crowded = self.device.type == "cuda" and free_memory(self.device) < 1.5 * needed
+        memory_device = torch.device("cpu") if crowded else self.device
+        need_memory(needed, memory_device)
+        self.memory = ReplayMemory(transitions, len(self.env.canvas), options.max_step,
+                                   memory_device, options.bundle)
         self.updates_due = 0  # of the round after the last episode
         self.learn_from = options.warmup
         self.begin_episode()
@@ -134,7 +140,7 @@ class PictureSampler(Schedule):
     burn_in = 10
 
     def __init__(
-        self, data: Images, method: Learner, rng: np.random.Generator, options: TrainOptions
+        self, data: Images, method: Learner, rng: np.random.Generator, options: Options
     ) -> None:
         """Raise UserError where the paintings of a batch do not divide evenly into shards."""
         self.data, self.method, self.rng, self.length = data, method, rng, options.max_step
@@ -150,15 +156,3 @@ class PictureSampler(Schedule):
         metrics = self.method.update(target, progress)
         self.between_rounds = (step + 1) % self.length == 0
         return Tick(metrics, 1, {} if self.between_rounds else None)
-
-
-def memory_device(transitions: int, bundle: int, device: torch.device) -> torch.device:
-    """Return the device for the replay memory: the CPU where a GPU lacks the memory for it.
-
-    Raises MemoryError where the CPU lacks it too.
-    """
-    needed = 1.1 * transitions * (CANVAS + 4 * bundle * STROKE_DIM)
-    if device.type == "cuda" and free_memory(device) < 1.5 * needed:
-        device = torch.device("cpu")
-    need_memory(needed, device)
-    return device

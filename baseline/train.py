@@ -4,60 +4,46 @@
 import argparse
 
 from constants import BUNDLE, LARGEST_BUNDLE, METHOD_FLAGS, REPLAY_FLAGS, STEPS
-from options import TrainOptions
-from utils.command import (
-    RENDERER,
-    ROOT,
-    TRAIN_LOG,
-    Parser,
-    UserError,
-    add_device_flags,
-    number,
-    path_type,
-    positive_float,
-    positive_int,
-    run,
-    seed_type,
-    weight,
-    whole_number,
-)
+from options import Options
+from utils import command as cli
+from utils.command import RENDERER, ROOT, TRAIN_LOG, UserError
 
 
-def parse_args(arguments: list[str] | None = None) -> TrainOptions:
+def parse_args(arguments: list[str] | None = None) -> Options:
     """Read the command line, or other arguments; what the method does not know is None."""
-    parser = Parser(__doc__, "python3 baseline/train.py --minutes 600")
+    parser = cli.Parser(__doc__, "python3 baseline/train.py --minutes 600")
     add = parser.add_argument_group("the reference's flags").add_argument
-    add("--warmup", type=whole_number, metavar="N",
+    add("--warmup", type=cli.whole_number, metavar="N",
         help="steps of the environment before learning (400)")
-    add("--discount", type=number(float, 0, 1, "a number from 0, below 1"),
+    add("--discount", type=cli.number(float, 0, 1, "a number from 0, below 1"),
         help="of a bundle (0.95 a stroke)")
-    add("--batch_size", type=positive_int, metavar="N",
+    add("--batch_size", type=cli.positive_int, metavar="N",
         help="bundles an update (96; with --method grid 640, of whole paintings)")
-    add("--rmsize", type=positive_int, metavar="N", help="episodes in the replay memory (800)")
-    add("--env_batch", type=positive_int, default=96, metavar="N",
+    add("--rmsize", type=cli.positive_int, metavar="N", help="episodes in the replay memory (800)")
+    add("--env_batch", type=cli.positive_int, default=96, metavar="N",
         help="paintings side by side, of the environment and of a validation")
-    add("--tau", type=positive_float, help="of the soft update of the target networks (0.001)")
-    add("--max_step", type=positive_int, default=STEPS, metavar="N", help="bundles an episode")
-    add("--noise_factor", type=weight,
+    add("--tau", type=cli.positive_float, help="of the soft update of the target networks (0.001)")
+    add("--max_step", type=cli.positive_int, default=STEPS, metavar="N", help="bundles an episode")
+    add("--noise_factor", type=cli.weight,
         help="standard deviation of the noise while exploring: on actions (0); with --method "
         "model_free on the actor's parameters, the same in a whole episode (0.05)")
-    add("--validate_interval", type=positive_int, metavar="N",
+    add("--validate_interval", type=cli.positive_int, metavar="N",
         help="episodes between validations and checkpoints (50; with --method grid, where an "
         "episode is --max_step updates, 5)")
-    add("--validate_episodes", type=positive_int, default=5, metavar="N",
+    add("--validate_episodes", type=cli.positive_int, default=5, metavar="N",
         help="how many times env_batch test images a validation paints")
-    add("--train_times", type=positive_int, metavar="N",
+    add("--train_times", type=cli.positive_int, metavar="N",
         help="steps, each a bundle on every painting of the environment; with --method grid "
         "updates (2000000)")
-    add("--episode_train_times", type=positive_int, metavar="N",
+    add("--episode_train_times", type=cli.positive_int, metavar="N",
         help="updates after an episode (10)")
-    add("--resume", type=path_type, nargs="?", const=False, metavar="DIR",
+    add("--resume", type=cli.path_type, nargs="?", const=False, metavar="DIR",
         help="go on with the run in DIR, or with the newest unfinished one; --train_times N "
         "gives it another length, --minutes N ends it N minutes from now")
-    add("--output", type=path_type, default=str(TRAIN_LOG),
+    add("--output", type=cli.path_type, default=str(TRAIN_LOG),
         help="the folder for the run's folder")
     add("--debug", action="store_true", help="print every episode and round of updates")
-    add("--seed", type=seed_type, default=1234, metavar="N", help="of all random numbers")
+    add("--seed", type=cli.seed_type, default=1234, metavar="N", help="of all random numbers")
 
     add = parser.add_argument_group("how it learns").add_argument
     add("--method", choices=tuple(METHOD_FLAGS), default="ddpg",
@@ -66,26 +52,26 @@ def parse_args(arguments: list[str] | None = None) -> TrainOptions:
         "a grid of cells")
     add("--reward", choices=("wgan", "l2"), help="the gain in the discriminator's score (the "
         "default), or the fraction of the squared error that a bundle removes")
-    add("--actor_rate", type=positive_float, help="highest rate of a cosine, in place of the "
+    add("--actor_rate", type=cli.positive_float, help="highest rate of a cosine, in place of the "
         "reference's steps 1e-3, 3e-4, 1e-4; with --method grid the default is 3e-3")
-    add("--critic_rate", type=positive_float, help="likewise, in place of 3e-4, 1e-4, 3e-5")
+    add("--critic_rate", type=cli.positive_float, help="likewise, in place of 3e-4, 1e-4, 3e-5")
     add("--bundle", default=BUNDLE, help="strokes that the actor chooses at once",
-        type=number(int, 1, LARGEST_BUNDLE + 1, f"a whole number from 1 to {LARGEST_BUNDLE}"))
+        type=cli.number(int, 1, LARGEST_BUNDLE + 1, f"a whole number from 1 to {LARGEST_BUNDLE}"))
 
     running = parser.add_argument_group("running")
     add = running.add_argument
-    add("--data", type=path_type, default=str(ROOT / "data" / "img_align_celeba"),
+    add("--data", type=cli.path_type, default=str(ROOT / "data" / "img_align_celeba"),
         help="a folder of images")
-    add("--renderer", type=path_type, default=str(RENDERER),
+    add("--renderer", type=cli.path_type, default=str(RENDERER),
         help="the trained renderer; the agent paints with its family of strokes")
-    add("--init", type=path_type, metavar="DIR", help="start from the actor.pkl in DIR, and from "
-        "critic.pkl and wgan.pkl where they are there; of the renderer's family")
-    add("--minutes", type=positive_float, help="choose the number of steps that fits, after the "
-        "first rounds, in place of --train_times")
+    add("--init", type=cli.path_type, metavar="DIR", help="start from the actor.pkl in DIR, and "
+        "from critic.pkl and wgan.pkl where they are there; of the renderer's family")
+    add("--minutes", type=cli.positive_float, help="choose the number of steps that fits, after "
+        "the first rounds, in place of --train_times")
     add("--fast", action="store_true",
         help="compile the networks (needs a C++ compiler) and, on a GPU, replay updates as CUDA "
         "graphs")
-    add_device_flags(running)
+    cli.add_device_flags(running)
     options = parser.parse_args(arguments)
     for name in ("data", "renderer", "output", "init"):
         if path := getattr(options, name):
@@ -94,7 +80,7 @@ def parse_args(arguments: list[str] | None = None) -> TrainOptions:
         raise UserError("--train_times does not go with --minutes: which of them ends it?")
     if options.resume is None:
         check(options)
-    return TrainOptions(**vars(options))
+    return Options(**vars(options))
 
 
 def check(options: argparse.Namespace) -> None:
@@ -119,7 +105,7 @@ def check(options: argparse.Namespace) -> None:
                         "bundles of a painting")
 
 
-def main(options: TrainOptions) -> None:
+def main(options: Options) -> None:
     """Train as the options say."""
     from running.loop import start  # these imports take seconds, mistakes none
     from trainer import build
@@ -129,4 +115,4 @@ def main(options: TrainOptions) -> None:
 
 
 if __name__ == "__main__":
-    run(lambda: main(parse_args()))
+    cli.run(lambda: main(parse_args()))

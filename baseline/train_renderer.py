@@ -1,56 +1,45 @@
 #!/usr/bin/env python3
 """Train the renderer network to draw what the rasterizer draws."""
 
-
 from constants import FAMILY_NAMES
-from options import RendererOptions
-from utils.command import (
-    RENDERER,
-    ROOT,
-    TRAIN_LOG,
-    Parser,
-    add_device_flags,
-    new_file,
-    path_type,
-    positive_float,
-    positive_int,
-    run,
-    seed_type,
-)
+from options import Options
+from utils import command as cli
+from utils.command import RENDERER, ROOT, TRAIN_LOG
 
 
-def parse_args(arguments: list[str] | None = None) -> RendererOptions:
+def parse_args(arguments: list[str] | None = None) -> Options:
     """Read the command line, or other arguments."""
-    parser = Parser(__doc__, "python3 baseline/train_renderer.py --minutes 60")
+    parser = cli.Parser(__doc__, "python3 baseline/train_renderer.py --minutes 60")
     group = parser.add_argument_group("how it learns")
     length = group.add_mutually_exclusive_group()
-    length.add_argument("--steps", type=positive_int, metavar="N",
+    length.add_argument("--steps", type=cli.positive_int, metavar="N",
                         help="the training's length (500000)")
-    length.add_argument("--minutes", type=positive_float, metavar="N",
+    length.add_argument("--minutes", type=cli.positive_float, metavar="N",
                         help="choose the number of steps that fits, after a burn-in")
     add = group.add_argument
-    add("--batch_size", type=positive_int, default=64, metavar="N", help="strokes a step")
-    add("--lr", type=positive_float, default=5e-4, metavar="RATE", help="the highest rate of Adam")
+    add("--batch_size", type=cli.positive_int, default=64, metavar="N", help="strokes a step")
+    add("--lr", type=cli.positive_float, default=5e-4, metavar="RATE",
+        help="the highest rate of Adam")
     add("--schedule", default="cosine", choices=("cosine", "stepped"),
         help="how the rate falls: by half a cosine, or to a tenth after 40 %% and 80 %%")
     add("--stroke", default="bezier", choices=FAMILY_NAMES, help="the family of strokes to learn")
     add("--scratch", action="store_true",
         help="start from random weights, not from those in --output")
-    add("--seed", type=seed_type, default=1234, metavar="N", help="of all random numbers")
+    add("--seed", type=cli.seed_type, default=1234, metavar="N", help="of all random numbers")
     running = parser.add_argument_group("running")
     add = running.add_argument
-    add("--output", type=new_file, metavar="FILE", help="the weight file to write (renderer.pkl; "
-        "of another family, its name, like triangle.pkl)")
-    add("--log", type=path_type, metavar="DIR", default=str(TRAIN_LOG),
+    add("--output", type=cli.new_file, metavar="FILE", help="the weight file to write "
+        "(renderer.pkl; of another family, its name, like triangle.pkl)")
+    add("--log", type=cli.path_type, metavar="DIR", default=str(TRAIN_LOG),
         help="the folder for the run's folder")
-    add("--resume", type=path_type, nargs="?", const=False, metavar="DIR",
+    add("--resume", type=cli.path_type, nargs="?", const=False, metavar="DIR",
         help="go on with the run in DIR, or with the newest unfinished one; --steps N gives it "
         "another length, --minutes N ends it N minutes from now")
-    add("--validate_interval", type=positive_int, default=1000, metavar="N",
+    add("--validate_interval", type=cli.positive_int, default=1000, metavar="N",
         help="steps between validations and checkpoints")
     add("--fast", action="store_true", help="compile the network (needs a C++ compiler) and, on a "
         "GPU, replay steps as CUDA graphs (never tried on a GPU yet)")
-    add_device_flags(running)
+    cli.add_device_flags(running)
     options = parser.parse_args(arguments)
     if options.resume is None and options.steps is None and options.minutes is None:
         options.steps = 500_000
@@ -60,10 +49,10 @@ def parse_args(arguments: list[str] | None = None) -> RendererOptions:
     for name in ("log", "output"):
         if path := getattr(options, name):
             setattr(options, name, path.absolute())
-    return RendererOptions(**vars(options))
+    return Options(**vars(options))
 
 
-def main(options: RendererOptions) -> None:
+def main(options: Options) -> None:
     """Train as the options say."""
     from renderer_trainer import RendererTraining  # these imports take seconds, mistakes none
     from running.loop import start
@@ -72,4 +61,4 @@ def main(options: RendererOptions) -> None:
 
 
 if __name__ == "__main__":
-    run(lambda: main(parse_args()))
+    cli.run(lambda: main(parse_args()))

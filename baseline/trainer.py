@@ -14,7 +14,7 @@ from DRL.model_free import ModelFreeDDPG
 from grid.learner import GridLearner
 from images import Images
 from monitor import Monitor
-from options import TrainOptions
+from options import Options
 from Renderer.model import load_render
 from rollouts import PictureSampler, ReplayRollouts, Schedule
 from running.device import Precision, need_compiler, need_memory, pick_device
@@ -22,22 +22,11 @@ from running.loop import command
 from running.ranks import Ranks
 from running.run import Run, fitting
 from utils.command import RENDERER, UserError
+from utils.weights import half_state, save_atomically
 
 METHODS: dict[str, tuple[type[Learner], type[Schedule]]] = {
     "ddpg": (DDPG, ReplayRollouts), "model_free": (ModelFreeDDPG, ReplayRollouts),
     "grid": (GridLearner, PictureSampler)}
-
-
-def new_method(options: TrainOptions, ranks: Ranks, device: torch.device) -> Learner:
-    """Return the method with new networks, the same in every process."""
-    precision = Precision(options.precision, device, learning=True)
-    setup = Setup(render=load_render(options.renderer, precision), precision=precision,
-                  ranks=ranks, max_step=options.max_step, bundle=options.bundle,
-                  fast=options.fast)
-    torch.manual_seed(options.seed)
-    return METHODS[options.method][0](setup, **{
-        name: value for name in METHOD_FLAGS[options.method]
-        if (value := getattr(options, name)) is not None})
 
 
 class Training:
@@ -49,7 +38,7 @@ class Training:
 
     COUNTERS = ("global_step", "global_episode", "seconds", "best", "best_update")
 
-    def __init__(self, options: TrainOptions, data: Images, ranks: Ranks) -> None:
+    def __init__(self, options: Options, data: Images, ranks: Ranks) -> None:
         """Build all of it.  Raises UserError where a batch does not divide evenly into shards."""
         self.options, self.data, self.ranks = options, data, ranks
         self.device = pick_device(options.device)
@@ -58,7 +47,15 @@ class Training:
         need_memory(2 * (batch_size + self.env_batch) * CANVAS, self.device)
         if options.fast:
             need_compiler()
-        self.method = new_method(options, ranks, self.device)
+        precision = Precision(options.precision, self.device, learning=True)
+        setup = Setup(render=load_render(options.renderer, precision), precision=precision,
+                      ranks=ranks, max_step=options.max_step, bundle=options.bundle,
+                      fast=options.fast)
+        learner, schedule = METHODS[options.method]
+        torch.manual_seed(options.seed)  # the same networks in every process
+        self.method = learner(setup, **{
+            name: value for name in METHOD_FLAGS[options.method]
+            if (value := getattr(options, name)) is not None})
         data.move(self.device)
         self.inputs = checkpoint.digests(options.renderer, data.names)
         if ranks.broadcast(self.inputs) != self.inputs:
@@ -71,7 +68,7 @@ class Training:
         self.best_is_ema = False
         self.rng = np.random.default_rng()
         self.seed()
-        self.schedule = METHODS[options.method][1](data, self.method, self.rng, options)
+        self.schedule = schedule(data, self.method, self.rng, options)
         self.burn_in = self.schedule.burn_in
         if options.init:
             checkpoint.start_from(self.method, options)
@@ -117,7 +114,7 @@ class Training:
             self.monitor.gather(tick.metrics)
         if tick.episode is not None:
             self.global_episode += 1
-            self.monitor.episode(self.global_step, self.global_episode, tick.episode)
+            self.monitor.episode(self.global_step, tick.episode)
         ended = self.schedule.between_rounds
         if ended and self.device.type == "cuda":
             torch.cuda.synchronize()  # so that the clock is true once a round
@@ -173,16 +170,19 @@ class Training:
                  "best_averaged": self.best_is_ema,
                  **{name: getattr(self, name) for name in self.COUNTERS}}
         checkpoint.save(self.run, self.ranks, state, {
-            "source": self.schedule.state_dict(),
-            **checkpoint.random_state(self.rng, self.device)})
+            "source": self.schedule.state_dict(), "numpy": self.rng.bit_generator.state,
+            "torch": torch.get_rng_state(),
+            "cuda": torch.cuda.get_rng_state() if self.device.type == "cuda" else None})
         self.save_best(self.run)
 
     def save_best(self, run: Run) -> None:
         """Write the networks where they are the best ones, or none were measured so far."""
         if self.best_update in (-1, self.method.updates) and self.ranks.main:
             actor = self.method.policy(self.best_is_ema).actor
-            checkpoint.save_networks(run.folder, self.method.networks | {"actor": actor},
-                                     self.method.render.family)
+            for name, network in (self.method.networks | {"actor": actor}).items():
+                metadata = {"readout": actor.readout} if name == "actor" else {}
+                state = half_state(network, family=self.method.render.family, **metadata)
+                save_atomically(state, run.folder / f"{name}.pkl")
 
     def load(self, run: Run) -> None:
         """Load the checkpoint of a run; without its memory files the schedule is reset."""
@@ -202,13 +202,16 @@ class Training:
         else:
             with fitting(checkpoint.own_file(run, self.ranks, state["memory"]), "delete it"):
                 self.schedule.load_state_dict(own["source"])
-                checkpoint.load_random_state(own, self.rng, self.device)
+                self.rng.bit_generator.state = own["numpy"]
+                torch.set_rng_state(own["torch"])
+                if own["cuda"] is not None and self.device.type == "cuda":
+                    torch.cuda.set_rng_state(own["cuda"])
         self.save_best(run)  # if the process was killed before it could
         if not (run.folder / "actor.pkl").is_file():  # deleted
             self.best, self.best_update = math.inf, -1
 
 
-def build(options: TrainOptions, ranks: Ranks) -> Training:
+def build(options: Options, ranks: Ranks) -> Training:
     """Return a new training.  Raises UserError where its processes lack what they need."""
     if ranks.world > 1 and options.method != "grid" and pick_device(options.device).type == "cpu":
         raise UserError(f"--method {options.method} needs a GPU for each of {ranks.world} "

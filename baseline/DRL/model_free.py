@@ -48,6 +48,7 @@ class ModelFreeDDPG(DDPG):
         self.perturbed_actor = copy.deepcopy(self.networks["actor"])
         self.perturbed_episode: tuple[int, ...] = ()
 
+    @torch.no_grad()
     def rollout_action(
         self, canvas: torch.Tensor, target: torch.Tensor, progress: torch.Tensor,
         episode: tuple[int, ...],
@@ -59,19 +60,14 @@ class ModelFreeDDPG(DDPG):
         """
         if episode != self.perturbed_episode:
             self.perturbed_episode = episode
-            self.perturb(episode)
+            self.perturbed_actor.load_state_dict(self.networks["actor"].state_dict())
+            seed = int(np.random.SeedSequence(episode).generate_state(1, np.uint64)[0] >> 1)
+            generator = torch.Generator(self.precision.device).manual_seed(seed)
+            for weights in self.perturbed_actor.parameters():
+                weights += self.noise * torch.randn(
+                    weights.shape, generator=generator, device=weights.device)
         policy = Policy(self.perturbed_actor, self.render, self.precision)
         return policy.act(canvas, target, progress)
-
-    @torch.no_grad()
-    def perturb(self, episode: tuple[int, ...]) -> None:
-        """Copy the actor and add the noise of an episode to the copy's parameters."""
-        self.perturbed_actor.load_state_dict(self.networks["actor"].state_dict())
-        seed = int(np.random.SeedSequence(episode).generate_state(1, np.uint64)[0] >> 1)
-        generator = torch.Generator(self.precision.device).manual_seed(seed)
-        for weights in self.perturbed_actor.parameters():
-            weights += self.noise * torch.randn(
-                weights.shape, generator=generator, device=weights.device)
 
     def value_loss(
         self, canvas: torch.Tensor, action: torch.Tensor, next_canvas: torch.Tensor,

@@ -1,5 +1,7 @@
 """The WGAN discriminator, whose score of a canvas gives the reward."""
 
+from itertools import pairwise
+
 import torch
 from torch import nn
 
@@ -13,11 +15,8 @@ class Discriminator(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.conv0 = WeightNormConv2d(6, 16, 5, 2)
-        self.conv1 = WeightNormConv2d(16, 32, 5, 2)
-        self.conv2 = WeightNormConv2d(32, 64, 5, 2)
-        self.conv3 = WeightNormConv2d(64, 128, 5, 2)
-        self.conv4 = WeightNormConv2d(128, 1, 5, 2)
+        self.conv0, self.conv1, self.conv2, self.conv3, self.conv4 = (
+            WeightNormConv2d(*sizes, 5, 2) for sizes in pairwise((6, 16, 32, 64, 128, 1)))
         self.relu0, self.relu1, self.relu2, self.relu3 = (TReLU() for _ in range(4))
         self.hidden_layers = ((self.conv0, self.relu0), (self.conv1, self.relu1),
                               (self.conv2, self.relu2), (self.conv3, self.relu3))

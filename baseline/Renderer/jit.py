@@ -3,6 +3,7 @@
 import os
 import warnings
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 from utils.command import UserError
@@ -22,19 +23,15 @@ def start_numba() -> None:
     except (ValueError, RuntimeError) as error:  # of nonsense in other variables
         raise UserError(f"numba does not start: {error}; see its variables NUMBA_..") from error
 
-    class Compiling(event.Listener):
-        """Says once that kernels are compiled, which takes seconds."""
+    say = cache(lambda: print("compiling the rasterizer, once", flush=True))
 
-        said = False
+    class Compiling(event.Listener):
+        """Says at the first kernel that is not among the kept ones that compiling takes seconds."""
 
         def on_start(self, _: event.Event) -> None:
-            """Say that a kernel is not among the kept ones."""
-            if not self.said:
-                print("compiling the rasterizer, once", flush=True)
-            self.said = True
+            say()
 
-        def on_end(self, _: event.Event) -> None:
-            """Say nothing."""
+        on_end = on_start
 
     event.register("numba:compile", Compiling())
 

@@ -15,14 +15,14 @@ FAR = 1e30  # pixels; fast arithmetic knows no infinity
 
 
 @compiled(parallel=True)
-def draw(rows, columns, radii, opacities, table, box, start, cover, opacity):
+def draw(rows, columns, radii, opacities, box, start, cover, opacity):
     """Fill ``cover`` and ``opacity``; see ``Boxes.draw``."""
     for i in prange(len(rows)):
         top, left = 2 * box[i, 0], 2 * box[i, 1]
         height, width = 2 * box[i, 2] - top, 2 * box[i, 3] - left
         own = cover[4 * start[i] : 4 * start[i] + height * width]
         if radii.shape[1]:
-            _fill_discs(rows[i], columns[i], radii[i], table, top, left, height, width, own)
+            _fill_discs(rows[i], columns[i], radii[i], top, left, height, width, own)
         else:
             _fill_triangle(rows[i], columns[i], top, left, height, width, own)
         for y in range(height // 2):
@@ -35,7 +35,13 @@ def draw(rows, columns, radii, opacities, table, box, start, cover, opacity):
 
 
 @compiled()
-def _fill_discs(rows, columns, radii, table, top, left, height, width, cover):
+def _reach(radius, away):
+    """Return how far OpenCV's disc reaches to either side in a row away from its center."""
+    return int(np.sqrt(radius * radius - away * away))
+
+
+@compiled()
+def _fill_discs(rows, columns, radii, top, left, height, width, cover):
     """Fill what the next disc does not cover of each disc, as that one fills its part."""
     last = len(rows) - 1
     for k in range(last + 1):
@@ -44,13 +50,13 @@ def _fill_discs(rows, columns, radii, table, top, left, height, width, cover):
                 and column == columns[k + 1] - left):
             continue
         for y in range(max(0, row - radius), min(height, row + radius + 1)):
-            reach = table[radius, abs(y - row)]
+            reach = _reach(radius, y - row)
             first, end = max(0, column - reach), min(width, column + reach + 1)
             covered_from = covered_to = end
             if k < last:
-                away = abs(y + top - rows[k + 1])
-                if away <= radii[k + 1]:
-                    reach = table[radii[k + 1], away]
+                away = y + top - rows[k + 1]
+                if abs(away) <= radii[k + 1]:
+                    reach = _reach(radii[k + 1], away)
                     covered_from = min(end, columns[k + 1] - left - reach)
                     covered_to = columns[k + 1] - left + reach + 1
             for x in range(first, covered_from):
@@ -161,22 +167,21 @@ def edges(rows, columns, radii, opacities, box, start, cover, by_opacity, places
         grad = by_opacity[start[i] : start[i] + height * width // 4].reshape(
             (height // 2, width // 2))
         for y in range(height):
-            down = min(y + 1, height - 1)
             for x in range(width):
-                right = min(x + 1, width - 1)
-                a, b, c = shape[y, x], shape[y, right], shape[down, x]
+                a = shape[y, x]
                 if a:
                     by_kind[i, a - 1] += grad[y // 2, x // 2] * quarter
-                if a != b and abs(opacities[i, a] - opacities[i, b]) > LEAST_JUMP:
-                    _edge(rows[i], columns[i], radii[i], max(a, b) - 1, y + top,
-                          x + left + (b > a), y + top, x + left + 0.5,
-                          (grad[y // 2, x // 2] + grad[y // 2, right // 2])
-                          * (opacities[i, max(a, b)] - opacities[i, min(a, b)]) / 8, places[i])
-                if a != c and abs(opacities[i, a] - opacities[i, c]) > LEAST_JUMP:
-                    _edge(rows[i], columns[i], radii[i], max(a, c) - 1, y + top + (c > a),
-                          x + left, y + top + 0.5, x + left,
-                          (grad[y // 2, x // 2] + grad[down // 2, x // 2])
-                          * (opacities[i, max(a, c)] - opacities[i, min(a, c)]) / 8, places[i])
+                for down in range(2):  # the neighbor to the right, then that below
+                    right = 1 - down
+                    y2, x2 = min(y + down, height - 1), min(x + right, width - 1)
+                    b = shape[y2, x2]
+                    if a != b and abs(opacities[i, a] - opacities[i, b]) > LEAST_JUMP:
+                        inner = b > a
+                        _edge(rows[i], columns[i], radii[i], max(a, b) - 1,
+                              y + top + down * inner, x + left + right * inner,
+                              y + top + 0.5 * down, x + left + 0.5 * right,
+                              (grad[y // 2, x // 2] + grad[y2 // 2, x2 // 2])
+                              * (opacities[i, max(a, b)] - opacities[i, min(a, b)]) / 8, places[i])
 
 
 @compiled(fastmath=True)
@@ -200,18 +205,13 @@ def _edge(rows, columns, radii, k, pixel_row, pixel_column, row, column, value, 
         if distance < deepest:
             k, deepest = j, distance
         j -= EVERY
-    _disc_edge(row - rows[k], column - columns[k], down, value, places[k])
-
-
-@compiled(fastmath=True)
-def _disc_edge(down_by, right_by, down, value, place):
-    """Add the gradient of an edge at that distance from a disc's center: it moves and grows."""
+    down_by, right_by = row - rows[k], column - columns[k]  # from the disc's center
     length = np.hypot(down_by, right_by) + 1e-3
     normal_row, normal_column = down_by / length, right_by / length
     value *= abs(normal_row) if down else abs(normal_column)
-    place[0] += value * normal_row
-    place[1] += value * normal_column
-    place[2] += value
+    places[k, 0] += value * normal_row
+    places[k, 1] += value * normal_column
+    places[k, 2] += value  # the disc grows
 
 
 @compiled(fastmath=True)

@@ -1,5 +1,6 @@
 """The neural renderer: a differentiable approximation of the rasterizer in ``stroke_gen``."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -22,11 +23,8 @@ class Renderer(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        first, second, third, last = HIDDEN
-        self.fc1 = nn.Linear(SHAPE_DIM, first)
-        self.fc2 = nn.Linear(first, second)
-        self.fc3 = nn.Linear(second, third)
-        self.fc4 = nn.Linear(third, last)
+        self.fc1, self.fc2, self.fc3, self.fc4 = (
+            nn.Linear(*sizes) for sizes in pairwise((SHAPE_DIM, *HIDDEN)))
         self.conv1 = nn.Conv2d(16, 32, 3, padding=1)
         self.conv2 = nn.Conv2d(32, 32, 3, padding=1)
         self.conv3 = nn.Conv2d(8, 16, 3, padding=1)

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 
 from Renderer.jit import start_numba
-from Renderer.stroke_batch import half_widths
 from Renderer.stroke_gen import FAMILIES, Discs, Triangles
 from Renderer.strokes import Strokes
 
@@ -49,14 +48,13 @@ def place(strokes: Strokes, shapes: torch.Tensor, scale: float = 1.0) -> Discs |
     if len(placed) == 1:
         return placed[0]
     order = torch.from_numpy(np.concatenate(groups).argsort())
-    most = placed[-1].opacity.shape[-1] if placed[-1].opacity.ndim > 1 else 1
 
-    def in_order(fields: tuple[torch.Tensor, ...]) -> torch.Tensor:
-        same = (torch.cat((f, f[:, -1:].expand(-1, most - f.shape[1])), 1)
-                if f.ndim > 1 and f.shape[1] < most else f for f in fields)
-        return torch.cat(list(same))[order]
+    def in_order(*fields: torch.Tensor) -> torch.Tensor:
+        most = fields[-1].shape[1]  # on the largest tiles
+        return torch.cat([torch.cat((field, field[:, -1:].expand(-1, most - field.shape[1])), 1)
+                          for field in fields])[order]
 
-    return type(placed[0])(*map(in_order, zip(*placed, strict=True)))
+    return type(placed[0])(*map(in_order, *placed))
 
 
 class Boxes:
@@ -74,8 +72,8 @@ class Boxes:
         reach = 0
         if isinstance(shapes, Discs):
             self.radii = reach = places[2].astype(np.int32)
-        opacity = opacity.reshape(len(strokes), -1).astype(np.float32)
-        self.opacity = np.pad(opacity, ((0, 0), (1, 0)))  # (n, shapes + 1), 0 is bare
+        # (n, shapes + 1), 0 is bare
+        self.opacity = np.pad(opacity.astype(np.float32), ((0, 0), (1, 0)))
         low = np.stack([(v - reach).min(1) for v in (self.rows, self.columns)], 1) // 2 - margin
         high = np.stack([(v + reach).max(1) for v in (self.rows, self.columns)], 1) // 2 + margin
         clip = np.rint(scale * strokes.clips).astype(np.int64)
@@ -94,11 +92,10 @@ class Boxes:
         start, pixels = ends - self.areas, ends[-1]
         cover = np.zeros(4 * pixels, np.int16)
         opacity = np.empty(pixels, np.float32)
-        table = half_widths(1 << int(self.radii.max(initial=0)).bit_length())
         kernels = load_kernels()
         with kernels.parallel_chunksize(STROKES_A_CHUNK):
-            kernels.draw(self.rows, self.columns, self.radii, self.opacity, table, self.box, start,
-                         cover, opacity)
+            kernels.draw(self.rows, self.columns, self.radii, self.opacity, self.box, start, cover,
+                         opacity)
         return start, opacity, cover
 
 

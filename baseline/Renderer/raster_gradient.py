@@ -55,7 +55,7 @@ def gradient(
 def backward_to_shapes(placed: Discs | Triangles, found: Gradient) -> None:
     """Backpropagate from where strokes lie to the shape numbers that ``place`` was given."""
     grads = [*torch.from_numpy(found.places).unbind(2)[: len(placed) - 1],
-             torch.from_numpy(found.opacity).view_as(placed.opacity)]
+             torch.from_numpy(found.opacity)]
     used = [(value, grad.to(value.dtype)) for value, grad in zip(placed, grads, strict=True)
             if value.requires_grad]
     torch.autograd.backward(*zip(*used, strict=True))

@@ -1,7 +1,4 @@
-"""Draw batches of strokes: the pictures of ``stroke_gen.draw``, faster.
-
-A CPU fills one shape after the other; tensor operations, on any device, draw all strokes at once.
-"""
+"""Draw batches of strokes: the pictures of ``stroke_gen.draw``, faster."""
 
 from collections.abc import Callable, Iterator
 from functools import lru_cache
@@ -15,7 +12,6 @@ from constants import WIDTH
 from Renderer.stroke_gen import FAMILIES, Discs, Triangles
 
 SIZE = 2 * WIDTH  # pixels a side of the double grid
-MAX_RADIUS = WIDTH // 2 + 1  # of a disc, pixels of the double grid
 PIXELS_AT_ONCE = 2**27  # shapes times pixels that tensor operations hold in memory
 
 
@@ -27,16 +23,12 @@ def draw_batch(
     strokes: in [0, 1]; compiled: on a GPU, fuse the search for the last shape into one kernel.
     """
     shapes = FAMILIES[family].place(strokes.detach(), WIDTH)
-    return draw_tensor(shapes, compiled) if strokes.is_cuda else _draw_indexed(shapes)
-
-
-def _draw_indexed(shapes: Discs | Triangles) -> torch.Tensor:
-    """Draw the index of each shape in one byte, then look up the opacities."""
-    n = len(shapes.opacity)
-    opacity = shapes.opacity.numpy().reshape(n, -1)  # (n, shapes)
+    if strokes.is_cuda:
+        return draw_tensor(shapes, compiled)
+    n, count = shapes.opacity.shape
     out = np.empty((n, WIDTH, WIDTH), np.float32)
     table = np.zeros((n, 256), np.float32)
-    table[:, 1 : opacity.shape[1] + 1] = opacity
+    table[:, 1 : count + 1] = shapes.opacity
     indices = _disc_indices if isinstance(shapes, Discs) else _triangle_indices
     for k, index in enumerate(indices(shapes)):
         cv2.resize(cv2.LUT(index, table[k]), (WIDTH, WIDTH), dst=out[k])
@@ -66,27 +58,6 @@ def _triangle_indices(triangles: Triangles) -> Iterator[np.ndarray]:
         yield ((columns >= left) & (columns <= right)).view(np.uint8)
 
 
-@lru_cache(maxsize=4)
-def half_widths(max_radius: int) -> np.ndarray:
-    """Return half-widths of OpenCV's filled discs, by the midpoint circle algorithm.
-
-    Returns (max_radius + 1, max_radius + 2) int16: [r, d] is how far a disc of radius r reaches
-    to either side in the row at distance d from its center; -1 where it does not reach.
-    """
-    table = np.full((max_radius + 1, max_radius + 2), -1, np.int16)
-    x = np.arange(max_radius + 1)
-    excess = np.zeros_like(x)  # squared distance of the octant's point, less the squared radius
-    for y in range(max_radius + 1):
-        r = np.flatnonzero(x >= y)
-        table[r, y] = np.maximum(table[r, y], x[r])
-        table[r, x[r]] = np.maximum(table[r, x[r]], y)
-        excess += 2 * y + 1
-        steps = excess > 0
-        excess -= np.where(steps, 2 * x - 1, 0)
-        x = x - steps
-    return table
-
-
 @lru_cache
 def compiled_last_shape() -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
     """Return ``last_shape`` as one kernel without intermediate tensors."""
@@ -100,16 +71,10 @@ def draw_tensor(shapes: Discs | Triangles, compiled: bool = False) -> torch.Tens
     """
     left, right = (disc_spans if isinstance(shapes, Discs) else triangle_spans)(shapes)
     n, count, _ = left.shape
-    if compiled:
-        index = compiled_last_shape()(left, right)
-    else:
-        index = torch.zeros(n, SIZE, SIZE, dtype=torch.int16, device=left.device)
-        at_once = max(1, PIXELS_AT_ONCE // index.numel())
-        for first in range(0, count, at_once):
-            part = slice(first, first + at_once)
-            later = last_shape(left[:, part], right[:, part])
-            index = torch.where(later > 0, later + first, index)
-    opacity = F.pad(shapes.opacity.float().view(n, count), (1, 0))  # index 0: no shape
+    search = compiled_last_shape() if compiled else last_shape
+    at_once = n if compiled else max(1, PIXELS_AT_ONCE // (count * SIZE**2))
+    index = torch.cat(list(map(search, left.split(at_once), right.split(at_once))))
+    opacity = F.pad(shapes.opacity.float(), (1, 0))  # index 0: no shape
     canvas = opacity.gather(1, index.flatten(1).long()).view(n, 1, SIZE, SIZE)
     return 1 - F.avg_pool2d(canvas, 2)[:, 0]
 
@@ -119,11 +84,10 @@ def disc_spans(discs: Discs) -> tuple[torch.Tensor, torch.Tensor]:
 
     Returns two (n, discs, SIZE) int16, the first greater where a disc covers none.
     """
-    row, column, radius = (field[..., None].long() for field in discs[:-1])
-    table = torch.from_numpy(half_widths(MAX_RADIUS)).to(row.device)
+    row, column, radius = (field[..., None] for field in discs[:-1])  # (n, discs, 1)
     rows = torch.arange(SIZE, device=row.device)
-    distance = (rows - row).abs().clamp(max=MAX_RADIUS + 1)  # (n, discs, SIZE)
-    reach = table[radius, distance]
+    square = radius**2 - (rows - row) ** 2  # (n, discs, SIZE)
+    reach = torch.where(square < 0, -1, square.clamp(min=0).sqrt()).short()  # as OpenCV rounds it
     column = column.short()
     return column - reach, column + reach
 

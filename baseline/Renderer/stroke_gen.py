@@ -50,7 +50,7 @@ class Triangles(NamedTuple):
 
     rows: torch.Tensor  # (n, 3) float64, of the corners, whole pixels of the double grid
     columns: torch.Tensor  # (n, 3)
-    opacity: torch.Tensor  # (n,) float64 in [0, 1]
+    opacity: torch.Tensor  # (n, 1) float64 in [0, 1]
 
 
 def truncate(value: torch.Tensor) -> torch.Tensor:
@@ -119,7 +119,7 @@ def triangles(strokes: torch.Tensor, width: float = WIDTH) -> Triangles:
     0 and 1 are the first and the last pixel at any width.
     """
     pixels = truncate(corner_places(strokes) * (2 * width - 1) + 0.5)
-    return Triangles(pixels[:, 0::2], pixels[:, 1::2], strokes[:, 8].double())
+    return Triangles(pixels[:, 0::2], pixels[:, 1::2], strokes[:, 8:9].double())
 
 
 def round_discs(strokes: torch.Tensor, width: float = WIDTH) -> Discs:

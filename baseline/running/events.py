@@ -3,8 +3,6 @@
 import os
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -24,10 +22,7 @@ class Events:
 
     def __init__(self, folder: Path, first_step: int) -> None:
         """first_step: of earlier files, TensorBoard shows what is before it alone."""
-        self.folder, self._writer = folder, None
-        with self._warning():
-            # Two in one second would have one name without the process's number.
-            self._writer = EventsWriter(str(folder / "events"), f".{os.getpid()}")
+        self.folder, self._writer, self._broken = folder, None, False
         self._write(Event(session_log=SessionLog(status=SessionLog.START)), first_step)
 
     def scalars(self, values: dict[str, float], step: int) -> None:
@@ -40,17 +35,16 @@ class Events:
         self._write(Event(summary=summary.image(name, picture)), step)
 
     def _write(self, event: Event, step: int) -> None:
+        if self._broken:
+            return
         event.wall_time, event.step = time.time(), step
-        with self._warning():
-            if self._writer:
-                self._writer.write_event(event)
-                self._writer.flush()
-
-    @contextmanager
-    def _warning(self) -> Iterator[None]:
         try:
-            yield
+            # Two in one second would have one name without the process's number.
+            self._writer = self._writer or EventsWriter(
+                str(self.folder / "events"), f".{os.getpid()}")
+            self._writer.write_event(event)
+            self._writer.flush()
         except OSError as error:
-            self._writer = None
+            self._writer, self._broken = None, True
             print(f"warning: no more TensorBoard events in {self.folder}: {reason(error)}",
                   file=sys.stderr, flush=True)

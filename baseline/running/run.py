@@ -9,7 +9,6 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from shlex import quote
@@ -27,7 +26,7 @@ LENGTHS = {"minutes", "steps", "train_times"}
 NOT_RESUMED = {"cache", "init", "resume"}  # in run.json; cache was a flag once
 SAME_STOP = 1.0  # seconds from a stop signal to another that is a second one
 STOPPING = b"stopping as soon as all is saved; once more ends it at once, without that\n"
-Options = TypeVar("Options")  # a frozen dataclass
+Options = TypeVar("Options")  # a script's flags, frozen
 Parse = Callable[[list[str]], Options]  # reads a script's flags
 
 
@@ -172,17 +171,15 @@ def resumed(given: dict[str, Any], run: Run, parse_args: Parse) -> Options:
     run.length = {name: given[name] for name in LENGTHS & given.keys()}
     if run.length:
         run.options |= dict.fromkeys(LENGTHS & run.options.keys()) | run.length
-    defaults = vars(parse_args([]))
     arguments = [f"--{name}" if value is True else f"--{name}={value}"
                  for name, value in run.options.items()
-                 if name not in NOT_RESUMED and value not in (None, False)
-                 and not (name in PLACES and value == str(defaults.get(name)))]
+                 if name not in NOT_RESUMED and value not in (None, False)]
     try:
         options = parse_args(arguments)
     except UserError as error:
         raise UserError(f"{run.folder / 'run.json'}: {error}") from error
     run.options |= given
-    return replace(options, **given)
+    return type(options)(**vars(options) | given)
 
 
 class StopSignals(ExitStack):
