@@ -7,10 +7,9 @@ from typing import Any
 
 from DRL.actor import load_actor
 from DRL.learner import Learner
-from options import Options
 from running.ranks import Ranks
 from running.run import Run, fitting
-from utils.command import UserError
+from utils.command import Options, UserError
 from utils.weights import load_file, load_weights, save_atomically
 
 HELP = "see --init in --help"

@@ -2,12 +2,11 @@
 """Measure the squared error of an actor's paintings over a folder of images."""
 
 from constants import STEPS
-from options import Options
 from utils import command as cli
 from utils.command import ACTOR, RENDERER, ROOT
 
 
-def parse_args() -> Options:
+def parse_args() -> cli.Options:
     """Read the command line."""
     parser = cli.Parser(__doc__, "python3 baseline/evaluate.py --data my_images --limit 100")
     add = parser.add_argument
@@ -25,10 +24,10 @@ def parse_args() -> Options:
         help="images to paint side by side")
     add("--json", type=cli.new_file, metavar="FILE", help="write the last line to a file too")
     cli.add_device_flags(parser)
-    return Options(**vars(parser.parse_args()))
+    return cli.freeze(parser.parse_args())
 
 
-def main(options: Options) -> None:
+def main(options: cli.Options) -> None:
     """Evaluate as the options say."""
     from evaluation import evaluate  # its imports take seconds, mistakes none
 

@@ -11,11 +11,10 @@ from constants import LOGGED_STROKES
 from DRL.rollout import Policy
 from grid.policy import load_policy
 from images import Images
-from options import Options
 from Renderer.canvas import as_float, composite
 from Renderer.stroke_batch import draw_batch
 from running.device import Precision, pick_device
-from utils.command import enough_memory
+from utils.command import Options, enough_memory
 from utils.files import keep_apart, make_room, real, write_atomically
 from utils.pictures import psnr
 
@@ -46,6 +45,8 @@ def both_errors(
                         error = (canvas - target).square().mean((1, 2, 3))
                         errors[number, marks.index(strokes), rows] = error.cpu()
                 bar.update()
+            if bar.disable:
+                print(f"{min(first + batch, len(chosen))} of {len(chosen)} images", flush=True)
     return errors if painter.canvas == "neural" else errors[::-1]
 
 

@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from torchvision.utils import make_grid
 
-from options import Options
 from Renderer.model import Renderer
 from Renderer.stroke_batch import draw_batch
 from Renderer.stroke_data import StrokeBatches, drawn_ahead, drawn_on
@@ -21,7 +20,7 @@ from running.loop import command, say
 from running.optim import adam, cosine, load_optimizer, set_rate, stepped
 from running.ranks import Ranks
 from running.run import Run, fitting
-from utils.command import RENDERER, UserError
+from utils.command import RENDERER, Options, UserError
 from utils.files import make_room
 from utils.locks import lock_folder
 from utils.weights import finite, half_state, load_weights, save_atomically

@@ -11,13 +11,14 @@ import torch
 
 from constants import CANVAS
 from DRL.ddpg import DDPG
-from DRL.learner import Learner, Metrics
+from DRL.learner import Metrics
 from DRL.rpm import ReplayMemory
 from env import Environment
+from grid.learner import GridLearner
 from images import Images
-from options import Options
 from Renderer.canvas import STROKE_DIM
 from running.device import free_memory, need_memory
+from utils.command import Options
 
 
 class Tick(NamedTuple):
@@ -140,7 +141,7 @@ class PictureSampler(Schedule):
     burn_in = 10
 
     def __init__(
-        self, data: Images, method: Learner, rng: np.random.Generator, options: Options
+        self, data: Images, method: GridLearner, rng: np.random.Generator, options: Options
     ) -> None:
         """Raise UserError where the paintings of a batch do not divide evenly into shards."""
         self.data, self.method, self.rng, self.length = data, method, rng, options.max_step
@@ -149,6 +150,11 @@ class PictureSampler(Schedule):
 
     def __str__(self) -> str:
         return f"{self.paintings} paintings an update"
+
+    @property
+    def learn_from(self) -> int:
+        """Return the first update that paints; those before, which imitate, take less time."""
+        return self.method.imitation_updates
 
     def tick(self, step: int, episode: int, progress: float) -> Tick:
         """Do an update."""

@@ -7,22 +7,7 @@ from pathlib import Path
 
 from constants import BUNDLE, FAMILY_NAMES, STEPS, VIDEOS
 from painting.options import PaintOptions, frame_step
-from utils.command import (
-    ACTOR,
-    ROOT,
-    Parser,
-    UserError,
-    add_device_flags,
-    new_file,
-    path_type,
-    positive_float,
-    positive_int,
-    run,
-    seconds_type,
-    seed_type,
-    size_type,
-    whole_number,
-)
+from utils import command as cli
 from utils.listing import FOREIGN, SUFFIXES
 
 REFINE = 20  # steps
@@ -48,54 +33,54 @@ def color(text: str) -> str:
         raise argparse.ArgumentTypeError(f"{text[:100]} is no color and not none") from error
 
 
-def command_line() -> Parser:
+def command_line() -> cli.Parser:
     """Return the parser of the flags."""
-    parser = Parser(__doc__, "python3 baseline/test.py photo.jpg -o painting.png")
-    parser.add_argument("images", type=path_type, nargs="*", metavar="PATH",
+    parser = cli.Parser(__doc__, "python3 baseline/test.py photo.jpg -o painting.png")
+    parser.add_argument("images", type=cli.path_type, nargs="*", metavar="PATH",
                         help="images to paint, or folders of them (image/test.png), before all "
                         "flags; what is transparent counts as white")
     add = parser.add_argument_group("how to paint").add_argument
-    add("--max_step", type=positive_int, metavar="N",
+    add("--max_step", type=cli.positive_int, metavar="N",
         help=f"steps, each of {BUNDLE} strokes on each tile; half of them on the whole image, half "
         f"on tiles ({2 * STEPS}: {STEPS} and {STEPS}; with --divide 1 {STEPS})")
     add("--divide", type=divide, metavar="D|RxC|auto",
         help="paint the second half on D x D tiles, or on R rows and C columns; auto: to fit the "
         "image's shape, 4x4 if square (the default); 1: no second half (the default of --stroke)")
-    add("--refine", type=whole_number, default=REFINE, metavar="N",
+    add("--refine", type=cli.whole_number, default=REFINE, metavar="N",
         help="improve all strokes together by N gradient steps afterwards")
-    add("--actor", type=path_type, metavar="FILE",
+    add("--actor", type=cli.path_type, metavar="FILE",
         help="weights of the actor (actor.pkl); none: random strokes, to be refined")
     add("--stroke", choices=FAMILY_NAMES,
         help="random strokes of this family, to be refined; no weights are needed")
-    add("--renderer", type=path_type, metavar="FILE",
+    add("--renderer", type=cli.path_type, metavar="FILE",
         help="weights of the renderer, for actors that see its canvas (renderer.pkl)")
     add("--canvas", choices=("exact", "neural"), help="by what the actor sees its strokes painted, "
         "the exact rasterizer or the neural renderer (as it was trained)")
-    add("--seed", type=seed_type, default=1234, metavar="N", help="of the random numbers")
+    add("--seed", type=cli.seed_type, default=1234, metavar="N", help="of the random numbers")
     add = parser.add_argument_group("what to write").add_argument
-    add("-o", "--output", type=path_type, default=Path("output"), metavar="PATH",
+    add("-o", "--output", type=cli.path_type, default=Path("output"), metavar="PATH",
         help="folder for the finished painting.png and the frames generated<N>.png; or a file: a "
         "picture of the painting, its strokes (.svg, .json) or a film (.mp4, .gif); of several "
         "images each gets a folder in it, or its name in the file's")
-    add("--size", type=size_type, metavar="N",
+    add("--size", type=cli.size_type, metavar="N",
         help="pixels of the painting's longer side (the image's, at least 512 a side)")
     add("--background", type=color, metavar="COLOR|none", help="color behind transparency (white) "
         "and of the ground of an .svg (black); none: the painting keeps the image's transparency")
     add("--frames", nargs="+", metavar="all|every N|last",
         help="the frames to write (all, of images above 2 megapixels the last)")
-    add("--video", type=new_file, metavar="FILE", help="a video too, .mp4 or .gif")
-    add("--fps", type=positive_float, default=30, metavar="N", help="frames a second of it")
-    add("--seconds", type=seconds_type, metavar="S",
+    add("--video", type=cli.new_file, metavar="FILE", help="a video too, .mp4 or .gif")
+    add("--fps", type=cli.positive_float, default=30, metavar="N", help="frames a second of it")
+    add("--seconds", type=cli.seconds_type, metavar="S",
         help="length of the video; an SVG paints itself in that time")
-    add("--strokes", type=new_file, nargs="+", action="extend", default=[], metavar="FILE",
+    add("--strokes", type=cli.new_file, nargs="+", action="extend", default=[], metavar="FILE",
         help="the strokes too, as .json (for replay.py) or .svg")
-    add("--compare", type=new_file, metavar="FILE",
+    add("--compare", type=cli.new_file, metavar="FILE",
         help="an image too of target, painting and error side by side")
-    add("--imgid", type=whole_number, default=0, metavar="N", help="number of the first frame")
+    add("--imgid", type=cli.whole_number, default=0, metavar="N", help="number of the first frame")
     running = parser.add_argument_group("running")
-    running.add_argument("--img", type=path_type, nargs="+", action="extend", metavar="PATH",
+    running.add_argument("--img", type=cli.path_type, nargs="+", action="extend", metavar="PATH",
                          help="images, as without a flag")
-    add_device_flags(running)
+    cli.add_device_flags(running)
     return parser
 
 
@@ -104,31 +89,32 @@ def parse_args() -> PaintOptions:
     flags = vars(command_line().parse_args())
     images, img, output = flags.pop("images"), flags.pop("img"), flags["output"]
     if images and img:
-        raise UserError("name the images alone or by --img, not both")
+        raise cli.UserError("name the images alone or by --img, not both")
     flags["frames"] = flags["frames"] and frame_step(" ".join(flags["frames"]))
     kind = "" if output.is_dir() else output.suffix.lower()
     if kind in STROKE_FILES:
         flags["strokes"].append(output)
     elif kind in VIDEOS:
         if flags["video"]:
-            raise UserError(f"--output {output} and --video {flags['video']} are both videos")
+            raise cli.UserError(f"--output {output} and --video {flags['video']} are both videos")
         flags["video"] = output
     elif kind and kind not in SUFFIXES | FOREIGN:
-        raise UserError(f"--output {output}: {kind} is no kind of picture, film or strokes; "
+        raise cli.UserError(f"--output {output}: {kind} is no kind of picture, film or strokes; "
                         "the name of a new folder has no dot")
     if flags["actor"] == Path("none") or (flags["stroke"] and not flags["actor"]):
         flags |= {"actor": None, "divide": flags["divide"] or (1, 1)}
     else:
-        flags |= {"actor": flags["actor"] or ACTOR, "divide": flags["divide"] or "auto"}
+        flags |= {"actor": flags["actor"] or cli.ACTOR, "divide": flags["divide"] or "auto"}
     options = PaintOptions(
-        **flags, images=images or img or [ROOT / "image" / "test.png"], alone=bool(kind))
+        **flags, images=images or img or [cli.ROOT / "image" / "test.png"], alone=bool(kind))
     if options.actor is None and not options.refine:
-        raise UserError("random strokes need --refine N, say 300")
+        raise cli.UserError("random strokes need --refine N, say 300")
     if options.stroke and (options.actor or options.renderer or options.canvas):
-        raise UserError("--stroke paints without weights; leave out --actor, --renderer, --canvas")
+        raise cli.UserError("--stroke paints without weights; leave out --actor, --renderer and "
+                            "--canvas")
     if options.seconds and not (options.video or any(
             path.suffix.lower() == ".svg" for path in options.strokes)):
-        raise UserError("--seconds needs a video or an .svg to write")
+        raise cli.UserError("--seconds needs a video or an .svg to write")
     return options
 
 
@@ -140,4 +126,4 @@ def main(options: PaintOptions) -> None:
 
 
 if __name__ == "__main__":
-    run(lambda: main(parse_args()))
+    cli.run(lambda: main(parse_args()))

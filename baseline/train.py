@@ -4,12 +4,11 @@
 import argparse
 
 from constants import BUNDLE, LARGEST_BUNDLE, METHOD_FLAGS, REPLAY_FLAGS, STEPS
-from options import Options
 from utils import command as cli
 from utils.command import RENDERER, ROOT, TRAIN_LOG, UserError
 
 
-def parse_args(arguments: list[str] | None = None) -> Options:
+def parse_args(arguments: list[str] | None = None) -> cli.Options:
     """Read the command line, or other arguments; what the method does not know is None."""
     parser = cli.Parser(__doc__, "python3 baseline/train.py --minutes 600")
     add = parser.add_argument_group("the reference's flags").add_argument
@@ -80,7 +79,7 @@ def parse_args(arguments: list[str] | None = None) -> Options:
         raise UserError("--train_times does not go with --minutes: which of them ends it?")
     if options.resume is None:
         check(options)
-    return Options(**vars(options))
+    return cli.freeze(options)
 
 
 def check(options: argparse.Namespace) -> None:
@@ -105,7 +104,7 @@ def check(options: argparse.Namespace) -> None:
                         "bundles of a painting")
 
 
-def main(options: Options) -> None:
+def main(options: cli.Options) -> None:
     """Train as the options say."""
     from running.loop import start  # these imports take seconds, mistakes none
     from trainer import build

@@ -2,12 +2,11 @@
 """Train the renderer network to draw what the rasterizer draws."""
 
 from constants import FAMILY_NAMES
-from options import Options
 from utils import command as cli
 from utils.command import RENDERER, ROOT, TRAIN_LOG
 
 
-def parse_args(arguments: list[str] | None = None) -> Options:
+def parse_args(arguments: list[str] | None = None) -> cli.Options:
     """Read the command line, or other arguments."""
     parser = cli.Parser(__doc__, "python3 baseline/train_renderer.py --minutes 60")
     group = parser.add_argument_group("how it learns")
@@ -49,10 +48,10 @@ def parse_args(arguments: list[str] | None = None) -> Options:
     for name in ("log", "output"):
         if path := getattr(options, name):
             setattr(options, name, path.absolute())
-    return Options(**vars(options))
+    return cli.freeze(options)
 
 
-def main(options: Options) -> None:
+def main(options: cli.Options) -> None:
     """Train as the options say."""
     from renderer_trainer import RendererTraining  # these imports take seconds, mistakes none
     from running.loop import start

@@ -14,14 +14,13 @@ from DRL.model_free import ModelFreeDDPG
 from grid.learner import GridLearner
 from images import Images
 from monitor import Monitor
-from options import Options
 from Renderer.model import load_render
 from rollouts import PictureSampler, ReplayRollouts, Schedule
 from running.device import Precision, need_compiler, need_memory, pick_device
 from running.loop import command
 from running.ranks import Ranks
 from running.run import Run, fitting
-from utils.command import RENDERER, UserError
+from utils.command import RENDERER, Options, UserError
 from utils.weights import half_state, save_atomically
 
 METHODS: dict[str, tuple[type[Learner], type[Schedule]]] = {

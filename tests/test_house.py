@@ -14,7 +14,7 @@ PACKAGES = {"utils", "running", "Renderer", "DRL", "grid"}
 # Modules beside the packages from below upwards: each may import those before it.  Painting stands
 # below the scripts alone.
 ORDER = (
-    {"constants"}, PACKAGES, {"images", "options"}, {"env"}, {"rollouts", "monitor", "checkpoint"},
+    {"constants"}, PACKAGES, {"images"}, {"env"}, {"rollouts", "monitor", "checkpoint"},
     {"evaluation"}, {"trainer", "renderer_trainer"}, {"painting"},
     {"train", "train_renderer", "evaluate", "test", "replay", "curve"},
 )

@@ -76,20 +76,6 @@ class PaintOptions:
                        compare=own(self.compare))
 
 
-@dataclass(frozen=True)
-class ReplayOptions:
-    """What ``replay.py`` is to write of a stroke file."""
-
-    file: Path
-    output: Path
-    size: int | None  # longest side, pixels
-    until: int | None  # strokes
-    fps: float | None
-    seconds: float | None
-    lines: bool
-    millimetres: float | None
-
-
 def frame_step(text: str) -> int:
     """Read --frames: ``all`` is 1, ``N`` or ``every N`` N, ``last`` more than there are."""
     if text in ("all", "last"):

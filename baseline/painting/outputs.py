@@ -14,12 +14,12 @@ from tqdm import tqdm
 
 from constants import VIDEOS
 from painting.frames import Frames, Writer, draw_frames, every, fitted, size_of
-from painting.options import PaintOptions, ReplayOptions
+from painting.options import PaintOptions
 from painting.stroke_file import read_json, write_json
 from painting.svg import write_plot, write_svg
 from painting.video import open_video, video_kind
 from Renderer.strokes import Strokes
-from utils.command import MAX_NAME_LENGTH, UserError, enough_memory
+from utils.command import MAX_NAME_LENGTH, Options, UserError, enough_memory
 from utils.files import in_turn, keep_apart, make_room, real
 from utils.pictures import compare, picture_file, write_picture
 
@@ -126,7 +126,7 @@ def write_files(
 
 
 @enough_memory("--size")
-def paint_again(options: ReplayOptions) -> None:
+def paint_again(options: Options) -> None:
     """Paint and write as the options of ``replay.py`` say."""
     start = time.monotonic()
     output, kind = options.output, options.output.suffix.lower()

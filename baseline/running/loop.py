@@ -15,8 +15,8 @@ from tqdm import tqdm
 
 from running.device import compiling
 from running.ranks import Ranks
-from running.run import Options, Parse, Run, StopSignals
-from utils.command import TRAIN_LOG, enough_memory
+from running.run import Parse, Run, StopSignals
+from utils.command import TRAIN_LOG, Options, enough_memory
 from utils.files import own_folder
 
 FIRST_WAIT, LINE_WAIT = 8.0, 18.0  # seconds before a line: until the pace is known, and then
@@ -71,10 +71,10 @@ class Pace:
             self.settled = *self.settled[:1], self.last
 
     def total(self) -> int | None:
-        """Return the number of steps that fits in the minutes; None within the burn-in."""
+        """Return the number of steps that fits in the minutes; None while that is not known."""
         job = self.job
         if not (self.settled and job.settled) or job.done < self.settled[0][1] + job.burn_in:
-            return None
+            return job.done if time.monotonic() > self.end else None
         if torch.cuda.is_initialized():
             torch.cuda.synchronize()
         self.tick()

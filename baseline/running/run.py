@@ -12,10 +12,10 @@ from contextlib import ExitStack, contextmanager, suppress
 from itertools import count
 from pathlib import Path
 from shlex import quote
-from typing import Any, TypeVar
+from typing import Any
 
 from running.ranks import Ranks
-from utils.command import END_SIGNALS, LOG, UserError, on_stop_signals, one_line
+from utils.command import END_SIGNALS, LOG, Options, UserError, on_stop_signals, one_line
 from utils.files import make_room, refusing, remove_leftovers, write_atomically
 from utils.locks import lock
 from utils.weights import load_file, save_atomically
@@ -26,7 +26,6 @@ LENGTHS = {"minutes", "steps", "train_times"}
 NOT_RESUMED = {"cache", "init", "resume"}  # in run.json; cache was a flag once
 SAME_STOP = 1.0  # seconds from a stop signal to another that is a second one
 STOPPING = b"stopping as soon as all is saved; once more ends it at once, without that\n"
-Options = TypeVar("Options")  # a script's flags, frozen
 Parse = Callable[[list[str]], Options]  # reads a script's flags
 
 

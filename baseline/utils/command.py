@@ -8,9 +8,10 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import make_dataclass
 from pathlib import Path
 from shlex import quote
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from constants import LONGEST_SIDE
 from utils.streams import prepare_streams
@@ -31,6 +32,7 @@ ACTOR = ROOT / "actor.pkl"
 END_SIGNALS = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
 STOP_SIGNALS = *END_SIGNALS, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU
 SYSTEM_MODULES = {"fcntl", "mmap", "os", "signal"}  # some systems lack parts of them
+Options = Any  # of a script: a frozen dataclass whose fields are its flags, see ``freeze``
 MAX_LINE_LENGTH = 2000  # characters of an error
 MAX_NAME_LENGTH = 200  # bytes of an output file's name, which may get a number or a suffix
 
@@ -65,6 +67,11 @@ class Parser(argparse.ArgumentParser):
             blank = argparse.Namespace(**dict.fromkeys(vars(options)))
             options = super().parse_args(arguments, blank)
         return options
+
+
+def freeze(flags: argparse.Namespace) -> Options:
+    """Return the flags of a script as a frozen dataclass with a field for each."""
+    return make_dataclass("Options", vars(flags), frozen=True)(**vars(flags))
 
 
 @contextmanager
