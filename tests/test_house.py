@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from conftest import ROOT
+from helpers import ROOT
 
 BASELINE = ROOT / "baseline"
 LONGEST_FILE = 250  # lines

@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from conftest import ROOT, Checkout
-from golden_networks import fill, image, u8
+from helpers import ROOT, TESTS, Checkout, fill, image, u8
 from running.ranks import LAUNCHER, Ranks
 from utils.command import UserError
 
@@ -65,7 +64,8 @@ def torchrun(*command: object, cwd: Path) -> str:
         [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2",
          f"--master_port={free_port()}", *map(str, command)],
         cwd=cwd, capture_output=True, text=True, timeout=280, check=False,
-        env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"},
+        env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1",
+                          "PYTHONPATH": f"{TESTS}:{ROOT / 'baseline'}"},
     )
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
     return done.stdout
@@ -209,6 +209,5 @@ def test_grid_method_in_two_processes_resume_in_one(checkout, compiled):
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(ROOT / "baseline"))
     mine = int(os.environ["RANK"])
     torch.save(update_once(mine, 2), Path(sys.argv[1]) / f"{mine}.pt")

@@ -14,8 +14,8 @@ import torch
 import torchvision
 from PIL import Image
 
-from conftest import ROOT
 from env import Environment
+from helpers import ROOT
 from images import Images, split
 from Renderer.canvas import as_float, as_uint8, composite
 from utils.command import UserError

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from constants import BUNDLE, STEPS
-from golden_networks import ARRAYS, assert_golden, fill, image
+from helpers import ARRAYS, assert_golden, fill, image
 from painting.tiles import fitting_grid, from_tiles, paint_placed, plan, smooth_seams, to_tiles
 from Renderer.canvas import (
     STROKE_DIM,

@@ -6,12 +6,11 @@ import shutil
 import pytest
 import torch
 
-from conftest import ROOT
 from DRL.actor import Actor
 from grid.painter import load_painter
+from helpers import RENDERER_TINY, ROOT, TINY
 from Renderer.model import Renderer, load_render
 from running.device import Precision
-from test_training import RENDERER_TINY, TINY
 from utils.weights import half_state, save_atomically
 
 PRECISION = Precision("fp32", torch.device("cpu"))

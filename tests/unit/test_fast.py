@@ -14,7 +14,7 @@ from DRL.learner import Setup
 from DRL.model_free import ModelFreeDDPG
 from DRL.rpm import Transitions
 from DRL.wgan import PENALTY, Discriminator, gradient_penalty
-from golden_networks import fill, image, u8
+from helpers import fill, image, u8
 from Renderer.canvas import as_float
 from Renderer.model import Renderer, TrainedRender
 from Renderer.stroke_batch import draw_batch, draw_tensor

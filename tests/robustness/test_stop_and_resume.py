@@ -22,9 +22,8 @@ import pytest
 import torch
 
 from best_renderer import drawing_error
-from conftest import Checkout
-from forks import Script
 from grid.painter import load_painter
+from helpers import Checkout, Script, assert_finite, assert_same
 from images import Images
 from painting.stroke_file import read_json
 from Renderer.model import Renderer
@@ -33,7 +32,6 @@ from Renderer.stroke_gen import SHAPE_DIM
 from renderer_trainer import VALIDATION_SEED
 from running.device import Precision
 from running.run import STOPPING
-from test_training import assert_finite, assert_same
 from utils.command import STOP_SIGNALS
 from utils.files import write_atomically
 from utils.pictures import read_picture

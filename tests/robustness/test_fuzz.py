@@ -16,13 +16,23 @@ from typing import Any
 import hypothesis.strategies as st
 import numpy as np
 
-from fuzzing import images, search, stroke_files, thorough
+from helpers import (
+    Call,
+    Network,
+    archive,
+    images,
+    parts,
+    saved,
+    search,
+    stroke_files,
+    thorough,
+    weights,
+)
 from images import FLAWS, _decode_one
 from painting.replay import size_with_side
 from painting.stroke_file import read_json
 from painting.svg import write_svg
 from Renderer.raster import paint_frames
-from test_foreign import Call, Network, archive, parts, saved, weights
 from utils.command import UserError, one_line
 from utils.pictures import read_picture
 from utils.streams import silent_stderr

@@ -9,24 +9,26 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from conftest import Checkout
 from curve import read_run
 from DRL.actor import load_actor
 from DRL.rollout import Measured
-from images import Images
+from helpers import (
+    RENDERER_TINY,
+    TINY,
+    Checkout,
+    assert_finite,
+    assert_same,
+    everything,
+    go_on,
+    training_of,
+    weights_of,
+)
 from running.ranks import Ranks
 from running.run import Run, resumed
 from train import parse_args
-from trainer import Training
 from utils.command import UserError, enough_memory
 
 pytestmark = pytest.mark.usefixtures("narrow")
-TINY = ("--max_step", 3, "--env_batch", 2, "--batch_size", 2, "--rmsize", 6, "--warmup", 3,
-        "--episode_train_times", 2, "--validate_interval", 1, "--validate_episodes", 1,
-        "--device", "cpu")
-RENDERER_TINY = ("--batch_size", 4, "--scratch", "--precision", "fp32", "--device", "cpu")
-
-
 def interrupt(checkout: Checkout, script: str, *flags: object, after: str) -> str:
     """Start a script, send SIGTERM once it printed ``after``.  Returns all it printed."""
     process = checkout.start(script, *flags)
@@ -36,66 +38,18 @@ def interrupt(checkout: Checkout, script: str, *flags: object, after: str) -> st
     return process.output
 
 
-def weights(path) -> dict[str, torch.Tensor]:
-    return torch.load(path, weights_only=True)
-
-
-def assert_same(one, other) -> None:
-    """Equality to the bit, however deep."""
-    assert type(one) is type(other)
-    if isinstance(one, torch.Tensor):
-        assert torch.equal(one, other)
-    elif isinstance(one, dict):
-        assert one.keys() == other.keys()
-        for key in one:
-            assert_same(one[key], other[key])
-    elif isinstance(one, list | tuple):
-        assert len(one) == len(other)
-        for mine, its in zip(one, other, strict=True):
-            assert_same(mine, its)
-    else:
-        assert one == other
-
-
 def test_renderer_training_learns_from_inside_baseline(checkout):
     """The first README's folder; --minutes becomes a number of steps that is kept."""
-    before = weights(checkout.root / "renderer.pkl")
+    before = weights_of(checkout.root / "renderer.pkl")
     out = checkout.run("train_renderer.py", "--minutes", 0.05, "--batch_size", 4,
                        "--stroke", "bezierwotrans", cwd=checkout.root / "baseline")
     assert "finished" in out
     state = torch.load(checkout.root / "train_log" / "Renderer-run1" / "checkpoint.pt",
                        weights_only=True)
     assert state["step"] == state["total"] > 40
-    assert weights(checkout.root / "bezierwotrans.pkl").keys() == before.keys()
-    assert_same(weights(checkout.root / "renderer.pkl"), before)  # the other family's file
+    assert weights_of(checkout.root / "bezierwotrans.pkl").keys() == before.keys()
+    assert_same(weights_of(checkout.root / "renderer.pkl"), before)  # the other family's file
     assert list((checkout.root / "train_log" / "Renderer-run1").glob("events.*"))
-
-
-SMALL = ("--max_step", 3, "--env_batch", 2, "--batch_size", 2, "--device", "cpu",
-         "--precision", "fp32", "--train_times", 100, "--seed", 7)
-MEMORY = ("--rmsize", 6, "--warmup", 3, "--episode_train_times", 2)
-
-
-def training_of(checkout, *flags, memory=True):
-    """A tiny Training object in this process."""
-    folder = checkout.root / "data" / "img_align_celeba"
-    options = parse_args([*map(str, (
-        *SMALL, *(MEMORY if memory else ()), "--data", folder, "--renderer",
-        checkout.root / "renderer.pkl", *flags))])
-    return Training(options, Images(folder, checkout.root / "cache"), Ranks())
-
-
-def go_on(training, ticks: int) -> None:
-    """Pieces of work, as the loop asks for them."""
-    for _ in range(ticks):
-        training.tick()
-
-
-def everything(training) -> dict:
-    return {
-        "method": training.method.state_dict(), "schedule": training.schedule.state_dict(),
-        "numpy": training.rng.bit_generator.state,
-    }
 
 
 METHODS = [
@@ -151,7 +105,7 @@ def test_train_script_logs_saves_stops_and_resumes(checkout):
     assert "finished" in out
     folder = checkout.root / "train_log" / "Paint-run1"
     for name in ("actor", "critic", "wgan"):
-        assert weights(folder / f"{name}.pkl")
+        assert weights_of(folder / f"{name}.pkl")
     assert json.loads((folder / "run.json").read_text())["finished"]
     curve = read_run(folder, 15)
     assert curve.frames[-1] == 8 * 2  # of 2 transitions an update
@@ -312,16 +266,7 @@ def test_divergence_stops_with_the_last_good_state(checkout, script, flags, says
     files = [*checkout.root.glob("w.pkl"), *checkout.root.glob("train_log/*/*.p*")]
     assert len(files) >= 4 or script == "train_renderer.py"
     for left in files:
-        assert_finite(weights(left))
-
-
-def assert_finite(value) -> None:
-    """However deep; a best error that nothing was measured for yet is infinite."""
-    if isinstance(value, torch.Tensor):
-        assert torch.isfinite(value).all()
-    elif isinstance(value, dict | list | tuple):
-        for each in value.values() if isinstance(value, dict) else value:
-            assert_finite(each)
+        assert_finite(weights_of(left))
 
 
 def test_the_first_update_that_goes_wrong_is_named(checkout, tmp_path):

@@ -9,14 +9,12 @@ import torch
 from DRL.learner import Setup, learning
 from DRL.model_free import ActionCritic, ModelFreeDDPG
 from DRL.rpm import Transitions
-from golden_networks import image, u8
+from helpers import TINY, assert_same, everything, go_on, image, training_of, u8, weights_of
 from Renderer.canvas import as_float
 from running.device import Precision
 from running.optim import set_rate
 from running.ranks import Ranks
 from running.run import Run
-from test_training import TINY, assert_same, everything, go_on, training_of
-from test_training import weights as weights_of
 from utils.command import UserError
 from utils.weights import half_state, load_weights, save_atomically
 

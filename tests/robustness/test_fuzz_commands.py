@@ -5,7 +5,6 @@ See test_fuzz.py.
 
 import argparse
 import contextlib
-import importlib.util
 import io
 import os
 import re
@@ -13,45 +12,28 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 
 import hypothesis.strategies as st
 import pytest
 import torch
 
-from conftest import ROOT
 from DRL.actor import Actor
-from fuzzing import BUSY, LONGEST, images, search, stroke_files, thorough
+from helpers import (
+    BUSY,
+    LONGEST,
+    SCRIPTS,
+    flags_of,
+    images,
+    load_script,
+    search,
+    stroke_files,
+    thorough,
+    write_run,
+)
 from Renderer.model import Renderer
-from test_curve import write_run
-from utils.command import Parser, UserError, run
+from utils.command import run
 from utils.files import OWN
 from utils.weights import half_state, save_atomically
-
-SCRIPTS = ("curve.py", "evaluate.py", "replay.py", "test.py", "train.py", "train_renderer.py")
-
-
-def load_script(name: str) -> ModuleType:
-    """A script as a module, of test.py too, which is a name of the standard library."""
-    spec = importlib.util.spec_from_file_location(f"script_{name}", ROOT / "baseline" / name)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def flags_of(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> list[argparse.Action]:
-    """What a script's own parser knows."""
-    parsers = []
-
-    def parse(parser: argparse.ArgumentParser, _: list[str] | None = None) -> None:
-        parsers.append(parser)
-        raise UserError("that is all")
-
-    with monkeypatch.context() as patch, pytest.raises(UserError, match="that is all"):
-        patch.setattr(Parser, "parse_args", parse)
-        script.parse_args()
-    return [action for action in parsers[0]._actions if action.dest != "help"]
-
 
 # Of each flag, what takes no time; the first are what a run has where nothing else is drawn.
 QUICK = {

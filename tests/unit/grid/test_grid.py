@@ -14,6 +14,7 @@ from grid.learner import MUON_RMS, GridLearner
 from grid.painter import GridPainter
 from grid.passes import FIRST, PAINTING, QUADRANTS, WORST, chosen_cells, plan, plan_on_top
 from grid.start import initialize, lesson, plain_strokes
+from helpers import assert_same, everything, go_on, training_of
 from Renderer.canvas import as_float
 from Renderer.layout import Layout, stacked
 from Renderer.raster import paint_exact
@@ -22,7 +23,6 @@ from running.device import Precision, pick_device
 from running.optim import orthogonal
 from running.ranks import Ranks
 from running.run import Run
-from test_training import assert_same, everything, go_on, training_of
 from utils.command import UserError
 from utils.weights import half_state
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from constants import FAMILY_NAMES
-from golden_networks import ARRAYS
+from helpers import ARRAYS
 from Renderer.stroke_batch import draw_batch, draw_tensor, half_widths
 from Renderer.stroke_gen import FAMILIES, Discs, Triangles, bezier_discs, draw
 

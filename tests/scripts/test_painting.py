@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import ROOT
 from DRL.actor import Actor
 from grid.painter import load_painter
+from helpers import ROOT
 from images import Images
 from painting.stroke_file import read_json
 from Renderer.canvas import as_float, composite

@@ -11,7 +11,7 @@ from torch import nn
 from DRL.ddpg import DDPG
 from DRL.learner import Setup, learning, soft_update
 from DRL.rpm import Transitions
-from golden_networks import UPDATE, assert_golden, fill, image, u8
+from helpers import UPDATE, assert_golden, fill, image, u8
 from Renderer.canvas import as_float, composite
 from Renderer.model import Renderer
 from running.device import Precision

@@ -10,8 +10,8 @@ from DRL.actor import Actor, load_actor
 from DRL.critic import Critic
 from DRL.layers import Planes, WeightNormConv2d
 from DRL.wgan import Discriminator
-from golden_networks import ARRAYS, assert_golden, fill, image, key_list
 from grid.painter import load_painter
+from helpers import ARRAYS, assert_golden, fill, image, key_list
 from Renderer.model import Renderer, load_render
 from running.device import Precision
 from utils.command import UserError

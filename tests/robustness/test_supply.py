@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import ROOT, Checkout
-from test_training import RENDERER_TINY, TINY
+from helpers import RENDERER_TINY, ROOT, TINY, Checkout
 
 MODULES = {"opencv-python": "cv2", "pillow": "PIL", "ipykernel": "IPython"}  # else the same
 RUN = {  # what is not imported: the file that runs it, and how

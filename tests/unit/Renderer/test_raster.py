@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import ROOT
+from helpers import ROOT
 from painting.refine import random_shapes, refine, reseed
 from painting.tiles import plan
 from Renderer.raster import Boxes, paint_exact, paint_frames, place

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from nbclient import NotebookClient
 
-ROOT = Path(__file__).resolve().parents[1]
+from helpers import ROOT
+
 TINY = """
 MAX_STEP = 4
 DIVIDE = 2

@@ -22,58 +22,12 @@ import torch
 from PIL import Image
 from torch import nn
 
-from conftest import ROOT
 from DRL.actor import Actor
 from DRL.wgan import Discriminator
+from helpers import ROOT, Call, Network, archive, parts, saved, weights
 from utils.command import UserError, one_line
 from utils.pictures import read_picture
 from utils.weights import load_weights
-
-
-class Network(nn.Module):
-    """A small network with all that the real ones hold: floats and an integer."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.full((3, 4), 0.5))
-        self.bias = nn.Parameter(torch.zeros(4))
-        self.register_buffer("count", torch.tensor(7))
-
-
-class Call:
-    """Pickled, it calls a function as it is loaded."""
-
-    def __init__(self, function: object, *arguments: object) -> None:
-        self.call = function, arguments
-
-    def __reduce__(self) -> tuple:
-        return self.call
-
-
-def saved(value: object, **flags: object) -> bytes:
-    """What torch.save writes."""
-    file = io.BytesIO()
-    torch.save(value, file, **flags)
-    return file.getvalue()
-
-
-def weights(**change: object) -> dict:
-    """The network's state dict with those values in place of, or beside, its own."""
-    return {**Network().state_dict(), **change}
-
-
-def archive(parts: dict[str, bytes], kind: int = zipfile.ZIP_STORED) -> bytes:
-    file = io.BytesIO()
-    with zipfile.ZipFile(file, "w", kind) as made:
-        for name, data in parts.items():
-            made.writestr(name, data)
-    return file.getvalue()
-
-
-def parts(data: bytes) -> dict[str, bytes]:
-    with zipfile.ZipFile(io.BytesIO(data)) as read:
-        return {name: read.read(name) for name in read.namelist()}
-
 
 GOOD = saved(weights())
 OLD = saved(weights(), _use_new_zipfile_serialization=False)

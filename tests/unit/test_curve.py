@@ -4,12 +4,11 @@ import csv
 import re
 import shutil
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 
-from conftest import ROOT
 from curve import LOG, PAPER, read_paper, read_run
+from helpers import ROOT, write_run
 
 # The ends of the paper's curves, as read off its figures.
 ENDS = {
@@ -18,18 +17,6 @@ ENDS = {
     "400 strokes": 0.0030, "1000 strokes": 0.0024, "MNIST 5": 0.0060, "SVHN 40": 0.0013,
     "CelebA 200": 0.0031, "ImageNet 400": 0.0084,
 }
-
-
-def write_run(folder: Path, errors: tuple[float, ...] = (0.05, 0.03, 0.04)) -> Path:
-    """A training's folder: a validation after each 2 updates of 4 transitions."""
-    folder.mkdir()
-    with (folder / LOG).open("w") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(("update", "frames", "seconds", "error_5", "error_200", "live", "opacity",
-                         "actor/loss"))
-        writer.writerows((2 * n, 8 * n, 60 * n, 2 * error, error, 0.5, "", -1.5)
-                         for n, error in enumerate(errors, 1))
-    return folder
 
 
 def test_a_run_is_read_from_its_log(tmp_path):

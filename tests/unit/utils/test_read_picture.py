@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from conftest import ROOT
-from golden_networks import GOLDEN
+from helpers import GOLDEN, ROOT
 from utils.command import UserError
 from utils.pictures import read_picture
 

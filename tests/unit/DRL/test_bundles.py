@@ -7,13 +7,12 @@ import torch
 
 from DRL.actor import Actor, load_actor
 from DRL.rpm import ReplayMemory
-from golden_networks import fill, image
+from helpers import TINY, fill, image, training_of
 from painting.stroke_file import read_json
 from Renderer.canvas import composite, paint_strokes
 from Renderer.model import Renderer
 from running.ranks import Ranks
 from running.run import Run
-from test_training import TINY, training_of
 from utils.command import UserError
 from utils.weights import half_state, save_atomically
 

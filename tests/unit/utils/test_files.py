@@ -16,9 +16,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from conftest import ROOT
+from helpers import ROOT, SCRIPTS, flags_of, load_script
 from painting.frames import Frames
-from test_fuzz_commands import SCRIPTS, flags_of, load_script
 from utils import files, locks
 from utils.command import STOP_SIGNALS, UserError, enough_memory, new_file, path_type, run
 from utils.files import keep_apart, make_room, replacing, write_atomically
