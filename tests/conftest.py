@@ -1,6 +1,5 @@
 """Set up the process for tests, and the fixtures that they share."""
 
-import importlib
 import os
 import signal
 from collections.abc import Iterator
@@ -13,7 +12,10 @@ import numpy as np
 import pytest
 import torch
 
-from helpers import WIDTHS, Checkout
+from helpers import NARROW, Checkout
+from painting.refine import refine
+from Renderer.raster import paint_frames
+from Renderer.strokes import Strokes
 
 for number in (signal.SIGINT, signal.SIGHUP):  # which nohup and shells ignore in the background
     if signal.getsignal(number) == signal.SIG_IGN:
@@ -23,38 +25,31 @@ for number in (signal.SIGINT, signal.SIGHUP):  # which nohup and shells ignore i
 
 @pytest.fixture(autouse=True)
 def denormal_numbers() -> Iterator[None]:
-    """Networks on a CPU let denormal numbers be zero, for their whole process."""
+    """Undo the flushing of denormal numbers, which networks on a CPU set for their process."""
     yield
     torch.set_flush_denormal(False)
 
 
 @pytest.fixture
 def narrow(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
-    """Networks of a twentieth of the weights, where what they learn does not matter.
-
-    Long versions of tests have the real ones.
-    """
+    """Give networks a twentieth of their weights; long versions of tests have the real ones."""
     if not request.node.get_closest_marker("slow"):
-        for module, (name, numbers) in WIDTHS.items():
-            monkeypatch.setattr(importlib.import_module(module), name, numbers)
+        for name, widths in NARROW.items():
+            monkeypatch.setattr(name, widths)
 
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Checkout:
-    """A fresh small checkout."""
+    """Return a fresh small checkout."""
     return Checkout(tmp_path / "checkout")
 
 
 @pytest.fixture(scope="session")
 def compiled() -> None:
-    """Compile the exact rasteriser before checkouts copy it, which would each compile it anew."""
-    from painting.refine import refine
-    from Renderer.raster import paint_frames
-    from Renderer.strokes import Strokes
-
+    """Compile the exact rasterizer before checkouts copy it, which would each compile it."""
     for family in ("round", "triangle"):
-        one = Strokes(family, 128, 128, np.full((1, 10), 0.5, np.float32),
-                      np.ones((1, 3), np.float32), np.array([[0, 0, 128]]),
-                      np.array([[0, 0, 128, 128]]))
-        refine(one, np.ones((128, 128, 3), np.float32), 1)
-        list(paint_frames(one, 128, 128, [1]))
+        stroke = Strokes(family, 128, 128, np.full((1, 10), 0.5, np.float32),
+                         np.ones((1, 3), np.float32), np.array([[0, 0, 128]]),
+                         np.array([[0, 0, 128, 128]]))
+        refine(stroke, np.ones((128, 128, 3), np.float32), 1)
+        list(paint_frames(stroke, 128, 128, [1]))

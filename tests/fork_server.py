@@ -1,7 +1,8 @@
-"""Starts scripts as processes of their own, forked after the imports that take seconds."""
+"""Start scripts as processes that are forked after the imports that take seconds."""
 
 import atexit
 import gc
+import importlib
 import json
 import os
 import runpy
@@ -16,7 +17,7 @@ SLOW_IMPORTS = ("av", "cv2", "matplotlib.figure", "numba", "PIL.Image",
 
 
 def serve(connection: socket.socket) -> None:
-    """Fork for every request until the other side is gone.  Returns in the scripts' processes."""
+    """Fork for every request until the connection is closed; return in the scripts' processes."""
     for module in SLOW_IMPORTS:
         __import__(module)
     gc.freeze()
@@ -43,7 +44,7 @@ def serve(connection: socket.socket) -> None:
 
 
 def become(request: dict, outputs: list[int], status: int) -> None:
-    """Make this process look as if it had been started for that script."""
+    """Make this process look as if it had been started for the script of a request."""
     for number, descriptor in enumerate(outputs, 1):
         os.dup2(descriptor, number)
         os.close(descriptor)
@@ -53,10 +54,15 @@ def become(request: dict, outputs: list[int], status: int) -> None:
     os.environ.update(request["environment"])
     sys.path[0] = os.path.dirname(request["script"])
     sys.argv = [request["script"], *request["flags"]]
+    for name, value in request["settings"].items():
+        module, _, attribute = name.rpartition(".")
+        assert hasattr(importlib.import_module(module), attribute), name
+        setattr(sys.modules[module], attribute,
+                tuple(value) if isinstance(value, list) else value)
 
 
 def run() -> int:
-    """Run the script to its end.  Returns its exit status."""
+    """Run the script to its end and return its exit status."""
     status = 0
     try:
         runpy.run_path(sys.argv[0], run_name="__main__")

@@ -6,6 +6,7 @@ shown as the smallest input that gives it.
 
 import contextlib
 import copy
+import io
 import json
 import os
 import struct
@@ -13,8 +14,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import cv2
 import hypothesis.strategies as st
 import numpy as np
+from PIL import Image
 
 from helpers import (
     Call,
@@ -37,6 +40,37 @@ from utils.command import UserError, one_line
 from utils.pictures import read_picture
 from utils.streams import silent_stderr
 from utils.weights import load_weights
+
+
+def image_files() -> list[bytes]:
+    """Return a small picture in files of many formats."""
+    rng = np.random.default_rng(0)
+    photo = cv2.resize(rng.integers(0, 256, (4, 5, 3), np.uint8), (44, 36))
+    clear = np.dstack((photo, photo[..., 0]))
+    kinds = [(suffix, photo) for suffix in (
+        ".png", ".jpg", ".webp", ".bmp", ".gif", ".tiff", ".jp2", ".ppm", ".avif")]
+    kinds += [(".png", clear), (".webp", clear), (".tiff", clear), (".png", clear * np.uint16(257)),
+              (".pgm", photo[..., 0]), (".pbm", photo[..., 0]), (".png", photo[..., 0]),
+              (".tiff", np.float32(photo[..., 0])), (".tiff", photo * np.uint16(257)),
+              (".jp2", photo[..., 0] * np.uint16(257)), (".avif", photo[..., 0])]
+    files = [cv2.imencode(suffix, picture)[1].tobytes() for suffix, picture in kinds]
+    image, exif = Image.fromarray(photo), Image.Exif()
+    exif[0x112] = 6
+    others = [image.transpose(Image.Transpose.ROTATE_90), image.rotate(90)]
+    for mode, kind, flags in (
+            ("RGB", "jpeg", {"progressive": True, "exif": exif}), ("CMYK", "jpeg", {}),
+            ("P", "png", {"exif": exif}), ("1", "tiff", {}),
+            ("RGB", "tiff", {"compression": "jpeg"}),
+            ("P", "gif", {"save_all": True, "append_images": others, "loop": 0}),
+            ("RGB", "tiff", {"save_all": True, "append_images": others}), ("RGB", "mpo", {}),
+            ("RGB", "png", {"save_all": True, "append_images": others}), ("L", "jpeg2000", {}),
+            ("P", "tiff", {"compression": "tiff_lzw"}), ("CMYK", "tiff", {}),
+            ("LA", "tiff", {"compression": "tiff_deflate"}), ("P", "bmp", {}),
+            ("RGB", "avif", {"save_all": True, "append_images": [image.rotate(180)]})):
+        file = io.BytesIO()
+        image.convert(mode).save(file, kind, **flags)
+        files.append(file.getvalue())
+    return files
 
 
 @contextlib.contextmanager

@@ -1,10 +1,8 @@
-"""Search for command lines that give a traceback, a hang, or files where none were asked for.
-
-See test_fuzz.py.
-"""
+"""Search for command lines that give a traceback, a hang or files beside their outputs."""
 
 import argparse
 import contextlib
+import importlib.util
 import io
 import os
 import re
@@ -12,30 +10,66 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
+import cv2
 import hypothesis.strategies as st
+import numpy as np
 import pytest
 import torch
 
 from DRL.actor import Actor
 from helpers import (
-    BUSY,
-    LONGEST,
-    SCRIPTS,
-    flags_of,
-    images,
-    load_script,
+    HANG_SECONDS,
+    ROOT,
     search,
     stroke_files,
     thorough,
     write_run,
 )
 from Renderer.model import Renderer
-from utils.command import run
+from utils.command import Parser, UserError, new_file, path_type, run
 from utils.files import OWN
 from utils.weights import half_state, save_atomically
 
-# Of each flag, what takes no time; the first are what a run has where nothing else is drawn.
+SCRIPTS = ("curve.py", "evaluate.py", "replay.py", "test.py", "train.py", "train_renderer.py")
+
+
+def load_script(name: str) -> ModuleType:
+    """Return a script as a module, test.py included, which is a name of the standard library."""
+    spec = importlib.util.spec_from_file_location(f"script_{name}", ROOT / "baseline" / name)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def flags_of(script: ModuleType) -> list[argparse.Action]:
+    """Return the arguments of a script's parser."""
+    parsers = []
+
+    def parse(parser: argparse.ArgumentParser, _: list[str] | None = None) -> None:
+        parsers.append(parser)
+        raise UserError("parsed")
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(UserError, match="parsed"):
+        patch.setattr(Parser, "parse_args", parse)
+        script.parse_args()
+    return [action for action in parsers[0]._actions if action.dest != "help"]
+
+
+@pytest.fixture(scope="module")
+def scripts() -> dict[str, ModuleType]:
+    """Return the scripts as modules, by file name."""
+    return {name: load_script(name) for name in SCRIPTS}
+
+
+@pytest.fixture(scope="module")
+def flags(scripts) -> dict[str, list[argparse.Action]]:
+    """Return the arguments of the scripts, by file name."""
+    return {name: flags_of(script) for name, script in scripts.items()}
+
+
+# Values of each flag that take little time; the first ones are the defaults of the search.
 QUICK = {
     "img": ["picture.png", "picture.png folder", "folder", "broken.png", "picture.png ...png"],
     "max_step": ["2", "1"], "divide": ["1", "2", "1x2", "auto"], "overlap": ["0", "64"],
@@ -98,11 +132,11 @@ def command_lines(draw: st.DrawFn, flags: dict[str, list[argparse.Action]],
 
 @pytest.fixture
 def sandbox(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder to run scripts in, with a little of all that they take."""
+    """Return a folder with a small file of every kind that the scripts take."""
     here = tmp_path / "sandbox" / "here"
-    (here / "folder").mkdir(parents=True)
-    (here / "empty").mkdir()
-    picture = images()[0]
+    for name in ("folder", "empty"):
+        (here / name).mkdir(parents=True)
+    picture = cv2.imencode(".png", np.full((36, 44, 3), 99, np.uint8))[1].tobytes()
     for name in ("picture.png", "...png", "folder/one.png", "folder/...png", "folder/two.png"):
         (here / name).write_bytes(picture)
     (here / "broken.png").write_bytes(picture[:100])
@@ -118,15 +152,15 @@ def sandbox(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def listing(folder: Path) -> dict[Path, tuple[int, int]]:
-    """Every file below a folder, its size and time."""
+    """Return the size and the time of every file below a folder."""
     return {path: ((state := path.stat()).st_size, state.st_mtime_ns)
             for path in folder.rglob("*") if path.is_file()}
 
 
-def called(main: Callable[[], None], words: list[str]) -> tuple[int, str]:
-    """Call a script as from its command line.  Returns its exit status and its errors."""
+def call(main: Callable[[], None], words: list[str]) -> tuple[int, str]:
+    """Call a script as from its command line and return its exit status and its errors."""
     out, errors = (io.TextIOWrapper(io.BytesIO(), "utf-8", "backslashreplace") for _ in range(2))
-    before, status = signal.getsignal(signal.SIGTERM), 0
+    former, status = signal.getsignal(signal.SIGTERM), 0
     with (pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out),
           contextlib.redirect_stderr(errors)):
         patch.setattr(sys, "argv", ["script.py", *words])
@@ -135,13 +169,13 @@ def called(main: Callable[[], None], words: list[str]) -> tuple[int, str]:
         except SystemExit as end:
             status = end.code or 0
         finally:
-            signal.signal(signal.SIGTERM, before)
+            signal.signal(signal.SIGTERM, former)
     errors.flush()
     return status, errors.buffer.getvalue().decode()
 
 
-def asked_for(path: Path, words: list[str]) -> bool:
-    """Whether some word of a command line names a file, or the folder of frames that it is in."""
+def is_output(path: Path, words: list[str]) -> bool:
+    """Return whether a word of a command line names a file or its folder of frames."""
     frame = re.fullmatch(r"(generated\d+|painting)\.png", path.name)
     for word in (*words, "output", "replay.png", "curve.svg"):
         place = Path(os.path.abspath(word))
@@ -154,7 +188,7 @@ def asked_for(path: Path, words: list[str]) -> bool:
 
 
 def check_end(status: int, errors: str, case: object) -> None:
-    """It went well, but for images that were left out, or ended with one line."""
+    """Check that a script succeeded, left out images or ended with one error line."""
     assert status in (0, 1, 2), (case, errors)
     assert status != 1 or "images were left out: " in errors, (case, errors)
     assert "Traceback" not in errors, (case, errors)
@@ -163,65 +197,67 @@ def check_end(status: int, errors: str, case: object) -> None:
     assert status < 2 or lines[-1].startswith("error: "), (case, errors)
 
 
+def test_every_path_flag_expands_home_folders(flags):
+    for name, actions in flags.items():
+        for action in actions:
+            if action.metavar in ("DIR", "FILE", "PATH", "RUN") or action.dest in (
+                    "data", "renderer", "output", "file", "init", "cache"):
+                assert action.type in (path_type, new_file), (name, action.dest)
+
+
 @thorough
-def test_any_command_line_is_read_or_refused(monkeypatch, sandbox, thorough, capfd):
-    scripts = {name: load_script(name) for name in SCRIPTS}
-    flags = {name: flags_of(script, monkeypatch) for name, script in scripts.items()}
-    before = listing(sandbox)
-    ends = []
+def test_any_command_line_is_parsed_or_refused(scripts, flags, sandbox, thorough, capfd):
+    files, statuses = listing(sandbox), []
 
     def check(case: tuple[str, list[str]]) -> None:
         script, words = case
-        status, errors = called(scripts[script].parse_args, words)
+        status, errors = call(scripts[script].parse_args, words)
         check_end(status, errors, case)
-        assert listing(sandbox) == before
-        ends.append(status)
+        assert listing(sandbox) == files
+        statuses.append(status)
 
     search(check, command_lines({name: [a for a in actions if a.option_strings]
                                  for name, actions in flags.items()}, sane=False),
            5_000 if thorough else 150, thorough, capfd)
-    assert set(ends) == {0, 2}
+    assert set(statuses) == {0, 2}
 
 
 @thorough
-def test_any_command_does_what_it_is_asked_or_refuses(monkeypatch, sandbox, thorough, capfd):
-    """The scripts that do not train; files come only where they were asked for."""
-    scripts = {name: load_script(name) for name in SCRIPTS if not name.startswith("train")}
-    flags = {name: flags_of(script, monkeypatch) for name, script in scripts.items()}
+def test_any_command_writes_only_its_outputs(monkeypatch, scripts, flags, sandbox, thorough, capfd):
+    """Of the scripts that do not train."""
+    flags = {name: actions for name, actions in flags.items() if not name.startswith("train")}
     monkeypatch.setenv(OWN, str(sandbox.parent))
-    before, ends = listing(sandbox), []
+    before, statuses = listing(sandbox), []
 
     def check(case: tuple[str, list[str]]) -> None:
         name, words = case
-        status, errors = called(lambda: scripts[name].main(scripts[name].parse_args()), words)
+        status, errors = call(lambda: scripts[name].main(scripts[name].parse_args()), words)
         check_end(status, errors, case)
         after = listing(sandbox)
         for path in after:
             if after[path] != before.get(path):
-                assert asked_for(path, words), (case, path)
+                assert path not in before, (case, path, "was overwritten")
+                assert is_output(path, words), (case, path)
                 path.unlink()
         assert before.keys() <= after.keys(), case
-        for path in before.keys() - listing(sandbox).keys():  # asked for in its place
-            raise AssertionError((case, path, "was overwritten"))
-        ends.append(status)
+        statuses.append(status)
 
     for name, actions in flags.items():
         check((name, [word for action in actions if action.dest in NEEDED for word in (
             *action.option_strings[:1], quick(name, action)[0])]))
-    assert ends == [0] * len(scripts)
+    assert statuses == [0] * len(flags)
     search(check, command_lines(flags, sane=True), 400 if thorough else 12, thorough, capfd)
-    assert set(ends) == {0, 2}
+    assert set(statuses) == {0, 2}
 
 
 @thorough
-def test_any_command_line_of_the_real_scripts(checkout, monkeypatch, thorough, capfd):
-    flags = {name: flags_of(load_script(name), monkeypatch) for name in SCRIPTS}
+def test_any_command_line_of_the_scripts_gives_an_error_line(checkout, flags, thorough, capfd):
     before = checkout.files()
 
     def check(case: tuple[str, list[str]]) -> None:
         script, words = case
         process = checkout.start(script, *words, "--device", "none")  # refused at the latest there
-        status = process.wait(BUSY * LONGEST)
+        status = process.wait(HANG_SECONDS)
         check_end(status, process.errors, case)
         assert status == 2
         assert checkout.files() == before

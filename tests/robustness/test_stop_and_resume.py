@@ -1,7 +1,7 @@
-"""Nothing is lost: killed, stopped, on full and read-only disks, without folders, two at once.
+"""Trainings that are killed or stopped, full and read-only disks, two processes at once.
 
-Trainings are ended at random moments and resumed until they are finished; what comes out must be,
-to the bit, what an uninterrupted training gives.
+Trainings are stopped at random moments and resumed until they are finished; the outcome must be
+bit for bit that of an uninterrupted training.
 """
 
 import csv
@@ -23,14 +23,22 @@ import torch
 
 from best_renderer import drawing_error
 from grid.painter import load_painter
-from helpers import Checkout, Script, assert_finite, assert_same
+from helpers import (
+    FP32,
+    Checkout,
+    Script,
+    assert_error_line,
+    assert_finite,
+    assert_same,
+    load,
+    stroke_files,
+)
 from images import Images
 from painting.stroke_file import read_json
 from Renderer.model import Renderer
 from Renderer.stroke_batch import draw_batch
 from Renderer.stroke_gen import SHAPE_DIM
 from renderer_trainer import VALIDATION_SEED
-from running.device import Precision
 from running.run import STOPPING
 from utils.command import STOP_SIGNALS
 from utils.files import write_atomically
@@ -39,50 +47,44 @@ from utils.weights import load_weights
 
 pytestmark = pytest.mark.usefixtures("narrow")
 EPISODE = 3  # steps
-FP32 = Precision("fp32", torch.device("cpu"))
 
 
 class Job(NamedTuple):
-    """A training that is ended and resumed."""
+    """A training that is stopped and resumed."""
 
     script: str
     flags: tuple
-    interval: int  # steps from one checkpoint to the next
+    interval: int  # steps between checkpoints
     best: str  # the weight file
 
 
 AGENT = Job("train.py", (
     "--max_step", EPISODE, "--env_batch", 2, "--batch_size", 2, "--validate_interval", 2,
-    "--validate_episodes", 1, "--debug", "--device", "cpu", "--precision", "fp32"),
-    2 * EPISODE, "train_log/Paint-run1/actor.pkl")
-
-
-def agent(*flags: object) -> Job:
-    """A training of the agent."""
-    return AGENT._replace(flags=(*AGENT.flags, *flags))
-
-
-PAINT = agent("--rmsize", 4, "--warmup", 3, "--episode_train_times", 1)
-QUICK = PAINT._replace(flags=(*PAINT.flags, "--reward", "l2"))
-RENDER = Job("train_renderer.py", (
+    "--validate_episodes", 1, "--debug", "--device", "cpu", "--precision", "fp32", "--rmsize", 4,
+    "--warmup", 3, "--episode_train_times", 1), 2 * EPISODE, "train_log/Paint-run1/actor.pkl")
+QUICK_AGENT = AGENT._replace(flags=(*AGENT.flags, "--reward", "l2"))
+RENDERER = Job("train_renderer.py", (
     "--batch_size", 4, "--validate_interval", 6, "--device", "cpu", "--precision", "fp32",
     "--scratch", "--output", "w.pkl"), 6, "w.pkl")
+both = pytest.mark.parametrize("job", [QUICK_AGENT, RENDERER], ids=["agent", "renderer"])
+both_long = pytest.mark.parametrize("job", [AGENT, RENDERER], ids=["agent", "renderer"])
 
 
-def length(job: Job, intervals: int) -> tuple:
-    """Flags for a training of that many intervals."""
+def flags_of(job: Job, intervals: int) -> tuple:
+    """Return the flags for a training of this many intervals."""
     steps = "--train_times" if job.script == "train.py" else "--steps"
     return (*job.flags, steps, intervals * job.interval)
 
 
 def folder(checkout: Checkout) -> Path:
-    """The folder of the only run."""
+    """Return the folder of the only run."""
     (run,) = (checkout.root / "train_log").iterdir()
     return run
 
 
 def checkpoint(checkout: Checkout) -> dict:
-    return torch.load(folder(checkout) / "checkpoint.pt", weights_only=True)
+    """Return the checkpoint of the only run."""
+    return load(folder(checkout) / "checkpoint.pt")
 
 
 def step_of(state: dict) -> int:
@@ -90,40 +92,40 @@ def step_of(state: dict) -> int:
 
 
 def last_step(output: str) -> int:
-    """The last step that a training said it has done."""
+    """Return the last step that a training printed."""
     steps = [int(line.split("step ")[1].split()[0].strip(":,")) for line in output.splitlines()
              if line.startswith(("step ", "episode "))]
     return max(steps, default=0)
 
 
 def outcome(checkout: Checkout) -> dict:
-    """All that a training leaves, but for how its time was spent."""
-    left = checkpoint(checkout)
-    left.pop("seconds", None)
+    """Return all that a training leaves, except its times."""
+    state = checkpoint(checkout)
+    state.pop("seconds", None)
     if (log := folder(checkout) / "log.csv").is_file():
-        left["log"] = [{name: row[name] for name in row if name in ("update", "frames") or
-                        name.startswith("error")} for row in csv.DictReader(log.open())]
-    if "memory" in left:
+        state["log"] = [{name: row[name] for name in row if name in ("update", "frames") or
+                         name.startswith("error")} for row in csv.DictReader(log.open())]
+    if "memory" in state:
         (file,) = folder(checkout).glob("memory-*.pt")
-        left["memory"] = torch.load(file, weights_only=True)
-    return left
+        state["memory"] = load(file)
+    return state
 
 
 class Chain:
-    """A training that is ended at random moments and resumed, again and again."""
+    """A training that is stopped at random moments and resumed until it is finished."""
 
     def __init__(self, checkout: Checkout, job: Job, intervals: int, seed: int) -> None:
         self.checkout, self.job = checkout, job
         self.rng = np.random.default_rng(seed)
-        self.flags = length(job, intervals)
+        self.flags = flags_of(job, intervals)
         self.runs = checkout.root / "train_log"
-        self.while_writing = 0  # how often it was ended while a file was written
-        self.over = False  # before a signal came
+        self.stops_while_writing = 0
+        self.over = False
 
-    def ended_by(self, number: int, seconds: float) -> Script:
-        """Start or resume, and send a signal before it has worked for about so many seconds.
+    def stop(self, number: int, seconds: float) -> Script:
+        """Start or resume, and send a signal within about this much processor time.
 
-        In half of the cases that is while a file is being written, in some while it starts.
+        In half of the cases it comes while a file is being written, in some during the start.
         """
         process = self.checkout.start(self.job.script, *self.flags)
         early = self.rng.random() < 0.1
@@ -131,16 +133,16 @@ class Chain:
             process.wait_for(": step ")
             assert list(self.runs.glob("*/checkpoint.pt"))
         if not early and self.rng.random() < 0.5:
-            end = process.worked() + seconds
-            while process.worked() < end and not self.writes() and not process.over(0.001):
+            end = process.cpu_seconds() + seconds
+            while process.cpu_seconds() < end and not self.writes() and not process.over(0.001):
                 pass
             seconds = 0
-        end = process.worked() + self.rng.uniform(0, seconds)
-        while process.worked() < end and not process.over(0.001):
+        end = process.cpu_seconds() + self.rng.uniform(0, seconds)
+        while process.cpu_seconds() < end and not process.over(0.001):
             pass
-        self.while_writing += self.writes()
+        self.stops_while_writing += self.writes()
         if number == signal.SIGINT:
-            os.killpg(process.pid, number)  # as a terminal does
+            os.killpg(process.pid, number)  # like a terminal
         else:
             process.signal(number)
         self.over = process.wait() == 0 and "finished; " in process.output
@@ -148,15 +150,15 @@ class Chain:
             self.flags = ("--resume",)
         else:
             assert early
-            shutil.rmtree(self.runs, ignore_errors=True)  # killed before there was anything
+            shutil.rmtree(self.runs, ignore_errors=True)  # killed before the first checkpoint
         return process
 
     def writes(self) -> bool:
-        """Whether a file is being written."""
+        """Return whether a file is being written."""
         return any(self.runs.glob("*/.*.part"))
 
     def finish(self) -> None:
-        """Go on to the end."""
+        """Resume and train to the end."""
         if not self.over:
             process = self.checkout.start(self.job.script, *self.flags)
             assert process.wait(900) == 0, process.errors
@@ -165,27 +167,24 @@ class Chain:
 
 
 def uninterrupted(job: Job, intervals: int) -> tuple[dict, float]:
-    """What a training gives, and the seconds of work that an interval of it takes."""
-    root = Path(tempfile.mkdtemp())
-    checkout = Checkout(root / "checkout")
-    process = checkout.start(job.script, *length(job, intervals))
-    process.wait_for(": step ")
-    start = end = process.worked()
-    while not process.over(0.01):
-        end = max(end, process.worked())
-    assert process.wait() == 0, process.errors
-    seconds = (end - start) / intervals
-    left = outcome(checkout)
-    shutil.rmtree(root)
-    return left, seconds
+    """Return the outcome of a training and the processor time of an interval, in seconds."""
+    with tempfile.TemporaryDirectory() as root:
+        checkout = Checkout(Path(root) / "checkout")
+        process = checkout.start(job.script, *flags_of(job, intervals))
+        process.wait_for(": step ")
+        start = end = process.cpu_seconds()
+        while not process.over(0.01):
+            end = max(end, process.cpu_seconds())
+        assert process.wait() == 0, process.errors
+        return outcome(checkout), (end - start) / intervals
 
 
-known = cache(uninterrupted)
+cached_uninterrupted = cache(uninterrupted)
 
 
 def error_of(checkout: Checkout, job: Job) -> float:
-    """The error of a weight file, as the training measures it; the file must load."""
-    if job is RENDER:
+    """Return the error of a weight file as the training measures it."""
+    if job is RENDERER:
         network = Renderer()
         strokes = torch.from_numpy(
             np.random.default_rng(VALIDATION_SEED).random((64, SHAPE_DIM), np.float32))
@@ -196,23 +195,22 @@ def error_of(checkout: Checkout, job: Job) -> float:
     return painter.measure(data.images[data.test[:2]], EPISODE, 2).errors[-1].item()
 
 
-def killed(tmp_path: Path, job: Job, kills: int) -> None:
-    """Kill and resume a training; compare with one that nobody killed."""
-    expected, seconds = known(job, max(4, kills))
+def kill_and_resume(tmp_path: Path, job: Job, kills: int) -> None:
+    """Kill and resume a training, and compare it with an uninterrupted one."""
+    expected, seconds = cached_uninterrupted(job, max(4, kills))
     checkout = Checkout(tmp_path / "killed")
-    chain, before, errors, lost = Chain(checkout, job, max(4, kills), kills), 0, [], []
+    chain, step, errors, lost = Chain(checkout, job, max(4, kills), kills), 0, [], []
     for _ in range(kills):
-        process = chain.ended_by(signal.SIGKILL, 1.5 * seconds)
+        process = chain.stop(signal.SIGKILL, 1.5 * seconds)
         if chain.over:
             break
         assert process.returncode == -signal.SIGKILL, process.errors
         assert process.errors == ""
-        now = step_of(checkpoint(checkout)) if chain.flags == ("--resume",) else 0
-        assert now >= before
-        before = now
-        lost.append(max(0, last_step(process.output) - now))
+        former, step = step, step_of(checkpoint(checkout)) if chain.flags == ("--resume",) else 0
+        assert step >= former
+        lost.append(max(0, last_step(process.output) - step))
         for file in checkout.root.glob("train_log/*/*.pkl"):
-            assert_finite(torch.load(file, weights_only=True))
+            assert_finite(load(file))
         if (checkout.root / job.best).exists():
             errors.append(error_of(checkout, job))
     chain.finish()
@@ -220,64 +218,63 @@ def killed(tmp_path: Path, job: Job, kills: int) -> None:
     assert kills < 50 or errors
     assert errors == sorted(errors, reverse=True)
     assert_same(outcome(checkout), expected)
-    print(f"{job.script}: {kills} kills survived, {chain.while_writing} of them while a file was "
-          f"written; {max(lost, default=0)} steps lost at most, of {job.interval}")
+    print(f"{job.script}: {kills} kills survived, {chain.stops_while_writing} of them while a file "
+          f"was written; {max(lost, default=0)} steps lost at most, of {job.interval}")
 
 
-@pytest.mark.parametrize("job", [QUICK, RENDER], ids=["agent", "renderer"])
-def test_killed_trainings_go_on(tmp_path, job):
-    killed(tmp_path, job, 3)
+@both
+def test_resume_after_kill_is_bit_exact(tmp_path, job):
+    kill_and_resume(tmp_path, job, 3)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("job", [PAINT, RENDER], ids=["agent", "renderer"])
-def test_trainings_killed_fifty_times_go_on(tmp_path, job):
-    killed(tmp_path, job, 50)
+@both_long
+def test_resume_after_fifty_kills_is_bit_exact(tmp_path, job):
+    kill_and_resume(tmp_path, job, 50)
 
 
-def stopped(tmp_path: Path, job: Job, stops: int) -> None:
-    """Stop and resume a training; no step may be done twice or left out."""
-    expected, seconds = known(job, 4 * stops)
+def stop_and_resume(tmp_path: Path, job: Job, stops: int) -> None:
+    """Stop and resume a training; each step must be done once."""
+    expected, seconds = cached_uninterrupted(job, 4 * stops)
     checkout = Checkout(tmp_path / "stopped")
-    chain, done, beginnings = Chain(checkout, job, 4 * stops, stops), 0, []
+    chain, step, resumes = Chain(checkout, job, 4 * stops, stops), 0, 0
     for i in range(stops):
         number = STOP_SIGNALS[i % len(STOP_SIGNALS)]
-        process = chain.ended_by(number, seconds)
+        process = chain.stop(number, seconds)
         if chain.over:
             break
-        if "stopped; go on" not in process.output:  # before it had done anything
+        if "stopped; go on" not in process.output:  # before its first step
             assert process.returncode in (128 + number, -number), process.errors
             continue
         assert process.errors.encode() == STOPPING
         assert process.returncode == 0
-        beginnings.append(int(process.output.split(": step ")[1].split()[0]))
-        assert beginnings[-1] == done
-        done = step_of(checkpoint(checkout))
+        assert int(process.output.split(": step ")[1].split()[0]) == step
+        step, resumes = step_of(checkpoint(checkout)), resumes + 1
     chain.finish()
-    assert beginnings
+    assert resumes
     assert_same(outcome(checkout), expected)
-    print(f"{job.script}: stopped and resumed {len(beginnings)} times, nothing lost")
+    print(f"{job.script}: stopped and resumed {resumes} times, nothing lost")
 
 
-@pytest.mark.parametrize("job", [QUICK, RENDER], ids=["agent", "renderer"])
-def test_stopped_trainings_lose_nothing(tmp_path, job):
-    stopped(tmp_path, job, 3)
+@both
+def test_resume_after_stop_loses_no_step(tmp_path, job):
+    stop_and_resume(tmp_path, job, 3)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("job", [PAINT, RENDER], ids=["agent", "renderer"])
-def test_trainings_stopped_twenty_times_lose_nothing(tmp_path, job):
-    stopped(tmp_path, job, 20)
+@both_long
+def test_resume_after_twenty_stops_loses_no_step(tmp_path, job):
+    stop_and_resume(tmp_path, job, 20)
 
 
-@pytest.mark.parametrize("job", [QUICK, RENDER], ids=["agent", "renderer"])
-def test_one_seed_gives_the_same_weights_twice(job):
-    assert_same(known(job, 4)[0], uninterrupted(job, 4)[0])
+@both
+def test_same_seed_gives_the_same_weights(job):
+    assert_same(cached_uninterrupted(job, 4)[0], uninterrupted(job, 4)[0])
 
 
 @contextmanager
-def disk(place: Path, options: str) -> Iterator[Callable[[str], None]]:
-    """A small disk, mounted at a folder.  Gives what changes its options."""
+def disk(place: Path, options: str) -> Iterator[Callable[[str], bool]]:
+    """Mount a small disk at a folder and return a function that changes its options."""
     place.mkdir(parents=True, exist_ok=True)
 
     def mount(*arguments: str) -> bool:
@@ -292,32 +289,18 @@ def disk(place: Path, options: str) -> Iterator[Callable[[str], None]]:
         subprocess.run(["umount", "-l", str(place)], check=True)
 
 
-def used(place: Path) -> int:
-    """KiB taken on a disk."""
-    usage = shutil.disk_usage(place)
-    return (usage.total - usage.free) >> 10
-
-
-def says_once(process: Script, words: str) -> None:
-    """A script must have ended with one line that says so."""
-    assert process.wait() == 2, process.errors
-    (line,) = [line for line in process.errors.splitlines() if not line.startswith("warning: ")]
-    assert line.startswith("error: ")
-    assert words in line, line
-
-
-@pytest.mark.parametrize("job", [QUICK, RENDER], ids=["agent", "renderer"])
-def test_a_disk_that_becomes_full(checkout, job):
-    """The checkpoint before stays; with more room the training goes on."""
+@both
+def test_full_disk_keeps_the_last_checkpoint(checkout, job):
+    """With more space the training goes on."""
     runs = checkout.root / "train_log"
     with disk(runs, "size=1g") as remount:
-        process = checkout.start(job.script, *length(job, 30))
+        process = checkout.start(job.script, *flags_of(job, 30))
         process.wait_for("\nstep ")
-        before = step_of(checkpoint(checkout))
-        while not remount(f"size={used(runs) + 64}k"):
+        step = step_of(checkpoint(checkout))
+        while not remount(f"size={(shutil.disk_usage(runs).used >> 10) + 64}k"):
             pass  # more was written meanwhile
-        says_once(process, "No space left on device")
-        assert step_of(checkpoint(checkout)) >= before
+        assert_error_line(process, "No space left on device")
+        assert step_of(checkpoint(checkout)) >= step
         remount("size=1g")
         process = checkout.start(job.script, "--resume")
         process.wait_for("\nstep ")
@@ -326,39 +309,37 @@ def test_a_disk_that_becomes_full(checkout, job):
         assert not list(runs.glob("*/.*.part"))
 
 
-def test_full_and_read_only_disks(checkout):
-    """Nothing can be written from the beginning."""
+@pytest.mark.parametrize(("options", "words"), [
+    ("ro", "Read-only file system"), ("size=4k", "No space left on device")])
+def test_unwritable_disk_gives_an_error_line(checkout, options, words):
     runs, output, cache = (checkout.root / name for name in ("train_log", "output", "data/cache"))
-    checkout.run("evaluate.py", "--max_step", 1, "--limit", 1)  # for the cache
-    checkout.run("test.py", "--max_step", 1, "--divide", 1, "--strokes", "s.json")
-    shutil.move(cache, checkout.root / "kept")
-    for options, words in (("ro", "Read-only file system"), ("size=4k", "No space left on device")):
-        with disk(cache, options):
-            says_once(checkout.start("evaluate.py", "--max_step", 1, "--cache", cache), words)
-        shutil.copytree(checkout.root / "kept", cache, dirs_exist_ok=True)
-        with disk(runs, options):
-            for job, flag in ((QUICK, "--output"), (RENDER, "--log")):
-                says_once(checkout.start(job.script, *length(job, 2), flag, runs / "own"), words)
-        shutil.rmtree(cache)
-        with disk(output, options):
-            for flags in (("--frames", "all"), ("--frames", "last", "--video", "output/v.mp4"),
-                          ("--strokes", "output/s.svg"), ("--compare", "output/c.png")):
-                says_once(checkout.start("test.py", "--max_step", 1, "--divide", 1, *flags), words)
-            for name in ("p.png", "p.mp4"):
-                says_once(checkout.start("replay.py", "s.json", "--size", 999, "--output",
-                                         output / name), words)
-            for path in output.iterdir():  # what there was room for
-                assert (path.suffix == ".svg" and path.read_text().endswith("</svg>\n")
-                        or read_picture(path).any())
+    with disk(cache, options):
+        assert_error_line(checkout.start("evaluate.py", "--max_step", 1), words)
+    with disk(runs, options):
+        for job, flag in ((QUICK_AGENT, "--output"), (RENDERER, "--log")):
+            process = checkout.start(job.script, *flags_of(job, 2), flag, runs / "own")
+            assert_error_line(process, words)
+    stroke_files(checkout.root)
+    with disk(output, options):
+        painting = ("test.py", "--max_step", 1, "--divide", 1)
+        for command in ((*painting, "--frames", "all"),
+                        (*painting, "--frames", "last", "--video", "output/v.mp4"),
+                        (*painting, "--strokes", "output/s.svg"),
+                        (*painting, "--compare", "output/c.png"),
+                        ("replay.py", "s.json", "--size", 999, "--output", output / "p.png"),
+                        ("replay.py", "s.json", "--size", 999, "--output", output / "p.mp4")):
+            assert_error_line(checkout.start(*command), words)
+        for path in output.iterdir():  # small enough for the disk
+            assert (path.suffix == ".svg" and path.read_text().endswith("</svg>\n")
+                    or read_picture(path).any())
 
 
-def test_a_read_only_checkout(checkout):
-    """Caches and logs go into the user's cache folder."""
+def test_read_only_checkout_writes_to_the_users_cache_folder(checkout):
     user = checkout.root / "user"
     with disk(checkout.root / "data" / "cache", "ro"), disk(checkout.root / "train_log", "ro"):
         for script, *flags in (("evaluate.py", "--max_step", 1, "--limit", 1),
-                               (QUICK.script, *length(QUICK, 1)),
-                               (RENDER.script, *length(RENDER, 1))):
+                               (QUICK_AGENT.script, *flags_of(QUICK_AGENT, 1)),
+                               (RENDERER.script, *flags_of(RENDERER, 1))):
             process = checkout.start(script, *flags, environment={"XDG_CACHE_HOME": str(user)})
             assert process.wait() == 0, process.errors
     own = user / "learning-to-paint"
@@ -366,99 +347,99 @@ def test_a_read_only_checkout(checkout):
     assert len(list((own / "cache").glob("img_align_celeba-*.npy"))) == 1
 
 
-def test_images_that_vanish(checkout):
-    """A training needs them only when it starts; it goes on once it is told where they are."""
-    faces, away = (checkout.root / "data" / name for name in ("img_align_celeba", "away"))
-    process = checkout.start(QUICK.script, *length(QUICK, 40))
+def test_training_whose_images_are_gone_resumes_with_data(checkout):
+    """They are needed only when it starts."""
+    faces, moved = (checkout.root / "data" / name for name in ("img_align_celeba", "moved"))
+    process = checkout.start(QUICK_AGENT.script, *flags_of(QUICK_AGENT, 40))
     process.wait_for("episode 1")
-    faces.rename(away)
+    faces.rename(moved)
     process.wait_for("episode 4")
     process.signal(signal.SIGTERM)
     assert process.wait() == 0
-    before = checkpoint(checkout)
-    says_once(checkout.start(QUICK.script, "--resume"), f"{faces} is no folder of images")
-    assert_same(checkpoint(checkout), before)
-    says_once(checkout.start(QUICK.script, "--resume", "--data", "none"), "none is no folder")
+    state = checkpoint(checkout)
+    for flags, words in (((), f"{faces} is no folder of images"),
+                         (("--data", "none"), "none is no folder"),
+                         (("--tau", 0.1), "leave out --tau")):
+        assert_error_line(checkout.start(QUICK_AGENT.script, "--resume", *flags), words)
+    assert_same(checkpoint(checkout), state)
     assert str(faces) in (folder(checkout) / "run.json").read_text()
-    for flags in (("--data", away), ()):
-        process = checkout.start(QUICK.script, "--resume", *flags)
-        process.wait_for(f": step {before['global_step']} of")
-        process.kill()
+    for flags in (("--data", moved), ()):
+        process = checkout.start(QUICK_AGENT.script, "--resume", *flags)
+        process.wait_for(f": step {state['global_step']} of")
+        process.signal(signal.SIGKILL)
         process.wait()
-    says_once(checkout.start(QUICK.script, "--resume", "--tau", 0.1), "leave out --tau")
 
 
-@pytest.mark.parametrize("job", [QUICK, RENDER], ids=["agent", "renderer"])
-def test_a_log_folder_that_is_deleted(checkout, job):
-    """The training writes it anew, and ends; resumed it comes to what it would have come to."""
-    expected = dict(known(job, 4)[0])
-    process = checkout.start(job.script, *length(job, 4))
-    process.wait_for("\nepisode 3" if job is QUICK else "\nstep ")
+@both
+def test_deleted_log_folder_is_written_once_more(checkout, job):
+    """The training ends, and resumes to the outcome of an uninterrupted one."""
+    expected = dict(cached_uninterrupted(job, 4)[0])
+    process = checkout.start(job.script, *flags_of(job, 4))
+    process.wait_for("\nepisode 3" if job is QUICK_AGENT else "\nstep ")
     run = folder(checkout)
     while run.exists():  # it may write meanwhile
         shutil.rmtree(run, ignore_errors=True)
-    says_once(process, "was deleted while the training ran")
+    assert_error_line(process, "was deleted while the training ran")
     assert "finished" in checkout.run(job.script, "--resume")
-    left = outcome(checkout)
-    # Of weights that were deleted, and of what was.
-    for name in {"best", "best_update", "best_averaged", "log"} & left.keys():
-        left.pop(name), expected.pop(name)
-    assert_same(left, expected)
+    state = outcome(checkout)
+    # Of weights and lines that were deleted.
+    for name in {"best", "best_update", "best_averaged", "log"} & state.keys():
+        state.pop(name), expected.pop(name)
+    assert_same(state, expected)
     assert error_of(checkout, job) < 1
 
 
-def test_a_folder_that_is_deleted_while_a_file_is_written(tmp_path):
-    tries = []
+def test_folder_deleted_while_a_file_is_written_is_restored(tmp_path):
+    attempts = []
 
     def write(file) -> None:
         file.write(b"whole")
-        if not tries:
+        if not attempts:
             shutil.rmtree(tmp_path / "run")
-        tries.append(1)
+        attempts.append(1)
 
     write_atomically(tmp_path / "run" / "file", write)
     assert [path.read_bytes() for path in (tmp_path / "run").iterdir()] == [b"whole"]
-    assert len(tries) == 2
+    assert len(attempts) == 2
 
 
-def test_trainings_side_by_side(checkout):
-    """Each has its folder."""
-    many = [checkout.start(job.script, *length(job, 2)) for job in 2 * (QUICK, RENDER)]
-    for process in many:
+def test_concurrent_trainings_have_folders_of_their_own(checkout):
+    processes = [checkout.start(job.script, *flags_of(job, 2))
+                 for job in 2 * (QUICK_AGENT, RENDERER)]
+    for process in processes:
         assert process.wait() == 0, process.errors
-    names = sorted(path.name for path in (checkout.root / "train_log").iterdir())
-    assert names == ["Paint-run1", "Paint-run2", "Renderer-run1", "Renderer-run2"]
-    for name in names:
-        assert (checkout.root / "train_log" / name / "checkpoint.pt").is_file()
+    runs = sorted((checkout.root / "train_log").iterdir())
+    assert [run.name for run in runs] == [
+        "Paint-run1", "Paint-run2", "Renderer-run1", "Renderer-run2"]
+    assert all((run / "checkpoint.pt").is_file() for run in runs)
 
 
-def test_the_better_of_two_renderers_stays(checkout):
-    """One that trains badly never replaces what another one has written meanwhile."""
-    bad = checkout.start(RENDER.script, *length(RENDER, 8), "--lr", 1)
+def test_worse_renderer_never_replaces_a_better_one(checkout):
+    bad = checkout.start(RENDERER.script, *flags_of(RENDERER, 8), "--lr", 1)
     bad.wait_for("\nstep ")
-    worse = error_of(checkout, RENDER)
-    checkout.run(RENDER.script, *length(RENDER, 1), "--seed", 2)
-    better = error_of(checkout, RENDER)
+    worse = error_of(checkout, RENDERER)
+    checkout.run(RENDERER.script, *flags_of(RENDERER, 1), "--seed", 2)
+    better = error_of(checkout, RENDERER)
     assert bad.wait() == 0
-    assert error_of(checkout, RENDER) <= min(better, worse)
+    assert error_of(checkout, RENDERER) <= min(better, worse)
 
 
-def test_paintings_into_one_folder(checkout):
-    """The second one is refused while the first goes on; its own frames are all there."""
-    flags = ("test.py", "--max_step", 80, "--divide", 1)
+def test_second_painting_into_a_folder_is_refused(checkout):
+    """While the first one goes on, whose frames are complete."""
+    flags = ("test.py", "--max_step", 16, "--divide", 1)
     first = checkout.start(*flags)
     first.wait_for("step 1:")
     first.signal(signal.SIGSTOP)
-    says_once(checkout.start(*flags), "another painting goes to output")
+    assert_error_line(checkout.start(*flags), "another painting goes to output")
     first.signal(signal.SIGCONT)
     assert first.wait() == 0
-    assert len(list((checkout.root / "output").glob("generated*.png"))) == 400
+    assert len(list((checkout.root / "output").glob("generated*.png"))) == 80
     checkout.run("test.py", "--max_step", 1, "--divide", 1)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
-def test_a_signal_ends_painting_with_what_there_is(checkout, number):
-    """Files are whole, and hold the strokes so far."""
+def test_signal_ends_painting_with_the_strokes_so_far(checkout, number):
+    """Files are whole and hold the strokes so far."""
     flags = ("test.py", "--max_step", 2000, "--divide", 1, "--video", "v.mp4", "--frames", "last",
              "--strokes", "s.json")
     process = checkout.start(*flags)
@@ -476,11 +457,9 @@ def test_a_signal_ends_painting_with_what_there_is(checkout, number):
     assert (checkout.root / "v.mp4").stat().st_size > 1000
 
 
-def test_paintings_that_are_ended_at_once_leave_no_beginnings(checkout):
-    script = checkout.root / "baseline" / "running" / "run.py"
-    script.write_text(script.read_text().replace("SAME_STOP = 1.0", "SAME_STOP = 1e-9"))
+def test_painting_that_is_ended_at_once_leaves_no_partial_files(checkout):
     process = checkout.start("test.py", "--max_step", 2000, "--divide", 1, "--video", "v.mp4",
-                             "--frames", "last")
+                             "--frames", "last", settings={"running.run.SAME_STOP": 1e-9})
     process.wait_for("step 2:")
     process.signal(signal.SIGINT)
     process.signal(signal.SIGTERM)

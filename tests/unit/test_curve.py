@@ -19,32 +19,23 @@ ENDS = {
 }
 
 
-def test_a_run_is_read_from_its_log(tmp_path):
-    name, frames, errors = read_run(write_run(tmp_path / "run"), 200)
-    assert name == "run"
-    assert frames == [8, 16, 24]
-    assert errors == [0.05, 0.03, 0.04]
-    assert read_run(tmp_path / "run", 5).errors == [0.1, 0.06, 0.08]
-
-
-def test_a_log_may_lie_anywhere(tmp_path):
+def test_log_is_read_from_a_run_or_a_file(tmp_path):
     folder = write_run(tmp_path / "run.csv")
-    assert read_run(folder / LOG, 200).name == read_run(folder, 200).name == "run.csv"
     shutil.copy(folder / LOG, tmp_path / "kept.csv")
-    name, frames, errors = read_run(tmp_path / "kept.csv", 200)
-    assert name == "kept"
-    assert frames == [8, 16, 24]
-    assert errors == [0.05, 0.03, 0.04]
+    for path, name in ((folder, "run.csv"), (folder / LOG, "run.csv"),
+                       (tmp_path / "kept.csv", "kept")):
+        assert read_run(path, 200) == (name, [8, 16, 24], [0.05, 0.03, 0.04])
+    assert read_run(folder, 5).errors == [0.1, 0.06, 0.08]
 
 
-def test_lines_without_the_error_are_let_be(tmp_path):
-    """Where a run was resumed with episodes of another length."""
+def test_lines_without_the_error_are_skipped(tmp_path):
+    """A run may be resumed with episodes of another length."""
     (tmp_path / "a.csv").write_text("frames,error_5,error_9\n8,0.2,\n16,0.1,0.05\n24\n32,,0.04\n")
     assert read_run(tmp_path / "a.csv", 5).frames == [8, 16]
     assert read_run(tmp_path / "a.csv", 9).frames == [16, 32]
 
 
-def test_shipped_logs_are_what_the_readme_says():
+def test_shipped_logs_have_the_errors_of_the_readme():
     frames = 805_120, 805_120 + 947_200, 805_120 + 947_200 + 1_068_160, 4_542_720
     run = read_run(ROOT / "train_log" / "actor.csv", 200)
     errors = dict(zip(run.frames, map(float, run.errors), strict=True))
@@ -54,7 +45,7 @@ def test_shipped_logs_are_what_the_readme_says():
     assert (method.frames[-1], round(float(method.errors[-1]), 4)) == (1_431_360, 0.0119)
 
 
-def test_the_papers_points():
+def test_points_of_the_paper_end_as_in_its_figures():
     curves = read_paper(list(ENDS))
     assert {curve.name: round(float(curve.errors[-1]), 4) for curve in curves} == ENDS
     for _, frames, errors in curves:
@@ -67,14 +58,14 @@ def test_the_papers_points():
 
 @pytest.fixture
 def drawing(checkout):
-    """A checkout with the paper's points and a run."""
+    """Return a checkout with the paper's points and a run."""
     (checkout.root / "train_log").mkdir()
     shutil.copy(PAPER, checkout.root / "train_log")
     write_run(checkout.root / "$x_")
     return checkout
 
 
-def test_the_script_draws_lines_of_these_names(drawing):
+def test_script_draws_the_named_curves(drawing):
     write_run(drawing.root / "two", (0.02, 0.01, 0.01))
     out = drawing.run("curve.py", "$x_", "two", "--paper", "CelebA 200", "5x40",
                       "--csv", "points.csv")
@@ -96,17 +87,18 @@ def test_the_script_draws_lines_of_these_names(drawing):
     assert (drawing.root / "made" / "a.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_what_can_be_written_is(drawing):
-    (drawing.root / "full.csv").symlink_to("/dev/full")
-    (drawing.root / "full.svg").symlink_to("/dev/full")
-    for picture, numbers, there in (("a.png", "full.csv", "a.png"), ("full.svg", "b.csv", "b.csv")):
-        error = drawing.run("curve.py", "$x_", "-o", picture, "--csv", numbers, status=2)
-        assert error.count("\n") == 1
-        assert "No space left on device" in error
-        assert (drawing.root / there).stat().st_size > 0
+@pytest.mark.parametrize(("picture", "numbers", "written"), [
+    ("a.png", "full.csv", "a.png"), ("full.svg", "b.csv", "b.csv")])
+def test_failed_file_leaves_the_other(drawing, picture, numbers, written):
+    for name in ("full.csv", "full.svg"):
+        (drawing.root / name).symlink_to("/dev/full")
+    error = drawing.run("curve.py", "$x_", "-o", picture, "--csv", numbers, status=2)
+    assert error.count("\n") == 1
+    assert "No space left on device" in error
+    assert (drawing.root / written).stat().st_size > 0
 
 
-def test_bad_input_is_one_line_and_writes_nothing(drawing):
+def test_bad_input_gives_an_error_line_and_writes_nothing(drawing):
     for name in ("empty", "folder.svg"):
         (drawing.root / name).mkdir()
     for name, text in (("nothing", ""), ("head", "update,frames,error_200\n"),

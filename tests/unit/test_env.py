@@ -30,31 +30,23 @@ def write_images(folder, names, seed=0):
         cv2.imwrite(str(folder / name), rng.integers(0, 256, (218, 178, 3), np.uint8))
 
 
-def test_images_are_squashed_bgr(tmp_path):
-    write_images(tmp_path / "faces", ["000004.png", "000017.png"])
-    data = Images(tmp_path / "faces", tmp_path / "cache")
-    assert data.names == ["000004.png", "000017.png"]
-    expected = cv2.resize(cv2.imread(str(tmp_path / "faces" / "000017.png")), (128, 128))
-    assert np.array_equal(data.images[1].permute(1, 2, 0).numpy(), expected)
-
-
-def test_the_cache_is_built_once_and_anew_when_the_folder_changes(tmp_path):
+def test_cache_is_rebuilt_only_when_the_folder_changes(tmp_path):
     folder, cache = tmp_path / "faces", tmp_path / "cache"
     write_images(folder, ["a.png"])
     Images(folder, cache)
-    (made,) = cache.glob("faces-????????-????????.npy")
-    first = made.stat().st_mtime_ns
+    (first,) = cache.glob("faces-????????-????????.npy")
+    time = first.stat().st_mtime_ns
     Images(folder, cache)
-    assert made.stat().st_mtime_ns == first
+    assert first.stat().st_mtime_ns == time
     write_images(folder, ["b.png"])
     assert Images(folder, cache).names == ["a.png", "b.png"]
-    (now,) = cache.glob("faces-????????-????????.npy")
-    assert now != made  # which is removed
+    (second,) = cache.glob("faces-????????-????????.npy")
+    assert second != first
 
 
 @pytest.mark.parametrize("error", [OSError(5, "Input/output error"), PermissionError(13, "Denied")])
-def test_what_could_not_be_read_is_tried_again(tmp_path, monkeypatch, capsys, error):
-    """At the next start, or when it may be read."""
+def test_unreadable_image_is_tried_again(tmp_path, monkeypatch, capsys, error):
+    """At the next start, or when its permissions allow it."""
     folder, cache = tmp_path / "faces", tmp_path / "cache"
     write_images(folder, ["a.png", "b.png"])
 
@@ -72,8 +64,8 @@ def test_what_could_not_be_read_is_tried_again(tmp_path, monkeypatch, capsys, er
     assert Images(folder, cache).names == ["a.png", "b.png"]
 
 
-def test_caches_of_folders_that_are_gone_are_named(tmp_path, capsys):
-    """And the names of the files fit any file system."""
+def test_caches_of_missing_folders_are_named(tmp_path, capsys):
+    """The names of the files fit any file system."""
     folder, cache = tmp_path / f"a: b?{'c' * 200}", tmp_path / "cache"
     write_images(folder, ["a.png"])
     Images(folder, cache)
@@ -85,7 +77,7 @@ def test_caches_of_folders_that_are_gone_are_named(tmp_path, capsys):
     assert len(list(cache.glob("*.npy"))) == 2
 
 
-def test_what_cannot_lie_in_the_checkout_lies_elsewhere(tmp_path, monkeypatch):
+def test_read_only_checkout_has_its_cache_elsewhere(tmp_path, monkeypatch):
     usual, home = tmp_path / "checkout" / "data" / "cache", tmp_path / "home"
     (tmp_path / "checkout").mkdir()
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
@@ -93,11 +85,10 @@ def test_what_cannot_lie_in_the_checkout_lies_elsewhere(tmp_path, monkeypatch):
     assert own_folder(usual) == usual
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     assert own_folder(usual) == home / ".cache" / "learning-to-paint" / "cache"
-    for name in ("HOME", "XDG_CACHE_HOME"):
-        monkeypatch.setenv(name, "relative")
-    assert own_folder(usual) == Path(tempfile.gettempdir()) / "learning-to-paint" / "cache"
-    monkeypatch.setenv("HOME", "")
-    assert own_folder(usual) == Path(tempfile.gettempdir()) / "learning-to-paint" / "cache"
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
+    for value in ("relative", ""):
+        monkeypatch.setenv("HOME", value)
+        assert own_folder(usual) == Path(tempfile.gettempdir()) / "learning-to-paint" / "cache"
     monkeypatch.setenv("XDG_CACHE_HOME", str(home / "x"))
     assert own_folder(usual) == home / "x" / "learning-to-paint" / "cache"
     monkeypatch.setenv("LEARNING_TO_PAINT_DIR", str(tmp_path / "own"))
@@ -133,7 +124,7 @@ def test_broken_and_tiny_images_are_counted_and_named_at_every_start(tmp_path, c
     lambda pixels, verdicts: np.savez(verdicts, verdicts=np.zeros(3, np.uint8), folder=""),
     lambda pixels, verdicts: np.savez(verdicts, folder=""),
 ])
-def test_a_damaged_cache_is_built_anew(tmp_path, damage):
+def test_damaged_cache_is_rebuilt(tmp_path, damage):
     write_images(tmp_path / "faces", ["a.png", "b.png"])
     expected = Images(tmp_path / "faces", tmp_path / "cache").images.clone()
     (pixels,) = tmp_path.glob("cache/faces-????????-????????.npy")
@@ -143,7 +134,7 @@ def test_a_damaged_cache_is_built_anew(tmp_path, damage):
     assert torch.equal(Images(tmp_path / "faces", tmp_path / "cache").images, expected)
 
 
-def test_a_full_disk_is_one_clear_error(tmp_path, monkeypatch):
+def test_full_disk_gives_an_error_line(tmp_path, monkeypatch):
     """The space is reserved: a write to a mapped file would end the process."""
     def full(descriptor: int, first: int, length: int) -> None:
         assert (first, length) == (0, 128 + 3 * 128 * 128)
@@ -157,7 +148,7 @@ def test_a_full_disk_is_one_clear_error(tmp_path, monkeypatch):
 
 
 def test_training_sees_what_painting_shows(tmp_path, monkeypatch):
-    """Transparency on white, photos upright, moving pictures; no cache of another reader's."""
+    """Transparency is white, photos are upright; a cache of another version is rebuilt."""
     folder = tmp_path / "faces"
     folder.mkdir()
     sketch = np.zeros((128, 128, 4), np.uint8)
@@ -173,14 +164,14 @@ def test_training_sees_what_painting_shows(tmp_path, monkeypatch):
     for name, image in zip(data.names, data.images.numpy(), strict=True):
         assert np.array_equal(image.transpose(1, 2, 0), read_picture(folder / name)), name
     monkeypatch.setattr("images.READER", 0)
-    before, = (tmp_path / "cache").glob("*.npz")
+    (first,) = (tmp_path / "cache").glob("*.npz")
     Images(folder, tmp_path / "cache")
-    after, = (tmp_path / "cache").glob("*.npz")
-    assert before != after
+    (second,) = (tmp_path / "cache").glob("*.npz")
+    assert first != second
 
 
 @pytest.mark.parametrize("content", [None, [], ["x.png"]])
-def test_a_folder_without_images_is_one_clear_error(tmp_path, content):
+def test_folder_without_images_gives_an_error_line(tmp_path, content):
     folder = tmp_path / "faces"
     if content is not None:
         folder.mkdir()
@@ -203,14 +194,6 @@ def test_split_of_celeba_and_of_others():
     assert split(["000001.jpg"])[0].tolist() == [0]  # CelebA's numbers, but one side is empty
 
 
-def test_a_mirrored_target_is_mirrored(tmp_path):
-    write_images(tmp_path / "faces", ["a.png", "b.png"])
-    data = Images(tmp_path / "faces", tmp_path / "cache")
-    targets = data.targets(torch.tensor([2, 3]))
-    assert torch.equal(targets[0], data.images[1])
-    assert torch.equal(targets[1], data.images[1].flip(2))
-
-
 def test_training_images_are_drawn_mirrored_or_not(tmp_path):
     write_images(tmp_path / "faces", [f"{i:02}.png" for i in range(21)])
     data = Images(tmp_path / "faces", tmp_path / "cache")
@@ -221,13 +204,16 @@ def test_training_images_are_drawn_mirrored_or_not(tmp_path):
     # Chi squared with 37 degrees of freedom exceeds 69.3 once in a thousand.
     assert ((counts - 4000 / 38) ** 2 / (4000 / 38)).sum() < 69.3
     assert data.sample(0, np.random.default_rng(0)).shape == (0,)
+    image, mirrored = data.targets(torch.tensor([2, 3]))
+    assert torch.equal(image, data.images[1])
+    assert torch.equal(mirrored, image.flip(2))
 
 
 @pytest.mark.parametrize(("name", "mode", "second"), [
     ("MNIST", "L", "(False, True)"), ("SVHN", "RGB", '("test", "train")'),
 ])
-def test_the_recipes_of_digits_and_house_numbers(tmp_path, monkeypatch, name, mode, second):
-    """The README's, on stand-ins that download nothing: white for tests, black for training."""
+def test_recipes_of_digits_and_house_numbers(tmp_path, monkeypatch, name, mode, second):
+    """On stand-ins for the data sets: white for tests, black for training."""
     text = (ROOT / "data" / "README.md").read_text()
     code = re.findall("<<'END'\n(.*?)\nEND\n", text, re.DOTALL)[1]
     changes = re.findall(r"`([^`]+)` in place of `([^`]+)`", " ".join(text.split()))
@@ -256,7 +242,7 @@ def test_the_recipes_of_digits_and_house_numbers(tmp_path, monkeypatch, name, mo
             assert (cv2.imread(str(folder / names[i])) == value).all()
 
 
-def test_the_recipe_of_faces_and_crops(tmp_path, monkeypatch):
+def test_recipe_of_faces_and_crops_makes_both(tmp_path, monkeypatch):
     code = re.search("<<'END'\n(.*?)\nEND\n", (ROOT / "data" / "README.md").read_text(),
                      re.DOTALL)[1]
     monkeypatch.chdir(tmp_path)
@@ -298,8 +284,8 @@ def test_environment_paints_and_rewards(tmp_path):
     assert torch.allclose(reward, (before - env.error()) / before)
     state = env.state_dict()
     assert not env.done
-    env.step(action.flatten(1))
-    env.step(action.flatten(1))
+    for _ in range(2):
+        env.step(action.flatten(1))
     assert env.done
     env.load_state_dict(state)
     assert env.step_count == 1

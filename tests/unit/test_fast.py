@@ -1,8 +1,8 @@
 """Every fast path against the plain one on the same inputs."""
 
 import copy
-from collections.abc import Callable
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ from DRL.learner import Setup
 from DRL.model_free import ModelFreeDDPG
 from DRL.rpm import Transitions
 from DRL.wgan import PENALTY, Discriminator, gradient_penalty
-from helpers import fill, image, u8
+from helpers import fill, fill_agent, image, u8
 from Renderer.canvas import as_float
 from Renderer.model import Renderer, TrainedRender
 from Renderer.stroke_batch import draw_batch, draw_tensor
@@ -30,14 +30,13 @@ GPU = torch.device("cuda", 0)
 
 
 def agent_on(device: torch.device, fast: bool, kind: type[DDPG] = DDPG, **options) -> DDPG:
+    """Return an agent with golden networks on a device."""
     torch.manual_seed(0)
     precision = Precision("fp32", device)
     render = TrainedRender(fill(Renderer(), "renderer", 1), "bezier", precision)
     agent = kind(Setup(render=render, precision=precision, fast=fast), **options)
-    for name, seed, gain in (("actor", 2, 1.0), ("critic", 3, 0.8), ("wgan", 4, 2.0)):
-        if name in agent.networks and (name != "critic" or kind is DDPG):
-            fill(agent.networks[name], name, seed, gain)
-            fill(agent.target_networks[name], name, seed + 10, gain)
+    if kind is DDPG:
+        fill_agent(agent)
     agent.target_networks["actor"].train()
     return agent
 
@@ -53,23 +52,17 @@ def batch_on(device: torch.device, seed: int) -> Transitions:
     return batch.to(device)
 
 
-def states_are_the_same(plain: DDPG, fast: DDPG, batch: Transitions) -> None:
-    """Compare what both choose to paint, and what comes of it."""
+def assert_same_steps(plain: DDPG, fast: DDPG, batch: Transitions) -> None:
+    """Compare the agents' actions and the canvases that they lead to."""
     inputs = as_float(batch.canvas), as_float(batch.target), batch.step / 40, (1, 2)
-    one, two = (agent.explore(*inputs) for agent in (plain, fast))
-    assert (one - two).abs().max() <= 1e-3
-    one, two = (agent.advance(batch.canvas, one.clone()) for agent in (plain, fast))
-    assert (one.int() - two.int()).abs().max() <= 1
-
-
-def seeded(call: Callable, seed: int, *inputs: object) -> dict[str, torch.Tensor]:
-    """Return the metrics of an update with known random numbers."""
-    torch.manual_seed(seed)
-    return call(*inputs)
+    actions = [agent.explore(*inputs) for agent in (plain, fast)]
+    assert (actions[0] - actions[1]).abs().max() <= 1e-3
+    canvases = [agent.advance(batch.canvas, actions[0].clone()).int() for agent in (plain, fast)]
+    assert (canvases[0] - canvases[1]).abs().max() <= 1
 
 
 @torch.no_grad()
-def test_folding_batch_norm_changes_no_bundle():
+def test_folded_batch_norm_gives_the_same_actions():
     actor = fill(Actor(), "actor", 2)
     folded = copy.deepcopy(actor)
     fold_batch_norm(folded)
@@ -81,40 +74,51 @@ def test_folding_batch_norm_changes_no_bundle():
 @pytest.mark.usefixtures("narrow")
 @pytest.mark.parametrize("options", [
     {}, pytest.param({"kind": ModelFreeDDPG}, marks=pytest.mark.slow)])
-def test_a_compiled_update_has_the_numbers_of_the_plain_one(monkeypatch, options):
-    """Traced and differentiated as compiling does, without the minutes of building kernels."""
+def test_compiled_update_equals_the_plain_one(monkeypatch, options):
+    """Traced and differentiated as by the compiler, without the minutes of building kernels."""
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
     plain, fast = (agent_on(torch.device("cpu"), fast, **options) for fast in (False, True))
     for seed in (105, 205):
         batch = batch_on(torch.device("cpu"), seed)
-        states_are_the_same(plain, fast, batch)
+        assert_same_steps(plain, fast, batch)
         alpha = torch.rand(4, generator=torch.Generator().manual_seed(seed))
-        one, two = (agent.step_all(alpha, *batch) for agent in (plain, fast))
-        assert one.keys() == two.keys()
-        for name, expected in one.items():
-            assert two[name].item() == pytest.approx(expected.item(), rel=2e-3, abs=1e-4), name
+        metrics, fast_metrics = (agent.step_all(alpha, *batch) for agent in (plain, fast))
+        assert metrics.keys() == fast_metrics.keys()
+        for name, expected in metrics.items():
+            assert fast_metrics[name].item() == pytest.approx(
+                expected.item(), rel=2e-3, abs=1e-4), name
     for name, network in plain.networks.items():
         for (key, one), other in zip(network.named_parameters(), fast.networks[name].parameters(),
                                      strict=True):
             assert (one.grad - other.grad).norm() <= 0.02 * one.grad.norm() + 1e-7, key
 
 
-def test_the_penalty_is_that_of_a_backward_pass_differentiated():
+@pytest.fixture
+def critic_inputs() -> tuple:
+    """Return a discriminator and the inputs of its gradient penalty."""
     discriminator = fill(Discriminator(), "wgan", 4, 2.0)
     real, fake = (torch.cat((image(3, 3, 7), image(3, 3, seed)), 1) for seed in (7, 8))
-    alpha = torch.tensor([0.1, 0.5, 0.8])
-    mixed = torch.lerp(fake, real, alpha.view(-1, 1, 1, 1)).requires_grad_()
-    (slope,) = torch.autograd.grad(discriminator(mixed).sum(), mixed, create_graph=True)
-    plain = PENALTY * (slope.flatten(1).norm(dim=1) - 1).square().mean()
-    penalty = gradient_penalty(discriminator, real, fake, alpha)
-    assert penalty.item() == pytest.approx(plain.item(), rel=1e-5)
+    return discriminator, real, fake, torch.tensor([0.1, 0.5, 0.8])
+
+
+def weight_gradients(penalty: torch.Tensor, discriminator: Discriminator) -> torch.Tensor:
+    """Return the gradients of all weights in one vector."""
     weights = [p for name, p in discriminator.named_parameters() if "weight" in name]
-    for one, two in zip(*(torch.autograd.grad(each, weights) for each in (plain, penalty)),
-                        strict=True):
-        assert (one - two).norm() <= 1e-5 * one.norm()
+    return torch.cat([grad.flatten() for grad in torch.autograd.grad(penalty, weights)])
 
 
-def test_a_compiler_that_fails_is_one_line():
+def test_penalty_is_that_of_a_differentiated_backward_pass(critic_inputs):
+    discriminator, real, fake, alpha = critic_inputs
+    mixed = torch.lerp(fake, real, alpha.view(-1, 1, 1, 1)).requires_grad_()
+    (grad,) = torch.autograd.grad(discriminator(mixed).sum(), mixed, create_graph=True)
+    plain = PENALTY * (grad.flatten(1).norm(dim=1) - 1).square().mean()
+    penalty = gradient_penalty(*critic_inputs)
+    assert penalty.item() == pytest.approx(plain.item(), rel=1e-5)
+    expected, gradients = (weight_gradients(each, discriminator) for each in (plain, penalty))
+    assert (gradients - expected).norm() <= 1e-5 * expected.norm()
+
+
+def test_failed_compiler_gives_an_error_line():
     kind = type("CppCompileError", (RuntimeError,), {"__module__": "torch._inductor.exc"})
     with pytest.raises(UserError, match=r"--fast: compiling failed \(C\+\+ compile error\); "), \
             compiling():
@@ -123,18 +127,17 @@ def test_a_compiler_that_fails_is_one_line():
         raise RuntimeError("other")
 
 
-def test_an_error_in_drawing_ahead_comes_out(monkeypatch):
-    """And so does the end of it, at once, whoever has not read all."""
+def test_error_in_drawing_ahead_is_raised(monkeypatch):
     data = StrokeBatches(7, 4, "bezier", Ranks())
     ahead = drawn_ahead(data, 0, 10**9)
     next(ahead)
-    ahead.close()
+    ahead.close()  # at once, though not all is read
     monkeypatch.setattr("Renderer.stroke_data.draw_batch", lambda *_, **more: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         next(drawn_ahead(data, 0, 3))
 
 
-def test_compiled_drawing_is_the_plain_one():
+def test_compiled_drawing_equals_the_plain_one():
     discs = bezier_discs(torch.from_numpy(np.random.default_rng(4).random((8, 10))))
     assert torch.equal(draw_tensor(discs, 128, compiled=True), draw_tensor(discs, 128))
 
@@ -150,11 +153,8 @@ def test_strokes_drawn_ahead_are_functions_of_their_number():
 
 def test_two_processes_share_the_strokes_of_one():
     whole = StrokeBatches(7, 4, "bezier", Ranks(), drawn=False)[5]
-    parts = []
-    for rank in range(2):
-        ranks = Ranks()
-        ranks.rank, ranks.world = rank, 2
-        parts.append(StrokeBatches(7, 2, "bezier", ranks, drawn=False)[5])
+    parts = [StrokeBatches(7, 2, "bezier", SimpleNamespace(rank=rank, world=2), drawn=False)[5]
+             for rank in range(2)]
     assert torch.equal(torch.stack(parts, 1).flatten(0, 1), whole)
 
 
@@ -162,7 +162,7 @@ def test_two_processes_share_the_strokes_of_one():
 @pytest.mark.parametrize("width", [128, 512])
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("family", ["bezier", "triangle", "round"])
-def test_a_gpu_draws_ten_thousand_strokes_the_same(width, compiled, family):
+def test_gpu_draws_ten_thousand_strokes_alike(width, compiled, family):
     numbers = np.random.default_rng(3).random((10_000, 10))
     numbers[:2000] = numbers[:2000].round()  # corners, ends of every range
     strokes = torch.from_numpy(numbers if width == 128 else numbers[::50])
@@ -173,7 +173,7 @@ def test_a_gpu_draws_ten_thousand_strokes_the_same(width, compiled, family):
 
 
 @needs_gpu
-def test_strokes_drawn_on_a_gpu_are_those_drawn_ahead():
+def test_strokes_drawn_on_a_gpu_equal_those_drawn_ahead():
     ahead = drawn_ahead(StrokeBatches(7, 4, "bezier", Ranks()), 3, 6)
     there = drawn_on(GPU, StrokeBatches(7, 4, "bezier", Ranks(), drawn=False), 3, 6, False)
     for (strokes, drawn), (others, pictures) in zip(ahead, there, strict=False):
@@ -182,7 +182,7 @@ def test_strokes_drawn_on_a_gpu_are_those_drawn_ahead():
 
 
 @needs_gpu
-def test_a_graph_does_every_call_once():
+def test_graph_does_every_call_once():
     total = torch.zeros((), device=GPU)
 
     def add(value: torch.Tensor) -> torch.Tensor:
@@ -198,8 +198,8 @@ def test_a_graph_does_every_call_once():
 @needs_gpu
 @pytest.mark.parametrize("options", [{}, {"reward": "l2"}, {"kind": ModelFreeDDPG}])
 @pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_a_graphed_update_has_the_numbers_of_the_plain_one(monkeypatch, options, compiled):
-    """To what rounding does to it; a rate that changes late reaches the graph."""
+def test_graphed_update_equals_the_plain_one(monkeypatch, options, compiled):
+    """To rounding; a learning rate that changes late reaches the graph."""
     if not compiled:  # graphs alone, without the minutes of building kernels
         monkeypatch.setattr(torch, "compile", lambda function, **_: function)
     plain, fast = (agent_on(GPU, fast, **options) for fast in (False, True))
@@ -212,16 +212,20 @@ def test_a_graphed_update_has_the_numbers_of_the_plain_one(monkeypatch, options,
         for agent in (plain, fast):
             monkeypatch.setattr(agent, "rates", lambda progress, rates=rates: rates)
         if "kind" not in options or k < 3:
-            states_are_the_same(plain, fast, batch)
-        one, two = (seeded(agent.update, k, batch, k / calls) for agent in (plain, fast))
-        for name, expected in one.items():
-            assert two[name].item() == pytest.approx(expected.item(), rel=0.02, abs=1e-3), name
+            assert_same_steps(plain, fast, batch)
+        metrics = []
+        for agent in (plain, fast):
+            torch.manual_seed(k)
+            metrics.append(agent.update(batch, k / calls))
+        for name, expected in metrics[0].items():
+            assert metrics[1][name].item() == pytest.approx(
+                expected.item(), rel=0.02, abs=1e-3), name
         if k == calls - 2:
             frozen = before
     assert all(torch.equal(p, q) for p, q in zip(frozen, fast.actor.parameters(), strict=True))
 
 
-def test_a_processor_paints_in_fp32_unless_asked(monkeypatch):
+def test_cpu_paints_in_fp32_by_default(monkeypatch):
     monkeypatch.setattr("running.device.computes_in_bf16", lambda device: True)
     cpu, gpu = torch.device("cpu"), torch.device("cuda", 0)
     assert not Precision("auto", cpu).bf16
@@ -229,7 +233,7 @@ def test_a_processor_paints_in_fp32_unless_asked(monkeypatch):
     assert Precision("bf16", cpu).bf16 and not Precision("fp32", gpu, learning=True).bf16
 
 
-def test_products_are_rounded_to_tf32_where_that_is_asked_for_alone():
+def test_products_are_rounded_to_tf32_only_on_request():
     gpu, flags = torch.device("cuda", 0), (torch.backends.cudnn, torch.backends.cuda.matmul)
     for name, rounded in (("tf32", True), ("fp32", False)):
         assert str(Precision(name, gpu)) == name
@@ -238,13 +242,10 @@ def test_products_are_rounded_to_tf32_where_that_is_asked_for_alone():
         Precision("tf32", torch.device("cpu"))
 
 
-def test_the_penalty_in_bf16_has_about_the_same_gradient():
-    discriminator = fill(Discriminator(), "wgan", 4, 2.0)
-    real, fake = (torch.cat((image(3, 3, 7), image(3, 3, seed)), 1) for seed in (7, 8))
-    weights = [p for name, p in discriminator.named_parameters() if "weight" in name]
+def test_penalty_in_bf16_has_about_the_same_gradient(critic_inputs):
     gradients = []
     for bf16 in (False, True):
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            penalty = gradient_penalty(discriminator, real, fake, torch.tensor([0.1, 0.5, 0.8]))
-        gradients.append(torch.cat([g.flatten() for g in torch.autograd.grad(penalty, weights)]))
+            penalty = gradient_penalty(*critic_inputs)
+        gradients.append(weight_gradients(penalty, critic_inputs[0]))
     assert (gradients[0] - gradients[1]).norm() <= 0.1 * gradients[0].norm()

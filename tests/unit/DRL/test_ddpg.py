@@ -11,17 +11,16 @@ from torch import nn
 from DRL.ddpg import DDPG
 from DRL.learner import Setup, learning, soft_update
 from DRL.rpm import Transitions
-from helpers import UPDATE, assert_golden, fill, image, u8
+from helpers import FP32, UPDATE, assert_golden, fill, fill_agent, image, u8
 from Renderer.canvas import as_float, composite
 from Renderer.model import Renderer
 from running.device import Precision
 
-FP32 = Precision("fp32", torch.device("cpu"))
 TARGET = u8(image(4, 3, 106))
 
 
 class GoldenRender:
-    """A renderer that knows its family, as a trained one does."""
+    """A golden renderer with a family, like a trained one."""
 
     family = "bezier"
 
@@ -40,10 +39,7 @@ def renderer():
 def golden(renderer, precision=FP32, setup=None, **options) -> DDPG:
     """Return the agent with golden networks, whose batch normalization stays in eval mode."""
     agent = DDPG(Setup(render=renderer, precision=precision, **(setup or {})), **options)
-    for name, seed, gain in (("actor", 2, 1.0), ("critic", 3, 0.8), ("wgan", 4, 2.0)):
-        if name in agent.networks:
-            fill(agent.networks[name], name, seed, gain)
-            fill(agent.target_networks[name], name, seed + 10, gain)
+    fill_agent(agent)
     agent.actor.train = lambda mode=True: agent.actor
     return agent
 
@@ -64,58 +60,28 @@ def gradient_norm(network: nn.Module) -> float:
     return math.sqrt(sum(p.grad.double().square().sum().item() for p in network.parameters()))
 
 
-def losses(agent, batch, alpha=None) -> dict:
-    """The loss of each network and its metrics, by name, as functions without arguments."""
+def losses(agent, batch) -> dict:
+    """Return functions that give the loss of each network and its metrics, by name."""
     canvas, next_canvas, target = map(as_float, (batch.canvas, batch.next_canvas, TARGET))
     return {
         "actor": lambda: agent.policy_loss(canvas, target, batch.step),
         "critic": lambda: agent.value_loss(canvas, batch.action, next_canvas, target, batch.step),
-        "wgan": lambda: agent.wgan_loss(
-            next_canvas, target, torch.rand(4) if alpha is None else alpha),
+        "wgan": lambda: agent.wgan_loss(next_canvas, target, torch.rand(4)),
     }
 
 
-def test_golden_reward(golden_agent, renderer, batch):
+def test_golden_reward_and_action(golden_agent, renderer, batch):
     with torch.no_grad():
         canvas = as_float(batch.canvas)
         reward = golden_agent.reward(
             canvas, composite(renderer, canvas, batch.action), as_float(TARGET))
     expected = torch.tensor(UPDATE["reward"])
     assert torch.allclose(reward[:, 0], expected, rtol=1e-4, atol=3e-6)  # of scores near 1
+    action = golden_agent.painter().act(canvas[:1], as_float(TARGET[:1]), 0.0)
+    assert_golden(action[0], UPDATE["policy_action_row0"])
 
 
-def test_golden_critic_step(golden_agent, batch):
-    with learning(golden_agent.critic):
-        loss, metrics = losses(golden_agent, batch)["critic"]()
-        loss.backward()
-    assert_golden(loss, UPDATE["value_loss"])
-    assert_golden(gradient_norm(golden_agent.critic), UPDATE["critic_grad_norm"])
-    assert_golden(metrics["td_target"], sum(UPDATE["next_value_discounted"]) / 4)
-    mean_value = sum(q - r for q, r in zip(UPDATE["q"], UPDATE["reward"], strict=True)) / 4
-    assert_golden(metrics["value"], mean_value)
-
-
-def test_golden_actor_step(golden_agent, batch):
-    with learning(golden_agent.actor):
-        loss, _ = losses(golden_agent, batch)["actor"]()
-        loss.backward()
-    assert_golden(loss, UPDATE["policy_loss"])
-    assert_golden(gradient_norm(golden_agent.actor), UPDATE["actor_grad_norm"])
-    row = golden_agent.painter().act(as_float(batch.canvas[:1]), as_float(TARGET[:1]), 0.0)[0]
-    assert_golden(row, UPDATE["policy_action_row0"])
-
-
-def test_golden_discriminator_step(golden_agent, batch):
-    with learning(golden_agent.discriminator):
-        loss, metrics = losses(golden_agent, batch, torch.tensor(UPDATE["wgan_alpha"]))["wgan"]()
-        loss.backward()
-    assert_golden(loss, UPDATE["wgan_loss"])
-    for name in ("real", "fake", "penalty"):
-        assert_golden(metrics[name], UPDATE[f"wgan_{name}"])
-    assert_golden(gradient_norm(golden_agent.discriminator), UPDATE["wgan_grad_norm"])
-
-
-def test_each_loss_reaches_its_own_network_only(golden_agent, renderer, batch):
+def test_gradient_of_each_loss_reaches_its_own_network_only(golden_agent, renderer, batch):
     others = [renderer.network, *golden_agent.networks.values(),
               *golden_agent.target_networks.values(), golden_agent.ema_actor]
     for name, loss_of in losses(golden_agent, batch).items():
@@ -129,34 +95,37 @@ def test_each_loss_reaches_its_own_network_only(golden_agent, renderer, batch):
         network.zero_grad(set_to_none=True)
 
 
-def test_an_update_takes_the_golden_steps(golden_agent, batch, monkeypatch):
-    """The losses and the gradients that its optimisers get are the golden ones."""
+def test_update_has_the_golden_losses_and_gradients(golden_agent, batch, monkeypatch):
     monkeypatch.setattr(torch, "rand", lambda *size, **more: torch.tensor(UPDATE["wgan_alpha"]))
-    before = {name: copy.deepcopy(net) for name, net in golden_agent.networks.items()}
     norms: dict[str, float] = {}
     for name, optimizer in golden_agent.optimizers.items():
         optimizer.register_step_pre_hook(
             lambda *_, name=name: norms.update(
                 {name: gradient_norm(golden_agent.networks[name])}))
-    monkeypatch.setattr(golden_agent, "rates", lambda progress: dict.fromkeys(before, 0.0))
+    monkeypatch.setattr(golden_agent, "rates",
+                        lambda progress: dict.fromkeys(golden_agent.networks, 0.0))
     metrics = golden_agent.update(batch, 0.0)
     for name, loss in (("actor", "policy"), ("critic", "value"), ("wgan", "wgan")):
         assert_golden(metrics[f"{name}/loss"], UPDATE[f"{loss}_loss"])
         assert_golden(norms[name], UPDATE[f"{name}_grad_norm"])
+    assert_golden(metrics["critic/td_target"], np.mean(UPDATE["next_value_discounted"]))
+    assert_golden(metrics["critic/value"], np.mean(UPDATE["q"]) - np.mean(UPDATE["reward"]))
+    for name in ("real", "fake", "penalty"):
+        assert_golden(metrics[f"wgan/{name}"], UPDATE[f"wgan_{name}"])
 
 
 def test_update_moves_networks_and_target_networks(golden_agent, batch):
-    before = {n: [p.clone() for p in net.parameters()] for n, net in golden_agent.networks.items()}
-    targets = {n: [p.clone() for p in net.parameters()]
-               for n, net in golden_agent.target_networks.items()}
+    before, targets = (
+        {name: [p.clone() for p in network.parameters()] for name, network in networks.items()}
+        for networks in (golden_agent.networks, golden_agent.target_networks))
     metrics = golden_agent.update(batch, 0.0)
     assert all(torch.isfinite(value) for value in metrics.values())
     for name, network in golden_agent.networks.items():
-        new = list(network.parameters())
-        assert not torch.equal(new[0], before[name][0])
-        for moved, old, online in zip(golden_agent.target_networks[name].parameters(),
-                                      targets[name], new, strict=True):
-            assert torch.allclose(moved, old + 0.001 * (online - old), atol=1e-6)
+        online = list(network.parameters())
+        assert not torch.equal(online[0], before[name][0])
+        for target, old, new in zip(golden_agent.target_networks[name].parameters(),
+                                    targets[name], online, strict=True):
+            assert torch.allclose(target, old + 0.001 * (new - old), atol=1e-6)
     assert not golden_agent.actor.training
 
 
@@ -196,7 +165,7 @@ def test_soft_update_copies_or_averages_buffers():
     assert ema.num_batches_tracked == 1
 
 
-def test_ema_is_about_a_hundredth_of_the_training_long(renderer, batch, monkeypatch):
+def test_ema_spans_a_hundredth_of_the_training(renderer, batch, monkeypatch):
     """Of 10,000 updates it moves by 1 % an update; at first it moves faster."""
     agent, calls = golden(renderer), []
     monkeypatch.setattr("DRL.learner.soft_update",
@@ -209,7 +178,7 @@ def test_ema_is_about_a_hundredth_of_the_training_long(renderer, batch, monkeypa
     assert all(tau == buffer_tau for tau, buffer_tau in calls)
 
 
-def test_rates_are_the_references_at_the_same_shares(renderer):
+def test_learning_rates_fall_at_the_references_fractions(renderer):
     agent = DDPG(Setup(render=renderer, precision=FP32))
     assert [agent.rates(p)["actor"] for p in (0, 0.19, 0.2, 0.39, 0.4, 1)] == [
         1e-3, 1e-3, 3e-4, 3e-4, 1e-4, 1e-4]
@@ -228,7 +197,7 @@ def test_l2_reward_is_the_fraction_of_the_error_removed(renderer):
     assert torch.allclose(agent.reward(before, half, target), torch.tensor(0.75), atol=1e-4)
 
 
-def test_progress_beyond_255_steps(renderer):
+def test_progress_beyond_255_steps_is_exact(renderer):
     """A step plane in eight bits would wrap."""
     agent = golden(renderer, setup={"max_step": 1000})
     seen = []

@@ -1,4 +1,4 @@
-"""The model-free agent: what its losses are, where gradients go, how it explores."""
+"""The model-free agent: its losses, its gradients and its exploration."""
 
 import copy
 
@@ -9,22 +9,25 @@ import torch
 from DRL.learner import Setup, learning
 from DRL.model_free import ActionCritic, ModelFreeDDPG
 from DRL.rpm import Transitions
-from helpers import TINY, assert_same, everything, go_on, image, training_of, u8, weights_of
+from helpers import (
+    FP32,
+    assert_same,
+    image,
+    save_run,
+    state_of,
+    tick,
+    training_of,
+    u8,
+)
 from Renderer.canvas import as_float
-from running.device import Precision
 from running.optim import set_rate
-from running.ranks import Ranks
-from running.run import Run
-from utils.command import UserError
-from utils.weights import half_state, load_weights, save_atomically
 
-FP32 = Precision("fp32", torch.device("cpu"))
 TARGET = u8(image(3, 3, 106))
 MODEL_FREE = ("--method", "model_free")
 
 
 class NoRenderer:
-    """One that is never called."""
+    """A renderer that must not be called."""
 
     family = "bezier"
 
@@ -46,7 +49,7 @@ def batch() -> Transitions:
                        torch.tensor([0, 20, 39]))
 
 
-def test_the_critic_sees_every_number_as_a_plane(monkeypatch):
+def test_critic_sees_every_number_of_the_action_as_a_plane(monkeypatch):
     critic, judged = ActionCritic(2), []
     monkeypatch.setattr(critic, "judge", judged.append)
     canvas, target, action = image(3, 3, 1), image(3, 3, 2), torch.rand(3, 26)
@@ -61,7 +64,7 @@ def test_the_critic_sees_every_number_as_a_plane(monkeypatch):
 
 
 @pytest.mark.parametrize("reward", ["l2", "wgan"])
-def test_the_bellman_equation_by_hand(batch, reward, monkeypatch):
+def test_value_loss_is_the_bellman_error_by_hand(batch, reward, monkeypatch):
     """Q' is 2 for every action of the target actor, 5 for others; Q is 0.5."""
     agent = agent_of(reward=reward, discount=0.9)
     chosen = agent.target_networks["actor"](
@@ -112,7 +115,7 @@ def test_learning_never_calls_the_renderer(batch, reward):
         assert not torch.equal(next(network.parameters()), next(before[name].parameters())), name
 
 
-def test_the_actor_learns_to_please_the_critic(batch):
+def test_actor_raises_the_value_of_its_critic(batch):
     """A critic that likes dark strokes makes them darker."""
     agent = agent_of(reward="l2")
     agent.calls["critic"] = lambda canvas, target, progress, action: -action.mean(1, keepdim=True)
@@ -124,82 +127,50 @@ def test_the_actor_learns_to_please_the_critic(batch):
     assert agent.painter().act(canvas, target, 0.0).mean() < before - 0.01
 
 
-def test_noise_changes_acting_and_not_learning(batch):
+def test_noise_changes_exploration_and_not_learning(batch):
     agent, progress = agent_of(noise_factor=0.05), torch.full((3,), 3 / 40)
     canvas, target = as_float(batch.canvas), as_float(TARGET)
     clean, state = (copy.deepcopy(x) for x in (agent.actor.state_dict(), agent.state_dict()))
-    plain = agent.painter().act(canvas, target, progress)
+    action = agent.painter().act(canvas, target, progress)
     noisy = agent.explore(canvas, target, progress, (7, 0, 0))
-    assert (noisy - plain).abs().max() > 0.01
-    assert torch.equal(noisy, agent.explore(canvas, target, progress, (7, 0, 0)))
-    others = [agent.explore(canvas, target, progress, e)
-              for e in ((7, 0, 1), (7, 1, 0), (8, 0, 0))]
-    assert all((other - noisy).abs().max() > 1e-3 for other in others)
+    assert (noisy - action).abs().max() > 0.01
+    for episode in ((7, 0, 1), (7, 1, 0), (8, 0, 0)):
+        assert (agent.explore(canvas, target, progress, episode) - noisy).abs().max() > 1e-3
     assert torch.equal(noisy, agent.explore(canvas, target, progress, (7, 0, 0)))
     assert_same(agent.state_dict(), state)
-    own, noise = agent.explorer.state_dict(), []
     parameters = dict(agent.actor.named_parameters())
-    for key, value in clean.items():
+    noise = []
+    for key, value in agent.explorer.state_dict().items():
         if key in parameters:
-            noise.append((own[key] - value).flatten())
+            noise.append((value - clean[key]).flatten())
         else:
-            assert torch.equal(own[key], value), key
+            assert torch.equal(value, clean[key]), key
     noise = torch.cat(noise)
     assert noise.std().item() == pytest.approx(0.05, rel=0.01)
     assert abs(noise.mean().item()) < 1e-4
-    quiet = agent_of(noise_factor=0.0)
-    assert torch.equal(quiet.explore(canvas, target, progress, (7, 0, 0)), plain)
+    noiseless = agent_of(noise_factor=0.0)
+    assert torch.equal(noiseless.explore(canvas, target, progress, (7, 0, 0)), action)
 
 
 @pytest.mark.usefixtures("narrow")
-def test_a_model_free_training_resumes_to_the_bit(checkout, tmp_path):
-    """Within an episode, after learning: the same noise on the same actor."""
+def test_model_free_resume_within_an_episode_is_bit_exact(checkout, tmp_path):
+    """It goes on with the same noise on the same actor; another process draws other noise."""
     first = training_of(checkout, *MODEL_FREE)
     assert (first.method.noise, first.method.discount) == (0.05, 0.95**5)
-    go_on(first, 6)
-    first.attach(Run.create(tmp_path, "Paint", {}, Ranks()))
-    first.save()
+    tick(first, 6)
+    run = save_run(first, tmp_path)
     saved_at = first.global_update
-    go_on(first, 4)
-    second = training_of(checkout, *MODEL_FREE)
-    second.load(first.run)
-    go_on(second, 4)
+    tick(first, 4)
+    second, another = (training_of(checkout, *MODEL_FREE) for _ in range(2))
+    second.load(run)
+    tick(second, 4)
     assert second.global_update == first.global_update > saved_at > 0
-    assert_same(everything(second), everything(first))
+    assert_same(state_of(second), state_of(first))
     assert_same(second.method.explorer.state_dict(), first.method.explorer.state_dict())
     noise = (first.method.explorer.fc.weight - first.method.actor.fc.weight).std()
     assert noise > 0.03
-
-
-@pytest.mark.usefixtures("narrow")
-def test_processes_explore_by_their_own_noise(checkout):
-    """Each draws from its number, so that two of them see more than one."""
-    training = training_of(checkout, *MODEL_FREE)
-    training.tick()
-    alone = training.method.explorer.fc.weight.clone()
-    training.ranks.rank = 1
-    training.tick()
-    assert not torch.allclose(alone, training.method.explorer.fc.weight)
-
-
-@pytest.mark.usefixtures("narrow")
-def test_a_model_free_training_by_the_real_scripts(checkout):
-    flags = (*TINY, *MODEL_FREE, "--bundle", 2)
-    out = checkout.run("train.py", *flags, "--train_times", 6, "--debug")
-    assert "critic/td_target" in out
-    assert "after 6 strokes" in out
-    folder = checkout.root / "train_log" / "Paint-run1"
-    assert weights_of(folder / "critic.pkl")["conv1.weight_v"].shape == (16, 35, 3, 3)
-    painted = checkout.run("test.py", "--actor", folder / "actor.pkl", "--max_step", 1,
-                           "--divide", 1)
-    assert "2 strokes" in painted
-    checkout.refuse((
-        ("train.py", ("--init", folder, "--bundle", 2), "conv1.weight_v has the shape"),
-        ("train.py", ("--resume", folder, *MODEL_FREE), "leave out --method"),
-    ))
-
-
-def test_a_critic_of_the_other_kind_is_refused(tmp_path):
-    save_atomically(half_state(ActionCritic(5)), tmp_path / "critic.pkl")
-    with pytest.raises(UserError, match=r"\(64, 35, 3, 3\)"):
-        load_weights(ActionCritic(2), tmp_path / "critic.pkl", "the critic", "")
+    tick(another, 1)
+    noisy = another.method.explorer.fc.weight.clone()
+    another.ranks.rank = 1
+    tick(another, 1)
+    assert not torch.allclose(noisy, another.method.explorer.fc.weight)

@@ -5,12 +5,13 @@ import pytest
 import torch
 
 from DRL.rpm import ReplayMemory, Transitions
+from helpers import assert_same
 
 ENV_BATCH, MAX_STEP = 2, 3
 
 
 def canvas_of(moment: int) -> torch.Tensor:
-    """A canvas whose pixels tell the moment and the painting."""
+    """Return canvases whose pixels tell the moment and the painting."""
     paintings = torch.arange(ENV_BATCH, dtype=torch.uint8).view(-1, 1, 1, 1)
     return (2 * (moment % 120) + paintings).expand(-1, 3, 128, 128)
 
@@ -32,32 +33,26 @@ def sample(memory: ReplayMemory, count: int, seed: int) -> Transitions:
 
 def check(memory: ReplayMemory, newest_episode: int) -> None:
     batch = sample(memory, 500, 0)
-    now, after = batch.canvas[:, 0, 0, 0].int(), batch.next_canvas[:, 0, 0, 0].int()
-    assert torch.equal(after - now, torch.full_like(now, 2))  # the same painting, a moment on
-    moment = now // 2
+    pixel, next_pixel = (x[:, 0, 0, 0].int() for x in (batch.canvas, batch.next_canvas))
+    assert (next_pixel - pixel == 2).all()  # the same painting, a moment later
+    moment = pixel // 2
     assert torch.equal(moment % (MAX_STEP + 1), batch.step)
     assert batch.step.max() == MAX_STEP - 1
     assert torch.allclose(batch.action[:, 0], (moment + 1) / 100)
-    assert torch.equal(batch.target, 10 * (moment // (MAX_STEP + 1)) + now % 2)
+    assert torch.equal(batch.target, 10 * (moment // (MAX_STEP + 1)) + pixel % 2)
     assert batch.target.max() // 10 == newest_episode
 
 
-def test_transitions_lead_to_the_next_canvas():
+@pytest.mark.parametrize(("episodes", "steps_of_last"), [
+    (2, MAX_STEP), (7, 0), (7, 1), (7, 2), (7, 3)])
+def test_memory_keeps_exactly_the_newest_transitions(episodes, steps_of_last):
     memory = ReplayMemory(12, ENV_BATCH, MAX_STEP)
-    fill(memory, 2)
-    assert len(memory) == 2 * MAX_STEP * ENV_BATCH
-    check(memory, 1)
-
-
-@pytest.mark.parametrize("steps_of_last", [0, 1, 2, 3])
-def test_wrap_around_keeps_exactly_the_newest(steps_of_last):
-    memory = ReplayMemory(12, ENV_BATCH, MAX_STEP)
-    fill(memory, 7, steps_of_last)
+    fill(memory, episodes, steps_of_last)
     assert len(memory) == 12
-    ended = 6 * MAX_STEP + steps_of_last
+    ended = (episodes - 1) * MAX_STEP + steps_of_last
     numbers = [4 * (k // MAX_STEP) + k % MAX_STEP for k in range(ended - 6, ended)]
     assert memory.canvas[memory.beginnings(), 0, 0, 0, 0].tolist() == [2 * m for m in numbers]
-    check(memory, 6 if steps_of_last else 5)
+    check(memory, episodes - 1 if steps_of_last else episodes - 2)
 
 
 def test_sampling_is_uniform():
@@ -70,7 +65,7 @@ def test_sampling_is_uniform():
     assert ((counts - 1000.0) ** 2 / 1000).sum() < 31.3
 
 
-def test_an_empty_memory_says_so():
+def test_sampling_an_empty_memory_fails():
     memory = ReplayMemory(12, ENV_BATCH, MAX_STEP)
     memory.begin(canvas_of(0), torch.zeros(ENV_BATCH, dtype=torch.int64))
     assert len(memory) == 0
@@ -79,13 +74,12 @@ def test_an_empty_memory_says_so():
 
 
 def test_state_dict_restores_the_memory():
-    memory, other = (ReplayMemory(12, ENV_BATCH, MAX_STEP) for _ in range(2))
+    memory, restored = (ReplayMemory(12, ENV_BATCH, MAX_STEP) for _ in range(2))
     fill(memory, 5, 2)
-    other.load_state_dict(memory.state_dict())
-    for mine, its in zip(*(sample(m, 50, 2) for m in (memory, other)), strict=True):
-        assert torch.equal(mine, its)
+    restored.load_state_dict(memory.state_dict())
+    assert_same(tuple(sample(restored, 50, 2)), tuple(sample(memory, 50, 2)))
 
 
-def test_a_transition_takes_at_most_52_kilobytes():
+def test_transition_takes_at_most_52_kilobytes():
     memory = ReplayMemory(80 * 40, 8, 40)
     assert memory.nbytes / (80 * 40) <= 52_000

@@ -7,21 +7,14 @@ import torch
 from constants import BUNDLE, STEPS
 from helpers import ARRAYS, assert_golden, fill, image
 from painting.tiles import fitting_grid, from_tiles, paint_placed, plan, smooth_seams, to_tiles
-from Renderer.canvas import (
-    STROKE_DIM,
-    as_float,
-    as_uint8,
-    composite,
-    paint_strokes,
-    split_action,
-)
+from Renderer.canvas import STROKE_DIM, as_float, as_uint8, composite, paint_strokes, split_action
 from Renderer.model import Renderer
 from Renderer.strokes import Strokes
 from utils.command import UserError
 
 
 @torch.no_grad()
-def test_golden_bundle():
+def test_bundle_paints_the_golden_canvas():
     canvas = composite(
         fill(Renderer(), "renderer", 1), image(2, 3, 104),
         torch.from_numpy(ARRAYS["bundle_actions"]).float(),
@@ -41,9 +34,9 @@ def test_strokes_blend_in_order():
 
 
 def test_action_layout():
-    shapes, colours = split_action(torch.arange(BUNDLE * STROKE_DIM).float()[None])
+    shapes, colors = split_action(torch.arange(BUNDLE * STROKE_DIM).float()[None])
     assert shapes[0, 1].tolist() == list(range(13, 23))
-    assert colours[0, 4].tolist() == [62, 63, 64]
+    assert colors[0, 4].tolist() == [62, 63, 64]
 
 
 def test_tiles_round_trip_and_order():
@@ -53,7 +46,7 @@ def test_tiles_round_trip_and_order():
     assert torch.equal(from_tiles(tiles, 2, 3), picture)
 
 
-def test_seams_are_means_and_nothing_else_changes():
+def test_smoothing_changes_seams_alone():
     picture = torch.rand(1, 3, 384, 384)
     smooth = smooth_seams(picture)
     changed = (smooth != picture)[0].any(0)
@@ -69,7 +62,7 @@ def test_seams_are_means_and_nothing_else_changes():
 @pytest.mark.parametrize(("rows", "columns", "grids"), [
     (1, 1, [(1, 1)]), (4, 4, [(1, 1), (4, 4)]), (4, 6, [(2, 3), (4, 6)]), (2, 3, [(2, 3)]),
 ])
-def test_the_stages_of_a_painting(rows, columns, grids):
+def test_stages_of_a_painting_cover_each_pixel_once(rows, columns, grids):
     stages = plan(rows, columns, 0, 10)
     height, width, *_ = stages[0].layout
     assert (height, width) == (128 * rows, 128 * columns)
@@ -105,24 +98,25 @@ def test_automatic_grids_hardly_stretch(height, width, grid):
     assert fitting_grid(height, width) == grid
 
 
-def test_the_neural_canvas_of_placed_strokes():
-    """On its tile it is what painting gives; a larger tile enlarges it; nothing leaves the clip."""
+def test_neural_canvas_of_placed_strokes():
+    """On its tile a stroke looks as painted; a larger tile enlarges it; clips hold."""
     strokes = torch.rand(BUNDLE, 13)
     render = lambda shapes: shapes[:, :1, None].expand(-1, 128, 128) * torch.linspace(0, 1, 128)
-    wanted = composite(render, torch.zeros(1, 3, 128, 128), strokes.view(1, -1))[0].permute(1, 2, 0)
-    shapes, colours = strokes.split((10, 3), 1)
+    expected = composite(render, torch.zeros(1, 3, 128, 128), strokes.view(1, -1))[0]
+    expected = expected.permute(1, 2, 0)
+    shapes, colors = strokes.split((10, 3), 1)
 
     def placed(tile: tuple[int, int, int], clip: tuple[int, int, int, int]) -> torch.Tensor:
-        some = Strokes("bezier", 384, 256, shapes.numpy(), colours.numpy(),
-                       np.tile(tile, (BUNDLE, 1)), np.tile(clip, (BUNDLE, 1)))
-        return paint_placed(render, some, torch.device("cpu"))
+        placed_strokes = Strokes("bezier", 384, 256, shapes.numpy(), colors.numpy(),
+                                 np.tile(tile, (BUNDLE, 1)), np.tile(clip, (BUNDLE, 1)))
+        return paint_placed(render, placed_strokes, torch.device("cpu"))
 
     canvas = placed((128, 64, 128), (0, 0, 384, 256))
-    assert torch.allclose(canvas[128:256, 64:192], wanted, atol=1e-6)
+    assert torch.allclose(canvas[128:256, 64:192], expected, atol=1e-6)
     assert canvas.count_nonzero() == canvas[128:256, 64:192].count_nonzero()
     large = placed((128, 0, 256), (200, 0, 384, 256))
     assert large[:200].max() == 0
-    assert torch.allclose(large[210::2, 10::2].mean(), wanted[41:, 5:].mean(), atol=0.02)
+    assert torch.allclose(large[210::2, 10::2].mean(), expected[41:, 5:].mean(), atol=0.02)
 
 
 def test_uint8_round_trip():
@@ -132,11 +126,14 @@ def test_uint8_round_trip():
     assert np.isclose(as_float(every).max(), 1)
 
 
-def test_steps_of_the_whole_and_of_the_tiles():
-    """An odd step is not lost, and without a number each part has as many as were learnt."""
-    for (rows, columns), asked, steps in (
-            ((4, 4), 100, [50, 50]), ((4, 4), 41, [21, 20]), ((4, 4), None, [STEPS, STEPS]),
-            ((1, 1), 41, [41]), ((1, 1), None, [STEPS]), ((2, 3), 7, [7])):
-        assert [stage.steps for stage in plan(rows, columns, 0, asked)] == steps
+@pytest.mark.parametrize(("rows", "columns", "max_step", "steps"), [
+    (4, 4, 100, [50, 50]), (4, 4, 41, [21, 20]), (4, 4, None, [STEPS, STEPS]),
+    (1, 1, 41, [41]), (1, 1, None, [STEPS]), (2, 3, 7, [7]),
+])
+def test_steps_are_split_between_canvas_and_tiles(rows, columns, max_step, steps):
+    assert [stage.steps for stage in plan(rows, columns, 0, max_step)] == steps
+
+
+def test_one_step_is_too_few_for_tiles():
     with pytest.raises(UserError, match="--max_step 1 leaves no step for the tiles"):
         plan(4, 4, 0, 1)

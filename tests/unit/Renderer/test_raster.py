@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from helpers import ROOT
+from helpers import ROOT, painted
 from painting.refine import random_shapes, refine, reseed
 from painting.tiles import plan
 from Renderer.raster import Boxes, paint_exact, paint_frames, place
@@ -23,7 +23,7 @@ from Renderer.strokes import Strokes
 def random_strokes(
     family: str, n: int, seed: int, tile: tuple[int, int, int] = (0, 0, 128), side: int = 128
 ) -> Strokes:
-    """Strokes on one tile of a square canvas, cut at the tile."""
+    """Return strokes on one tile of a square canvas, clipped to the tile."""
     rng = np.random.default_rng(seed)
     shapes = rng.random((n, 10), np.float32)
     shapes[: n // 4] = shapes[: n // 4].round()  # corners, ends of every range
@@ -32,22 +32,22 @@ def random_strokes(
                    np.tile(tile, (n, 1)), np.tile((top, left, top + width, left + width), (n, 1)))
 
 
-def painted(strokes: Strokes, scale: float = 1) -> np.ndarray:
-    canvas = np.zeros((round(strokes.height * scale), round(strokes.width * scale), 3), np.float32)
-    paint_exact(strokes, canvas, scale)
-    return canvas
-
-
-def plainly_painted(strokes: Strokes, width: int) -> np.ndarray:
-    """One tile, by the reference rasterizer."""
+def reference(strokes: Strokes, width: int) -> np.ndarray:
+    """Return the canvas of one tile by the reference rasterizer."""
     canvas = np.zeros((width, width, 3), np.float32)
     for shape, color in zip(strokes.shapes, strokes.colors, strict=True):
         canvas += (1 - draw(shape, width, strokes.family))[..., None] * (color - canvas)
     return canvas
 
 
-def test_painting_takes_no_more_threads_than_it_is_given(compiled):
-    """Starting its own, numba would change PyTorch's too."""
+def half_squared_error(strokes: Strokes, target: np.ndarray) -> float:
+    """Return half the sum of the squared errors of a painting."""
+    return float(np.square(painted(strokes) - target, dtype=np.float64).sum() / 2)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_painting_takes_no_more_threads_than_it_is_given(compiled, threads):
+    """With threads of its own, numba would change PyTorch's number too."""
     code = """
 import numpy as np, torch
 from Renderer.raster import paint_frames
@@ -57,24 +57,23 @@ one = Strokes("round", 128, 128, np.full((1, 10), 0.5, np.float32), np.ones((1, 
 list(paint_frames(one, 128, 128, [1]))
 print(torch.get_num_threads())"""
     environment = {name: value for name, value in os.environ.items() if "NUM_THREADS" not in name}
-    for threads in (1, 2):
-        out = subprocess.check_output(
-            [sys.executable, "-c", code], cwd=ROOT / "baseline", text=True,
-            env=environment | {"OMP_NUM_THREADS": str(threads)})
-        assert int(out.splitlines()[-1]) == threads
+    out = subprocess.check_output(
+        [sys.executable, "-c", code], cwd=ROOT / "baseline", text=True,
+        env=environment | {"OMP_NUM_THREADS": str(threads)})
+    assert int(out.splitlines()[-1]) == threads
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("scale", [1, 2])
-def test_a_tile_of_a_painting_equals_the_reference(family, scale):
+def test_tile_of_a_painting_equals_the_reference(family, scale):
     strokes = random_strokes(family, 24, 3, (128, 0, 128), 256)
     canvas = painted(strokes, scale)
     tile = canvas[128 * scale :, : 128 * scale]
-    assert np.abs(tile - plainly_painted(strokes, 128 * scale)).max() <= 1e-6
+    assert np.abs(tile - reference(strokes, 128 * scale)).max() <= 1e-6
     assert canvas[: 128 * scale].max() == canvas[:, 128 * scale :].max() == 0
 
 
-def test_pictures_out_of_proportion_take_little_memory():
+def test_picture_of_extreme_proportions_takes_little_memory():
     """The canvas, of which a picture is a squashed view, would have 8000 x 8000 pixels."""
     strokes = random_strokes("round", 4, 5)
     tracemalloc.start()
@@ -136,80 +135,69 @@ def test_strokes_that_overlap_tiles_are_seeded_on_their_tile():
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_gradient_tells_how_the_error_changes(family):
-    """Against differences over steps that are long beside a pixel, on smooth errors."""
+def test_gradient_of_shapes_agrees_with_differences(family):
+    """Over steps that are long against a pixel, on smooth errors."""
     strokes = random_strokes(family, 6, 11)
     strokes.shapes[:] = random_shapes(family, np.full(6, 0.6), np.random.default_rng(11))[0]
     strokes.shapes[:, 8:] = 0.7, 0.6
     rows, columns = np.mgrid[:128, :128].astype(np.float32) / 127
     target = np.stack((rows, columns, 1 - rows * columns), 2)
-
-    def half_error(shapes: np.ndarray) -> float:
-        moved = Strokes(family, 128, 128, shapes, *(getattr(strokes, name) for name in
-                                                    ("colors", "tiles", "clips")))
-        return float(np.square(painted(moved) - target, dtype=np.float64).sum() / 2)
-
     shapes = torch.from_numpy(strokes.shapes).requires_grad_()
     shapes_placed = place(strokes, shapes)
-    found = gradient(Boxes(strokes, shapes_placed, margin=1), strokes.colors, target)
-    assert np.abs(found.canvas - painted(strokes)).max() <= 1e-6
-    backward_to_shapes(shapes_placed, found)
-    told, measured = [], []
-    for i in range(6):
-        for j in range(10):
-            low, high = strokes.shapes.copy(), strokes.shapes.copy()
-            low[i, j], high[i, j] = max(low[i, j] - 0.04, 0), min(high[i, j] + 0.04, 1)
-            measured.append((half_error(high) - half_error(low)) / (high - low)[i, j])
-            told.append(shapes.grad[i, j].item())
-    assert np.corrcoef(told, measured)[0, 1] > 0.95
-    assert 0.85 < np.dot(told, measured) / np.dot(measured, measured) < 1.15
+    grad = gradient(Boxes(strokes, shapes_placed, margin=1), strokes.colors, target)
+    assert np.abs(grad.canvas - painted(strokes)).max() <= 1e-6
+    backward_to_shapes(shapes_placed, grad)
+    differences = np.empty((6, 10))
+    for i, j in np.ndindex(6, 10):
+        low, high = strokes.shapes.copy(), strokes.shapes.copy()
+        low[i, j], high[i, j] = max(low[i, j] - 0.04, 0), min(high[i, j] + 0.04, 1)
+        errors = [half_squared_error(replace(strokes, shapes=each), target) for each in (low, high)]
+        differences[i, j] = (errors[1] - errors[0]) / (high - low)[i, j]
+    estimates, differences = shapes.grad.numpy().ravel(), differences.ravel()
+    assert np.corrcoef(estimates, differences)[0, 1] > 0.95
+    assert 0.85 < estimates @ differences / (differences @ differences) < 1.15
 
 
-def test_worth_color_and_curvature_are_exact():
+def test_worth_color_gradient_and_curvature_are_exact():
     strokes = random_strokes("bezier", 8, 4)
     target = np.random.default_rng(5).random((128, 128, 3), np.float32)
-
-    def half_error(some: Strokes) -> float:
-        return float(np.square(painted(some) - target, dtype=np.float64).sum() / 2)
-
-    found = gradient(Boxes(strokes, place(strokes, torch.from_numpy(strokes.shapes)), margin=1),
-                     strokes.colors, target)
-    error = half_error(strokes)
+    grad = gradient(Boxes(strokes, place(strokes, torch.from_numpy(strokes.shapes)), margin=1),
+                    strokes.colors, target)
+    error = half_squared_error(strokes, target)
     for i in range(8):
         others = Strokes.join((strokes[:i], strokes[i + 1 :]))
-        assert half_error(others) - error == pytest.approx(found.worth[i], rel=2e-3, abs=0.05)
-        changed = Strokes.join((strokes[:i], strokes[i : i + 1], strokes[i + 1 :]))
-        changed.colors[i, 1] += 0.5
-        expected = 0.5 * found.colors[i, 1] + 0.125 * found.curvature[i]
-        assert half_error(changed) - error == pytest.approx(expected, rel=2e-3, abs=0.05)
+        worth = half_squared_error(others, target) - error
+        assert worth == pytest.approx(grad.worth[i], rel=2e-3, abs=0.05)
+        colors = strokes.colors.copy()
+        colors[i, 1] += 0.5
+        expected = 0.5 * grad.colors[i, 1] + 0.125 * grad.curvature[i]
+        difference = half_squared_error(replace(strokes, colors=colors), target) - error
+        assert difference == pytest.approx(expected, rel=2e-3, abs=0.05)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_refining_lowers_the_exact_error(family):
-    rng = np.random.default_rng(2)
     ((_, _, tiles, clips),) = (stage.layout for stage in plan(1, 1, 0, 8))
-    shapes, center = random_shapes(family, np.linspace(1, 0, 40), rng)
+    shapes, center = random_shapes(family, np.linspace(1, 0, 40), np.random.default_rng(2))
     target = np.zeros((128, 128, 3), np.float32)
     target[30:90, 20:70], target[60:120, 60:110] = (0.2, 0.4, 0.9), (0.8, 0.7, 0.1)
     row, column = (center * 127).astype(int).T
     strokes = Strokes(family, 128, 128, shapes, target[row, column],
                       np.tile(tiles, (40, 1)), np.tile(clips, (40, 1)))
-    before = shapes.copy()
-    told = []
-    better = refine(strokes, target, 60, report=told.append)
-    error = float(np.square(painted(better) - target).mean())
-    assert len(told) == 60 and told[0] == pytest.approx(
-        float(np.square(painted(strokes) - target).mean()), rel=1e-4)
-    assert error < 0.2 * told[0]
-    assert error <= min(told) * 1.0001
-    assert np.array_equal(strokes.shapes, before)  # what was given stays
-    assert better.shapes.min() >= 0 and better.shapes.max() <= 1
-    assert len(better) == 40
+    error_of = lambda strokes: float(np.square(painted(strokes) - target).mean())
+    before, reported = shapes.copy(), []
+    refined = refine(strokes, target, 60, report=reported.append)
+    error = error_of(refined)
+    assert len(reported) == 60 and reported[0] == pytest.approx(error_of(strokes), rel=1e-4)
+    assert error < 0.2 * reported[0]
+    assert error <= min(reported) * 1.0001
+    assert np.array_equal(strokes.shapes, before)
+    assert refined.shapes.min() >= 0 and refined.shapes.max() <= 1
+    assert len(refined) == 40
     # The best is kept over re-seedings, after which the error rises.
-    further = refine(better, target, 35)
-    assert float(np.square(painted(further) - target).mean()) <= error * 1.0001
-    again = refine(strokes, target, 60)
-    assert np.array_equal(again.shapes, better.shapes)  # the same seed, the same strokes
+    assert error_of(refine(refined, target, 35)) <= error * 1.0001
+    assert np.array_equal(refine(strokes, target, 60).shapes, refined.shapes)
+    assert refine(strokes, target, 0) is strokes
 
 
 def test_refining_keeps_strokes_on_their_tiles():
@@ -217,12 +205,8 @@ def test_refining_keeps_strokes_on_their_tiles():
     strokes = Strokes.join(
         random_strokes("bezier", 10, k, tuple(tile), 256) for k, tile in enumerate(tiles))
     target = np.random.default_rng(0).random((height, width, 3), np.float32)
-    better = refine(strokes, target, 45)
-    count = lambda some: np.unique(some.tiles, axis=0, return_counts=True)[1].tolist()
-    assert count(better) == count(strokes) == [10, 10, 10, 10]
-    assert np.array_equal(better.clips[:, :2], better.tiles[:, :2])
-
-
-def test_no_steps_change_nothing():
-    strokes = random_strokes("triangle", 5, 0)
-    assert refine(strokes, np.zeros((128, 128, 3), np.float32), 0) is strokes
+    refined = refine(strokes, target, 45)
+    for some in (strokes, refined):
+        counts = np.unique(some.tiles, axis=0, return_counts=True)[1]
+        assert counts.tolist() == [10, 10, 10, 10]
+    assert np.array_equal(refined.clips[:, :2], refined.tiles[:, :2])

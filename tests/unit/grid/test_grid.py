@@ -1,4 +1,4 @@
-"""The grid method: passes over a grid of cells, and learning by the gradient of whole paintings."""
+"""The grid method: passes over grid cells, and learning by gradients of whole paintings."""
 
 from types import SimpleNamespace
 
@@ -14,7 +14,7 @@ from grid.learner import MUON_RMS, GridLearner
 from grid.painter import GridPainter
 from grid.passes import FIRST, PAINTING, QUADRANTS, WORST, chosen_cells, plan, plan_on_top
 from grid.start import initialize, lesson, plain_strokes
-from helpers import assert_same, everything, go_on, training_of
+from helpers import assert_same, save_run, state_of, tick, training_of
 from Renderer.canvas import as_float
 from Renderer.layout import Layout, stacked
 from Renderer.raster import paint_exact
@@ -22,7 +22,6 @@ from Renderer.raster_gradient import stroke_gradient
 from running.device import Precision, pick_device
 from running.optim import orthogonal
 from running.ranks import Ranks
-from running.run import Run
 from utils.command import UserError
 from utils.weights import half_state
 
@@ -59,7 +58,7 @@ def test_plan_paints_every_step(steps):
         assert all(0 < which.bundles <= which.side**2 for which in passes)
 
 
-def test_plan_of_40_steps_is_what_is_learned():
+def test_plan_of_40_steps_is_that_of_training():
     assert tuple(plan(40)) == PAINTING
     assert [which.bundles for which in plan(20)] == [4, 16]
 
@@ -79,15 +78,15 @@ def test_chosen_cells_have_the_largest_errors():
 
 def test_folded_weights_give_the_same_actions_and_gradients(learner, pictures):
     actor, target = learner.actor, as_float(pictures[:2])
-    seen = target * 0.3, target, torch.tensor([0.2, 0.7])
+    inputs = target * 0.3, target, torch.tensor([0.2, 0.7])
     actor.requires_grad_(True)
-    plain, folded = actor(*seen), functional_call(learner.folded, folded_weights(actor), seen)
-    assert torch.allclose(plain, folded, atol=1e-5)
+    outputs = actor(*inputs), functional_call(learner.folded, folded_weights(actor), inputs)
+    assert torch.allclose(*outputs, atol=1e-5)
     weights = [actor.layer3[0].conv1.weight, actor.layer4[1].bn2.weight, actor.bn1.bias]
-    both = [torch.autograd.grad(output.square().sum(), weights) for output in (plain, folded)]
+    grads = [torch.autograd.grad(output.square().sum(), weights) for output in outputs]
     actor.requires_grad_(False)
-    for one, other in zip(*both, strict=True):
-        assert torch.allclose(one, other, rtol=1e-3, atol=1e-4)
+    for grad, folded_grad in zip(*grads, strict=True):
+        assert torch.allclose(grad, folded_grad, rtol=1e-3, atol=1e-4)
 
 
 def test_training_and_painting_see_the_same_canvases(learner, pictures):
@@ -110,15 +109,6 @@ def test_plain_strokes_paint_the_picture_coarsely(pictures, family):
     errors = [(lesson(target, which, family)[0] - target).square().mean().item()
               for which in (QUADRANTS, FIRST, PAINTING[-1])]
     assert errors[0] > 1.1 * errors[1] > 1.1**2 * errors[2]
-
-
-def test_plain_strokes_have_the_color_of_their_place(pictures):
-    target = as_float(pictures[:1])
-    bundles = plain_strokes(target, 4, "bezier").view(16, 5, 13)
-    row, column = (128 * bundles[6, 0, :2]).round().int().tolist()
-    assert (row, column) == (48, 75)  # of a cell 32 pixels wide, its middle less half a length
-    mean = target[0, :, 40:56, 72:88].mean((1, 2))
-    assert torch.allclose(bundles[6, 0, 10:], mean, atol=1e-5)
 
 
 def test_stroke_gradient_is_that_of_the_mean_squared_error(pictures):
@@ -155,7 +145,7 @@ def test_gradient_on_a_canvas_is_that_in_the_whole_painting(pictures):
     assert torch.allclose(part[1], whole[1][30:], rtol=1e-3, atol=1e-8)
 
 
-def test_multipliers_move_the_outputs_of_all_layers_alike(learner, pictures):
+def test_lr_multipliers_move_the_outputs_of_all_layers_alike(learner, pictures):
     """If all weights of a layer go up; with equal steps some layers move 30 times more."""
     learner.measure_activations(as_float(pictures[:4]))
     moves = []
@@ -194,7 +184,7 @@ def test_orthogonal_matrix_has_singular_values_of_about_1(shape, dtype, off):
     assert not orthogonal(0 * matrix, dtype).any()
 
 
-def test_processes_share_the_steps_that_one_alone_takes(pictures, monkeypatch):
+def test_processes_share_the_optimizer_step(pictures, monkeypatch):
     learner = new_learner()
     learner.measure_activations(as_float(pictures[:4]))
     before = [weight.clone() for weight in learner.filters]
@@ -222,7 +212,7 @@ def test_processes_share_the_steps_that_one_alone_takes(pictures, monkeypatch):
 
 
 @pytest.mark.parametrize("family", ["bezier", "triangle"])
-def test_learning_imitates_and_then_lowers_the_error_of_whole_paintings(pictures, family):
+def test_learning_imitates_and_then_lowers_the_error(pictures, family):
     learner = new_learner(family, "auto")
     learner.imitating = 30
     errors = [learner.update(pictures[4 * update % 64 :][:4], 0.1)["actor/error"].item()
@@ -234,7 +224,7 @@ def test_learning_imitates_and_then_lowers_the_error_of_whole_paintings(pictures
     assert torch.equal(learner.actor.bn1.running_mean, statistics)
 
 
-def test_read_out_is_kept_in_the_file(tmp_path):
+def test_loaded_actor_has_the_read_out_of_its_file(tmp_path):
     for readout in ("mean", "grid"):
         torch.save(half_state(Actor(2, readout), family="round", readout=readout),
                    tmp_path / f"{readout}.pkl")
@@ -249,21 +239,20 @@ def test_read_out_is_kept_in_the_file(tmp_path):
         load_actor(tmp_path / "max.pkl", "the actor", "try another")
 
 
-def test_grid_read_out_is_the_last_layer_at_each_cell(pictures):
+def test_grid_read_out_is_the_last_layer_at_each_grid_cell(pictures):
     torch.manual_seed(0)
     actor, target = Actor(readout="grid").eval(), as_float(pictures[:2])
-    seen = target * 0.5, target, torch.tensor([0.0, 0.6])
+    inputs = target * 0.5, target, torch.tensor([0.0, 0.6])
     with torch.no_grad():
-        cells = actor(*seen)
+        cells = actor(*inputs)
         actor.readout = "mean"
-        mean = actor(*seen)
+        mean = actor(*inputs)
         assert cells.shape == (2, 16, 65)
         assert torch.allclose(cells.logit().mean(1), mean.logit(), atol=1e-4)
-        folded = fold_batch_norm(actor)
-        assert torch.allclose(folded(*seen), mean, atol=1e-5)
+        assert torch.allclose(fold_batch_norm(actor)(*inputs), mean, atol=1e-5)
 
 
-def test_shifted_layout_covers_the_canvas_and_is_mirrored():
+def test_shifted_layout_covers_the_canvas():
     tops = np.array([(128 * row, 128 * column, 128) for row in range(2) for column in range(3)])
     layout = Layout(256, 384, tops, np.hstack((tops[:, :2], tops[:, :2] + 128)))
     shifted = layout.shifted()
@@ -279,41 +268,16 @@ def test_shifted_layout_covers_the_canvas_and_is_mirrored():
     assert torch.equal(corner[:, :64], corner[:, 64:].flip(1))
 
 
-FLAGS = ("--method", "grid", "--batch_size", 80, "--train_times", 3, "--env_batch", 2,
-         "--validate_episodes", 1, "--device", "cpu")
-
-
-def test_training_saves_an_actor_that_paints_and_starts_another(checkout, compiled):
-    checkout.run("train.py", *FLAGS)
-    folder = checkout.root / "train_log" / "Paint-run1"
-    out = checkout.run("test.py", "--actor", folder / "actor.pkl", "--max_step", 40, "--divide", 1)
-    assert "200 strokes" in out
-    assert "exact raster" in out
-    checkout.run("train.py", *FLAGS, "--init", folder)
-    checkout.refuse(tuple(("train.py", (*FLAGS, *more), says) for more, says in (
-        (("--init", "."), "has the read-out mean; --method grid needs grid"),
-        (("--max_step", 3), "needs --max_step 40, not 3"),
-        (("--bundle", 4), "needs --bundle 5, not 4"),
-        (("--fast",), "does not know --fast"),
-        (("--batch_size", 50), "not a multiple of 40"),
-        (("--rmsize", 5), "does not know --rmsize"),
-        (("--tau", 0.1), "does not know --tau"),
-    )))
-
-
 @pytest.mark.parametrize("init", [False, True])
-def test_training_resumes_to_the_bit(checkout, tmp_path, init):
+def test_resume_of_grid_training_is_bit_exact(checkout, tmp_path, init):
     flags = ("--method", "grid", "--max_step", 40, "--batch_size", 40)
     if init:
         torch.save(half_state(Actor(readout="grid"), readout="grid"), tmp_path / "actor.pkl")
-        flags += ("--init", tmp_path)
-    first = training_of(checkout, *flags, memory=False)
-    go_on(first, 2)
-    log = Run.create(tmp_path, "Paint", {}, Ranks())
-    first.attach(log)
-    first.save()
-    go_on(first, 2)
-    second = training_of(checkout, *flags[:6], "--seed", 99, memory=False)
-    second.load(log)
-    go_on(second, 2)
-    assert_same(everything(second), everything(first))
+    first = training_of(checkout, *flags, *(("--init", tmp_path) if init else ()), memory=False)
+    tick(first, 2)
+    run = save_run(first, tmp_path)
+    tick(first, 2)
+    second = training_of(checkout, *flags, "--seed", 99, memory=False)
+    second.load(run)
+    tick(second, 2)
+    assert_same(state_of(second), state_of(first))

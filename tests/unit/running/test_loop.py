@@ -1,4 +1,4 @@
-"""The loop of both trainings, on a job that does nothing, and the number of steps that fits."""
+"""The loop of both trainings on a job that does nothing, and budgets of minutes."""
 
 import os
 import signal
@@ -17,7 +17,7 @@ from utils.command import STOP_SIGNALS, UserError
 
 
 class Clock:
-    """Time that passes only when it is told to."""
+    """A clock that a test moves."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -33,15 +33,15 @@ def clock(monkeypatch) -> Clock:
     return clock
 
 
-class Counting:
-    """A job that counts, and writes down what the loop asks of it."""
+class CountingJob:
+    """A job that counts its steps and records the loop's calls."""
 
     unit, exchange_every, settled = "step", 1, True
 
     def __init__(self, run: Run, total: int | None, interval: int = 100) -> None:
         self.run, self.total, self.interval = run, total, interval
-        self.done, self.asked = 0, []
-        self.during = {}  # what happens in a step
+        self.done, self.calls = 0, []
+        self.actions = {}  # what happens in which step
         self.diverged = False
 
     @property
@@ -54,19 +54,19 @@ class Counting:
 
     def tick(self) -> None:
         self.done += 1
-        self.during.get(self.done, lambda: None)()
+        self.actions.get(self.done, lambda: None)()
 
     def validate(self) -> None:
-        self.asked.append(("validate", self.done))
+        self.calls.append(("validate", self.done))
 
     def check(self) -> None:
         if self.diverged:
             raise UserError("the training diverged")
-        self.asked.append(("check", self.done))
+        self.calls.append(("check", self.done))
 
     def save(self) -> None:
         self.run.save({"done": self.done, "total": self.total})
-        self.asked.append(("save", self.done))
+        self.calls.append(("save", self.done))
 
     def introduce(self) -> str:
         return f"from {self.done}"
@@ -75,24 +75,29 @@ class Counting:
         return f"came to {self.done}"
 
 
-def started(folder: Path) -> Run:
+def new_run(folder: Path) -> Run:
     return Run.create(folder, "Count", {}, Ranks())
 
 
-def test_a_job_runs_to_its_end(tmp_path, capsys):
-    run = started(tmp_path)
-    job = Counting(run, 3)
+def test_job_runs_to_its_end(tmp_path, capsys):
+    run = new_run(tmp_path)
+    job = CountingJob(run, 5, interval=2)
     loop(job, run, Ranks())
-    assert job.asked == [("save", 0), ("validate", 3), ("save", 3)]
-    assert capsys.readouterr().out == f"{run.folder}: from 0\nfinished; came to 3\n"
+    assert job.calls == [("save", 0), *((what, step) for step in (2, 4, 5)
+                                        for what in ("validate", "save"))]
+    assert capsys.readouterr().out == f"{run.folder}: from 0\nfinished; came to 5\n"
     assert '"finished": true' in (run.folder / "run.json").read_text()
+    job.calls.clear()
+    loop(job, run, Ranks())
+    assert job.calls == []
+    assert "finished; came to 5" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("total", [100_000, None])
-def test_a_line_soon_after_the_start_and_each_minute(tmp_path, capsys, clock, total):
+def test_progress_line_comes_early_and_each_minute(tmp_path, capsys, clock, total):
     """Where there is no terminal; the first step, which may compile, is not timed."""
-    run = started(tmp_path)
-    job = Counting(run, total, 10**9)
+    run = new_run(tmp_path)
+    job = CountingJob(run, total, 10**9)
 
     def tick() -> None:
         job.done += 1
@@ -111,31 +116,14 @@ def test_a_line_soon_after_the_start_and_each_minute(tmp_path, capsys, clock, to
                      "13 of 100000 steps, 0.143 a second, 194.4 hours to go"]
 
 
-def test_a_job_that_is_over_does_nothing(tmp_path, capsys):
-    run = started(tmp_path)
-    job = Counting(run, 0)
-    job.save()
-    job.asked.clear()
-    loop(job, run, Ranks())
-    assert job.asked == []
-    assert "finished; came to 0" in capsys.readouterr().out
-
-
-def test_what_is_due_is_validated_then_saved(tmp_path):
-    run = started(tmp_path)
-    job = Counting(run, 5, interval=2)
-    loop(job, run, Ranks())
-    assert job.asked[1:] == [(what, step) for step in (2, 4, 5) for what in ("validate", "save")]
-
-
 @pytest.mark.parametrize("number", STOP_SIGNALS)
-def test_a_stop_signal_saves_and_says_how_to_go_on(tmp_path, capsys, number):
+def test_stop_signal_saves_and_prints_the_resume_command(tmp_path, capsys, number):
     before = signal.getsignal(number)
-    run = started(tmp_path / "my runs")
-    job = Counting(run, 10)
-    job.during[4] = lambda: signal.raise_signal(number)
+    run = new_run(tmp_path / "my runs")
+    job = CountingJob(run, 10)
+    job.actions[4] = lambda: signal.raise_signal(number)
     loop(job, run, Ranks())
-    assert job.asked[1:] == [("check", 4), ("save", 4)]
+    assert job.calls[1:] == [("check", 4), ("save", 4)]
     out = capsys.readouterr().out
     assert "stopped; go on with: python3 " in out
     assert out.endswith("my runs/Count-run1'\n")  # quoted for a shell
@@ -144,7 +132,7 @@ def test_a_stop_signal_saves_and_says_how_to_go_on(tmp_path, capsys, number):
     assert signal.getsignal(number) == before
 
 
-def test_a_second_stop_signal_within_a_second_is_the_first(clock, capfd):
+def test_second_stop_signal_within_a_second_is_ignored(clock, capfd):
     ends = []
     former = signal.signal(signal.SIGTERM, lambda *_: ends.append("at once"))
     try:
@@ -161,7 +149,7 @@ def test_a_second_stop_signal_within_a_second_is_the_first(clock, capfd):
     assert capfd.readouterr().err.count("stopping") == 1
 
 
-def test_warnings_of_batch_systems_never_end_at_once(clock):
+def test_warnings_of_batch_systems_never_end_it_at_once(clock):
     """Linux repeats XCPU each second; TERM comes at the end."""
     with StopSignals() as signals:
         for number in (signal.SIGXCPU, signal.SIGXCPU, signal.SIGUSR1, signal.SIGTERM):
@@ -172,20 +160,20 @@ def test_warnings_of_batch_systems_never_end_at_once(clock):
 
 @dataclass(frozen=True)
 class Options:
-    """Flags that are all of a training's length."""
+    """The flags of a training's length."""
 
     resume: Path | None = None
     steps: int | None = None
     minutes: float | None = None
 
 
-def reopened(folder: Path, **typed: object) -> Run:
+def reopened(folder: Path, **flags: object) -> Run:
     """Return the run that --resume opens."""
-    return Run.reopen(folder, "Count", Options(**typed), Ranks(), lambda arguments: Options())[0]
+    return Run.reopen(folder, "Count", Options(**flags), Ranks(), lambda arguments: Options())[0]
 
 
-def test_resume_takes_the_newest_run_that_can_be_read_and_that_nobody_holds(tmp_path, capsys):
-    runs = [started(tmp_path) for _ in range(6)]
+def test_resume_takes_the_newest_readable_and_unlocked_run(tmp_path, capsys):
+    runs = [new_run(tmp_path) for _ in range(6)]
     for age, run in enumerate(runs):
         if age != 5:
             run.save({"step": age, "total": 9})
@@ -217,75 +205,57 @@ def test_resume_takes_the_newest_run_that_can_be_read_and_that_nobody_holds(tmp_
         reopened(tmp_path)
 
 
-@pytest.mark.parametrize(("typed", "total"), [({"steps": 12}, 12), ({"minutes": 3.0}, None)])
+@pytest.mark.parametrize(("flags", "total"), [({"steps": 12}, 12), ({"minutes": 3.0}, None)])
 @pytest.mark.parametrize("names", [("step", "total"), ("global_step", "total_steps")])
-def test_a_run_goes_on_for_another_length(tmp_path, capsys, typed, total, names):
+def test_finished_run_resumes_for_another_length(tmp_path, capsys, flags, total, names):
     run = Run.create(tmp_path, "Count", {"steps": 9, "minutes": None}, Ranks())
     run.save(dict(zip(names, (9, 9), strict=True)))
     run.write(finished=True)
     assert reopened(tmp_path, resume=run.folder).load()[names[1]] == 9
     says = "is finished; --resume DIR with --minutes N or --steps N goes on"
     assert says in capsys.readouterr().out
-    longer = reopened(tmp_path, resume=run.folder, **typed)
+    longer = reopened(tmp_path, resume=run.folder, **flags)
     assert longer.load()[names[1]] == total
-    assert longer.options == {"steps": None, "minutes": None} | typed
+    assert longer.options == {"steps": None, "minutes": None} | flags
     with pytest.raises(UserError, match="has done 9 steps; --steps 9 is not more"):
         reopened(tmp_path, resume=run.folder, steps=9)
 
 
-def test_what_diverged_is_not_saved_when_it_is_stopped(tmp_path):
-    run = started(tmp_path)
-    job = Counting(run, 10)
+def test_stopped_training_that_diverged_is_not_saved(tmp_path):
+    run = new_run(tmp_path)
+    job = CountingJob(run, 10)
     job.diverged = True
-    job.during[4] = lambda: signal.raise_signal(signal.SIGTERM)
+    job.actions[4] = lambda: signal.raise_signal(signal.SIGTERM)
     with pytest.raises(UserError, match="diverged"):
         loop(job, run, Ranks())
-    assert job.asked == [("save", 0)]
+    assert job.calls == [("save", 0)]
 
 
-def test_processes_agree_to_stop(tmp_path, monkeypatch):
+def test_processes_stop_at_the_same_step(tmp_path, monkeypatch):
     """They exchange signals every few ticks, and stop where any of them got one."""
-    run, ranks = started(tmp_path), Ranks()
+    run, ranks = new_run(tmp_path), Ranks()
     ranks.world = 2
     exchanged = []
     monkeypatch.setattr(ranks, "any", lambda flag: exchanged.append(flag) or flag)
     monkeypatch.setattr(ranks, "share", lambda value: value)
-    job = Counting(run, 100)
+    job = CountingJob(run, 100)
     job.exchange_every = 5
-    job.during[7] = lambda: signal.raise_signal(signal.SIGTERM)
+    job.actions[7] = lambda: signal.raise_signal(signal.SIGTERM)
     loop(job, run, ranks)
     assert exchanged == [False, False, True]  # the first: whether there is a checkpoint
-    assert job.asked[1:] == [("check", 10), ("save", 10)]
+    assert job.calls[1:] == [("check", 10), ("save", 10)]
 
 
 def test_minutes_become_steps_after_the_burn_in(clock):
     budget = Budget(1, 10)
-    for step in range(7, 17):  # a resumed training's; the first half takes long
+    for step in range(7, 17):  # of a resumed training; the first half takes longer
         assert budget.total(step) is None
         clock.now += 2 if step < 12 else 0.5
     assert clock.now == 112.5
     assert budget.total(17) == 17 + (160 - 112.5) / 0.5
 
 
-def test_minutes_are_kept_when_the_rate_changes(clock):
-    budget = Budget(1, 4, skipped=0)
-    for step in range(4):
-        assert budget.total(step) is None
-        clock.now += 1
-    assert budget.total(4) == 60
-    clock.now += 26  # a validation, and 6 steps
-    assert budget.total(10) == 20
-
-
-def test_what_is_late_does_one_unit_more(clock):
-    budget = Budget(0.01, 2)
-    assert [budget.total(0), budget.total(1)] == [None, None]
-    clock.now += 5
-    assert budget.total(2) == 3
-
-
-def test_a_rate_needs_work(clock):
-    """Units that come all at once are no burn-in."""
+def test_steps_that_come_at_once_are_no_burn_in(clock):
     budget = Budget(1, 4)
     assert [budget.total(0), budget.total(8)] == [None, None]
     clock.now += 4
@@ -293,13 +263,17 @@ def test_a_rate_needs_work(clock):
 
 
 @pytest.mark.parametrize("interval", [1, 7, 100])
-def test_a_budget_ends_at_its_minute(tmp_path, clock, interval):
-    """However often it is asked; at least what the burn-in took is done."""
-    run = started(tmp_path)
-    for minutes, low, high in ((1, 118, 122), (0.01, 11, 12)):
-        job = Counting(run, None, interval)
-        job.tick = lambda job=job: (setattr(job, "done", job.done + 1),
-                                    setattr(clock, "now", clock.now + 0.5))
-        loop(job, run, Ranks(), Budget(minutes, 10))
-        assert job.done == job.total
-        assert low <= job.done <= high
+@pytest.mark.parametrize(("minutes", "low", "high"), [(1, 118, 122), (0.01, 11, 12)])
+def test_training_ends_at_its_minute(tmp_path, clock, interval, minutes, low, high):
+    """However often it validates; the steps of the burn-in are done at least."""
+    run = new_run(tmp_path)
+    job = CountingJob(run, None, interval)
+
+    def tick() -> None:
+        job.done += 1
+        clock.now += 0.5
+
+    job.tick = tick
+    loop(job, run, Ranks(), Budget(minutes, 10))
+    assert job.done == job.total
+    assert low <= job.done <= high

@@ -1,4 +1,4 @@
-"""Two processes that train together against one with the whole batch."""
+"""Two processes that train together, against one with the whole batch."""
 
 import os
 import re
@@ -11,7 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from helpers import ROOT, TESTS, Checkout, fill, image, u8
+from DRL.ddpg import DDPG
+from DRL.learner import Setup
+from DRL.rpm import Transitions
+from helpers import FP32, ROOT, TESTS, Checkout, fill, fill_agent, image, load, u8
+from Renderer.model import Renderer, TrainedRender
 from running.ranks import LAUNCHER, Ranks
 from utils.command import UserError
 
@@ -19,21 +23,13 @@ WORKER = Path(__file__)
 
 
 def update_once(rank: int, world: int) -> dict[str, torch.Tensor]:
-    """Do an update by this process's part of a fixed batch and return the gradients.
+    """Update by this process's part of a fixed batch and return the gradients.
 
     Batch normalization stays in eval mode, as it is synchronized on GPUs only.
     """
-    from DRL.ddpg import DDPG
-    from DRL.learner import Setup
-    from DRL.rpm import Transitions
-    from Renderer.model import Renderer, TrainedRender
-    from running.device import Precision
-    from running.ranks import Ranks
-
-    precision = Precision("fp32", torch.device("cpu"))
     with Ranks() as ranks:
         assert (ranks.rank, ranks.world) == (rank, world)
-        render = TrainedRender(fill(Renderer(), "renderer", 1), "bezier", precision)
+        render = TrainedRender(fill(Renderer(), "renderer", 1), "bezier", FP32)
         torch.manual_seed(0)
         part = slice(rank, None, world)
         batch = Transitions(
@@ -41,10 +37,8 @@ def update_once(rank: int, world: int) -> dict[str, torch.Tensor]:
             torch.tensor([0, 13, 26, 39]),
         )
         alpha = torch.rand(4)
-        agent = DDPG(Setup(render=render, precision=precision, ranks=ranks))
-        for name, seed, gain in (("actor", 2, 1.0), ("critic", 3, 0.8), ("wgan", 4, 2.0)):
-            fill(agent.networks[name], name, seed, gain)
-            fill(agent.target_networks[name], name, seed + 10, gain)
+        agent = DDPG(Setup(render=render, precision=FP32, ranks=ranks))
+        fill_agent(agent)
         agent.actor.train = lambda mode=True: agent.actor
         agent.step_all(*(each[part] for each in (alpha, *batch)))
         return {f"{name} {key}": parameter.grad for name, network in agent.networks.items()
@@ -52,14 +46,14 @@ def update_once(rank: int, world: int) -> dict[str, torch.Tensor]:
 
 
 def free_port() -> int:
-    """One that nothing listens on."""
+    """Return a port that nothing listens on."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         return free.getsockname()[1]
 
 
 def torchrun(*command: object, cwd: Path) -> str:
-    """Run a command in two processes.  Returns what they printed."""
+    """Run a command in two processes and return what they printed."""
     done = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2",
          f"--master_port={free_port()}", *map(str, command)],
@@ -72,25 +66,24 @@ def torchrun(*command: object, cwd: Path) -> str:
 
 
 def in_two(checkout: Checkout, script: str, *flags: object, good: bool = True) -> str:
-    """Run a script in two processes, as torchrun does.  Returns what they printed, or errors."""
-    shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "localhost",
-              "MASTER_PORT": str(free_port()), "OMP_NUM_THREADS": "1"}
-    both = [checkout.start(script, *flags, environment=shared | dict.fromkeys(
+    """Run a script in two processes, like torchrun, and return their output or their errors."""
+    launcher = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "localhost",
+                "MASTER_PORT": str(free_port()), "OMP_NUM_THREADS": "1"}
+    processes = [checkout.start(script, *flags, environment=launcher | dict.fromkeys(
         ("RANK", "LOCAL_RANK"), str(rank))) for rank in range(2)]
-    for each in both:
-        assert (each.wait() == 0) == good, f"{each.output}\n{each.errors}"
-    return "".join(each.output if good else each.errors for each in both)
+    for process in processes:
+        assert (process.wait() == 0) == good, f"{process.output}\n{process.errors}"
+    return "".join(process.output if good else process.errors for process in processes)
 
 
-def test_an_update_in_two_processes_is_that_of_one(tmp_path):
+def test_gradients_of_two_processes_are_those_of_one(tmp_path):
     """To rounding, which flips ReLUs of the actor: another order of the batch does as much."""
     torchrun(WORKER, tmp_path, cwd=tmp_path)
-    parts = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
-    whole = update_once(0, 1)
-    for name, expected in whole.items():
-        assert torch.equal(parts[0][name], parts[1][name]), name
-        allowed = 0.01 if name.startswith("actor") else 1e-4
-        assert (parts[0][name] - expected).norm() <= allowed * expected.norm(), name
+    gradients = [load(tmp_path / f"{rank}.pt") for rank in range(2)]
+    for name, expected in update_once(0, 1).items():
+        assert torch.equal(gradients[0][name], gradients[1][name]), name
+        tolerance = 0.01 if name.startswith("actor") else 1e-4
+        assert (gradients[0][name] - expected).norm() <= tolerance * expected.norm(), name
 
 
 @pytest.mark.parametrize(("variables", "says"), [
@@ -105,7 +98,7 @@ def test_an_update_in_two_processes_is_that_of_one(tmp_path):
     ({"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "x"},
      "cannot be reached"),
 ])
-def test_a_launchers_variables_in_part_are_refused(monkeypatch, variables, says):
+def test_incomplete_variables_of_a_launcher_are_refused(monkeypatch, variables, says):
     for name in (*LAUNCHER, "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
         monkeypatch.setenv(name, variables.get(name, ""))
     with pytest.raises(UserError, match=re.escape(says)):
@@ -113,89 +106,75 @@ def test_a_launchers_variables_in_part_are_refused(monkeypatch, variables, says)
 
 
 @pytest.mark.parametrize("variables", [{}, {"WORLD_SIZE": "1"}, {"RANK": "0", "WORLD_SIZE": "1"}])
-def test_one_process_of_one_is_alone(monkeypatch, variables):
+def test_single_process_has_rank_0_of_1(monkeypatch, variables):
     for name in LAUNCHER:
         monkeypatch.setenv(name, variables.get(name, ""))
     assert (Ranks().rank, Ranks().world) == (0, 1)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
-def test_waiting_for_others_ends_by_a_signal(number):
-    code = ("import sys; sys.path.insert(0, 'baseline')\n"
-            "from utils.command import run; from running.ranks import Ranks, on_stop_signals\n"
-            "from contextlib import contextmanager; import running.ranks\n"
+def test_signal_ends_waiting_for_other_processes(number):
+    code = ("from utils.command import run; import running.ranks\n"
+            "from contextlib import contextmanager\n"
+            "on_stop_signals = running.ranks.on_stop_signals\n"
             "@contextmanager\n"
-            "def said(handler):\n"
+            "def print_waits(handler):\n"
             "    with on_stop_signals(handler):\n"
             "        print('waits', flush=True)\n"
             "        yield\n"
-            "running.ranks.on_stop_signals = said; run(lambda: Ranks('cpu'))")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    launched = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
-                "MASTER_PORT": str(port)}
-    with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, env=os.environ | launched,
-                          stdout=subprocess.PIPE, text=True) as process:
+            "running.ranks.on_stop_signals = print_waits; run(lambda: running.ranks.Ranks('cpu'))")
+    environment = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
+                   "MASTER_PORT": str(free_port())}
+    with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT / "baseline",
+                          env=os.environ | environment, stdout=subprocess.PIPE,
+                          text=True) as process:
         assert process.stdout.readline() == "waits\n"
         process.send_signal(number)
         assert process.wait(60) == -number
 
 
 @pytest.mark.usefixtures("narrow")
-def test_uneven_shares_are_refused(checkout):
-    before = checkout.files()
-    errors = in_two(checkout, "train_renderer.py", "--batch_size", 3, "--device", "cpu", good=False)
-    assert "error: --batch_size 3 cannot be shared evenly by 2 processes\n" in errors
-    assert checkout.files() == before
-
-
-@pytest.mark.usefixtures("narrow")
-def test_what_one_process_refuses_no_other_trips_over(checkout):
-    """The second process waits for the first to read the images, which says what is wrong."""
+@pytest.mark.parametrize(("script", "flags", "says"), [
+    ("train_renderer.py", ("--batch_size", 3),
+     "error: --batch_size 3 cannot be shared evenly by 2 processes\n"),
+    ("train.py", ("--method", "ddpg"), "error: --method ddpg needs a GPU for each of 2 processes"),
+    ("train.py", ("--method", "model_free"),
+     "error: --method model_free needs a GPU for each of 2 processes"),
+    ("train.py", ("--method", "grid", "--batch_size", 120),
+     "paintings of --batch_size 120, 3 cannot be shared evenly by 2 processes"),
+    ("train.py", ("--method", "grid", "--data", "empty"), "empty holds no images"),
+])
+def test_two_processes_refuse_bad_input(checkout, script, flags, says):
+    """The second process waits for the first to read the images."""
     (checkout.root / "empty").mkdir()
-    errors = in_two(checkout, "train.py", "--method", "grid", "--data", "empty",
-                    "--device", "cpu", good=False)
-    assert "empty holds no images" in errors
-    assert errors.count("error: ") == 1
-    assert "train.py\", line" not in errors
+    files = checkout.files()
+    errors = in_two(checkout, script, *flags, "--device", "cpu", good=False)
+    assert says in errors
+    assert '", line' not in errors  # of a traceback
+    assert "images" not in says or errors.count("error: ") == 1
+    assert {name for name in checkout.files() - files if "cache" not in name} == set()
 
 
 @pytest.mark.usefixtures("narrow")
-def test_renderer_training_in_two_processes(checkout):
-    """The same losses as one process has, one log, one checkpoint, resumed by one alone."""
+def test_renderer_training_in_two_processes_has_the_losses_of_one(checkout):
     flags = ("--batch_size", 4, "--precision", "fp32", "--device", "cpu", "--steps", 4,
              "--validate_interval", 2, "--output", checkout.root / "w.pkl", "--scratch")
-    two = in_two(checkout, "train_renderer.py", *flags)
-    one = checkout.run("train_renderer.py", *flags)
-    assert two.count("finished") == 1
-    assert "2 processes" in two
-    errors = [[line.split()[4] for line in out.splitlines() if line.startswith("step ")]
-              for out in (one, two)]
+    outputs = in_two(checkout, "train_renderer.py", *flags), checkout.run(
+        "train_renderer.py", *flags)
+    assert outputs[0].count("finished") == 1
+    assert "2 processes" in outputs[0]
+    errors = [[float(line.split()[4]) for line in output.splitlines() if line.startswith("step ")]
+              for output in outputs]
     assert len(errors[0]) == 2
-    for mine, its in zip(*errors, strict=True):
-        assert float(mine) == pytest.approx(float(its), rel=1e-3)
-    assert sorted(p.name for p in (checkout.root / "train_log").iterdir()) == [
-        "Renderer-run1", "Renderer-run2"]
-    assert len(list((checkout.root / "train_log" / "Renderer-run1").glob("events.*"))) == 1
+    assert errors[0] == pytest.approx(errors[1], rel=1e-3)
+    runs = checkout.root / "train_log"
+    assert sorted(p.name for p in runs.iterdir()) == ["Renderer-run1", "Renderer-run2"]
+    assert len(list((runs / "Renderer-run1").glob("events.*"))) == 1
 
 
-@pytest.mark.usefixtures("narrow")
-@pytest.mark.parametrize("method", ["ddpg", "model_free"])
-def test_batch_norm_in_several_processes_on_a_cpu_is_refused(checkout, method):
-    before = checkout.files()
-    errors = in_two(checkout, "train.py", "--method", method, "--device", "cpu", good=False)
-    assert errors.splitlines()[0].startswith(
-        f"error: --method {method} needs a GPU for each of 2 processes")
-    assert "line" not in errors
-    assert checkout.files() == before
-
-
-def test_grid_method_in_two_processes_resume_in_one(checkout, compiled):
-    """By the real launcher; uneven parts are refused."""
+def test_grid_training_of_two_processes_resumes_in_one(checkout, compiled):
+    """Started by the real launcher."""
     flags = ("--method", "grid", "--env_batch", 2, "--validate_episodes", 1, "--device", "cpu")
-    errors = in_two(checkout, "train.py", *flags, "--batch_size", 120, good=False)
-    assert "paintings of --batch_size 120, 3 cannot be shared evenly by 2 processes" in errors
     out = torchrun(checkout.root / "baseline" / "train.py", *flags, "--batch_size", 80,
                    "--train_times", 3, cwd=checkout.root)
     assert "1 paintings an update, 2 processes" in out
@@ -209,5 +188,5 @@ def test_grid_method_in_two_processes_resume_in_one(checkout, compiled):
 
 
 if __name__ == "__main__":
-    mine = int(os.environ["RANK"])
-    torch.save(update_once(mine, 2), Path(sys.argv[1]) / f"{mine}.pt")
+    own_rank = int(os.environ["RANK"])
+    torch.save(update_once(own_rank, 2), Path(sys.argv[1]) / f"{own_rank}.pt")

@@ -1,4 +1,4 @@
-"""Files are written whole, to whatever a path leads to, on file systems with locks or without."""
+"""Atomic writing of files, locks, and running a script's main."""
 
 import errno
 import fcntl
@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from helpers import ROOT, SCRIPTS, flags_of, load_script
+from helpers import ROOT
 from painting.frames import Frames
 from utils import files, locks
-from utils.command import STOP_SIGNALS, UserError, enough_memory, new_file, path_type, run
+from utils.command import STOP_SIGNALS, UserError, enough_memory, path_type, run
 from utils.files import keep_apart, make_room, replacing, write_atomically
 from utils.locks import lock, lock_folder
 
@@ -29,7 +29,7 @@ def put(path: Path, text: str = "new") -> None:
     write_atomically(path, lambda file: file.write(text.encode()))
 
 
-def test_what_a_link_leads_to_is_replaced(tmp_path):
+def test_target_of_a_link_is_replaced(tmp_path):
     (tmp_path / "far").mkdir()
     (tmp_path / "far" / "file").write_text("old")
     (tmp_path / "near").mkdir()
@@ -40,21 +40,16 @@ def test_what_a_link_leads_to_is_replaced(tmp_path):
     assert len(list(tmp_path.rglob("*"))) == 4  # nothing beside them
 
 
-def test_a_link_that_leads_nowhere_is_named(tmp_path):
-    (tmp_path / "link").symlink_to("gone")
-    for write in (put, make_room):
-        with pytest.raises(UserError, match="link: a link that leads nowhere, to gone"):
-            write(tmp_path / "link")
-    assert os.listdir(tmp_path) == ["link"]
-
-
-def test_what_is_no_folder_is_named(tmp_path):
+@pytest.mark.parametrize(("name", "says"), [
+    ("link", "link: a link that leads nowhere, to gone"),
+    ("link/new", "link is a link that leads nowhere"), ("file/new", "file is no folder")])
+@pytest.mark.parametrize("write", [put, make_room])
+def test_broken_link_and_missing_folder_are_named(tmp_path, name, says, write):
     (tmp_path / "link").symlink_to("gone")
     (tmp_path / "file").touch()
-    for name, says in (("link", "is a link that leads nowhere"), ("file", "is no folder")):
-        for write in (put, make_room):
-            with pytest.raises(UserError, match=f"{name} {says}"):
-                write(tmp_path / name / "new")
+    with pytest.raises(UserError, match=says):
+        write(tmp_path / name)
+    assert sorted(os.listdir(tmp_path)) == ["file", "link"]
 
 
 def test_pipes_and_devices_are_written_to(tmp_path):
@@ -73,19 +68,20 @@ def test_pipes_and_devices_are_written_to(tmp_path):
 
 @pytest.mark.parametrize("output", [
     "/dev/stdout", "/proc/self/fd/1", "/dev/fd/1", "/proc/thread-self/fd/1", "link"])
-def test_what_is_printed_stays_where_output_goes_to_a_file(tmp_path, output):
+def test_writing_to_stdout_keeps_what_was_printed_to_its_file(tmp_path, output):
     if output == "link":
         (output := tmp_path / "link").symlink_to("/dev/stdout")
-    code = ("import sys; sys.path.insert(0, 'baseline')\n"
+    code = ("import sys\n"
             "from pathlib import Path; from utils.files import make_room, write_atomically\n"
             "print('first', flush=True); path = Path(sys.argv[1]); make_room(path)\n"
             "write_atomically(path, lambda file: file.write(b'second\\n'))")
     with open(tmp_path / "log", "w") as log:
-        subprocess.run([sys.executable, "-c", code, output], cwd=ROOT, stdout=log, check=True)
+        subprocess.run([sys.executable, "-c", code, output], cwd=ROOT / "baseline", stdout=log,
+                       check=True)
     assert (tmp_path / "log").read_text() == "first\nsecond\n"
 
 
-def test_beginnings_have_names_of_their_own(tmp_path):
+def test_temporary_files_have_unique_names(tmp_path):
     """Processes of two containers may have the same number."""
     with replacing(tmp_path / "a") as one, replacing(tmp_path / "a") as two:
         assert one.name != two.name
@@ -95,23 +91,24 @@ def test_beginnings_have_names_of_their_own(tmp_path):
     assert os.listdir(tmp_path) == ["a"]
 
 
-def test_a_beginning_that_was_taken_for_a_leftover_is_begun_anew(tmp_path, monkeypatch):
-    tries = []
+def test_deleted_temporary_file_is_written_once_more(tmp_path, monkeypatch):
+    """Another process may take it for a leftover."""
+    names = []
 
-    def robbed(descriptor: int, wait: bool) -> bool:
-        tries.append(os.listdir(tmp_path)[0])
-        if len(tries) == 1:
-            (tmp_path / tries[0]).unlink()
+    def delete_first(descriptor: int, wait: bool) -> bool:
+        names.append(os.listdir(tmp_path)[0])
+        if len(names) == 1:
+            (tmp_path / names[0]).unlink()
         return True
 
-    monkeypatch.setattr(files, "lock", robbed)
+    monkeypatch.setattr(files, "lock", delete_first)
     put(tmp_path / "a")
-    assert len(set(tries)) == 2
+    assert len(set(names)) == 2
     assert os.listdir(tmp_path) == ["a"]
 
 
 @pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EACCES])
-def test_without_locks_the_work_goes_on_and_says_so_once(tmp_path, monkeypatch, capsys, code):
+def test_missing_locks_give_one_warning(tmp_path, monkeypatch, capsys, code):
     def refuse(*_: object) -> None:
         raise OSError(code, os.strerror(code))
 
@@ -123,7 +120,7 @@ def test_without_locks_the_work_goes_on_and_says_so_once(tmp_path, monkeypatch, 
     assert capsys.readouterr().err.count("cannot be locked here") == 1
 
 
-def test_folders_are_locked_where_only_what_is_writable_can_be(tmp_path, monkeypatch):
+def test_folders_are_locked_on_nfs(tmp_path, monkeypatch):
     """As on NFS."""
     real = fcntl.flock
 
@@ -142,7 +139,7 @@ def test_folders_are_locked_where_only_what_is_writable_can_be(tmp_path, monkeyp
 
 @pytest.fixture
 def home() -> Iterator[Path]:
-    """A folder that anyone may write to, where this process is not the superuser."""
+    """Return a folder that anyone may write to, where this process is not the superuser."""
     superuser = os.geteuid() == 0
     with tempfile.TemporaryDirectory() as folder:
         os.chmod(folder, 0o777)
@@ -153,26 +150,27 @@ def home() -> Iterator[Path]:
             os.seteuid(0)
 
 
-def test_a_replaced_file_keeps_its_mode(home):
-    for mode in (0o600, 0o640, 0o755):
-        (home / "file").write_text("old")
-        (home / "file").chmod(mode)
-        put(home / "file")
-        assert (home / "file").read_text() == "new"
-        assert stat.S_IMODE((home / "file").stat().st_mode) == mode
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o755])
+def test_replaced_file_keeps_its_mode(home, mode):
+    (home / "file").write_text("old")
+    (home / "file").chmod(mode)
+    put(home / "file")
+    assert (home / "file").read_text() == "new"
+    assert stat.S_IMODE((home / "file").stat().st_mode) == mode
     assert os.listdir(home) == ["file"]
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="files of other users")
-def test_a_replaced_file_keeps_its_owner_and_group(tmp_path):
+def test_replaced_file_keeps_its_owner_and_group(tmp_path):
     (tmp_path / "file").touch()
     os.chown(tmp_path / "file", 12345, 12346)
     put(tmp_path / "file")
-    assert ((there := (tmp_path / "file").stat()).st_uid, there.st_gid) == (12345, 12346)
+    state = (tmp_path / "file").stat()
+    assert (state.st_uid, state.st_gid) == (12345, 12346)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="files of other users")
-def test_a_writable_file_of_another_user_stays_that_users(home):
+def test_writable_file_of_another_user_keeps_its_owner(home):
     (home / "file").write_text("old and longer")
     os.seteuid(0)
     os.chown(home / "file", 12346, 12346)
@@ -192,7 +190,7 @@ def test_hard_links_keep_one_content(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["one", "two"]
 
 
-def test_a_read_only_file_is_refused_before_any_work(home):
+def test_read_only_file_is_refused_before_any_work(home):
     (home / "generated2.png").write_text("old")
     (home / "generated2.png").chmod(0o444)
     says = r"cannot write .*generated2\.png: Permission denied"
@@ -203,35 +201,27 @@ def test_a_read_only_file_is_refused_before_any_work(home):
     assert (home / "generated2.png").read_text() == "old"
 
 
-def test_frames_keep_the_mode_of_those_before(tmp_path):
-    for number in range(2):
-        (tmp_path / f"generated{number}.png").touch(0o600)
-    with Frames(tmp_path, 0, 8, 8, np.ones(2, int)) as frames:
-        for number in range(2):
-            frames.write(number, np.zeros((8, 8, 3), np.uint8))
+def test_frames_keep_the_mode_of_former_frames(tmp_path):
+    (tmp_path / "generated0.png").touch(0o600)
+    with Frames(tmp_path, 0, 8, 8, np.ones(1, int)) as frames:
+        frames.write(0, np.zeros((8, 8, 3), np.uint8))
     frames.check()
-    assert {path.stat().st_mode & 0o777 for path in tmp_path.glob("*.png")} == {0o600}
-    assert all(path.stat().st_size for path in tmp_path.glob("*.png"))
+    state = (tmp_path / "generated0.png").stat()
+    assert stat.S_IMODE(state.st_mode) == 0o600 and state.st_size
 
 
-def test_every_path_flag_expands_home_folders(monkeypatch, tmp_path):
+def test_home_folders_are_expanded(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert path_type("~/a") == tmp_path / "a"
-    assert path_type("~") == tmp_path
-    assert path_type("~root/a") == Path("/root/a")
-    assert path_type("a/~/b") == Path("a/~/b")
+    for text, path in (("~/a", tmp_path / "a"), ("~", tmp_path), ("~root/a", Path("/root/a")),
+                       ("a/~/b", Path("a/~/b"))):
+        assert path_type(text) == path
     with pytest.raises(Exception, match=r"^~nobody-here/a: nobody's home folder"):
         path_type("~nobody-here/a")
-    for name in SCRIPTS:
-        for action in flags_of(load_script(name), monkeypatch):
-            if action.metavar in ("DIR", "FILE", "PATH", "RUN") or action.dest in (
-                    "data", "renderer", "output", "file", "init", "cache"):
-                assert action.type in (path_type, new_file), (name, action.dest)
 
 
-def test_scripts_run_twice_in_one_process_of_a_notebook(monkeypatch):
-    """Its streams are no files, and have no encoding to set; signals are its own afterwards."""
-    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+def test_script_runs_twice_in_a_notebook_and_in_a_thread(monkeypatch):
+    """A notebook's streams are no files and have no encoding; its signal handlers stay."""
+    handlers = {number: signal.getsignal(number) for number in STOP_SIGNALS}
     output, errors = io.StringIO(), io.StringIO()
     monkeypatch.setattr(sys, "stdout", output)
     monkeypatch.setattr(sys, "stderr", errors)
@@ -240,40 +230,36 @@ def test_scripts_run_twice_in_one_process_of_a_notebook(monkeypatch):
         with pytest.raises(SystemExit, match="2"):
             run(lambda: os.stat("/nowhere/file"))
     assert (sys.stdout, sys.stderr) == (output, errors)
-    assert {number: signal.getsignal(number) for number in STOP_SIGNALS} == before
-    assert output.getvalue() == "done\ndone\n"
+    thread = threading.Thread(target=lambda: run(lambda: print("done")))
+    thread.start()
+    thread.join(60)
+    assert {number: signal.getsignal(number) for number in STOP_SIGNALS} == handlers
+    assert output.getvalue() == 3 * "done\n"
     assert errors.getvalue().count("error: ") == 2
 
 
-def test_scripts_run_in_a_thread():
-    ends = []
-    thread = threading.Thread(target=lambda: run(lambda: ends.append(1)))
-    thread.start()
-    thread.join(60)
-    assert ends == [1]
-
-
 @pytest.mark.parametrize("number", STOP_SIGNALS)
-def test_a_stop_signal_ends_a_script_in_order(number):
+def test_stop_signal_ends_a_script_in_order(number):
     with pytest.raises(SystemExit) as end:
         run(lambda: signal.raise_signal(number))
     assert end.value.code == 128 + number
 
 
-@pytest.mark.parametrize("name", SCRIPTS)
-def test_windows_is_named_in_a_line(name):
+@pytest.mark.parametrize("name", [path.name for path in (ROOT / "baseline").glob("*.py")
+                                  if "__main__" in path.read_text()])
+def test_windows_gives_an_error_line(name):
     code = ("import runpy, signal, sys\n"
             "del signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU\n"
-            "sys.modules['fcntl'] = None; sys.path[0] = 'baseline'\n"
-            f"runpy.run_path('baseline/{name}', run_name='__main__')")
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True,
-                          check=False)
+            "sys.modules['fcntl'] = None; sys.path[0] = '.'\n"
+            f"runpy.run_path('{name}', run_name='__main__')")
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT / "baseline", check=False,
+                          capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr.startswith("error: this runs on Linux and macOS; on Windows in WSL")
     assert done.stderr.count("\n") == 1
 
 
-def test_what_a_system_lacks_is_named_as_that(monkeypatch, capsys):
+def test_missing_function_of_the_system_is_named(monkeypatch, capsys):
     monkeypatch.delattr(os, "posix_fallocate")
     for lacks in (lambda: os.posix_fallocate, lambda: os.statvfs("/").f_nothing,
                   lambda: signal.SIGNOTHING):

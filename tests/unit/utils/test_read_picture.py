@@ -1,4 +1,4 @@
-"""Pictures of every kind are read right, or refused."""
+"""Pictures of every format are read correctly or refused."""
 
 import io
 import struct
@@ -67,34 +67,12 @@ def tiff(picture: np.ndarray, meaning: int, extra: int | None = None, planes: in
     return head + entries + bytes(4) + beside + pixels
 
 
-def chunk(name: bytes, content: bytes) -> bytes:
-    """Return a chunk of a PNG."""
-    return struct.pack(">I", len(content)) + name + content + struct.pack(
-        ">I", zlib.crc32(name + content))
-
-
 def with_chunk(data: bytes, name: bytes, content: bytes) -> bytes:
     """Return a PNG with another chunk before its pixels."""
-    at = data.index(b"IDAT") - 4
-    return data[:at] + chunk(name, content) + data[at:]
-
-
-def few_bits(picture: np.ndarray, bits: int, key: int) -> bytes:
-    """Return a gray PNG of (H, W) levels of so many bits, of which one is transparent."""
-    rows = [b"\0" + np.packbits(np.unpackbits(row[:, None], 1)[:, 8 - bits :]).tobytes()
-            for row in picture]
-    head = struct.pack(">IIBBBBB", *picture.shape[::-1], bits, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"tRNS", struct.pack(">H", key)) + (
-        chunk(b"IDAT", zlib.compress(b"".join(rows))) + chunk(b"IEND", b""))
-
-
-def bmp(picture: np.ndarray, masks: tuple[int, ...] = (0xFF0000, 0xFF00, 0xFF)) -> bytes:
-    """A BMP of 32 bits with masks and a header of 40 bytes, whose fourth bytes are 0."""
-    height, width, _ = picture.shape
-    shifts = np.array([mask.bit_length() - 8 for mask in masks])
-    pixels = (picture[::-1, :, ::-1].astype(np.uint32) << shifts).sum(2, dtype=np.uint32).tobytes()
-    return struct.pack("<2sIIIIiiHHIIIIII3I", b"BM", 66 + len(pixels), 0, 66, 40, width, height, 1,
-                       32, 3, len(pixels), 0, 0, 0, 0, *masks) + pixels
+    start = data.index(b"IDAT") - 4
+    chunk = struct.pack(">I", len(content)) + name + content + struct.pack(
+        ">I", zlib.crc32(name + content))
+    return data[:start] + chunk + data[start:]
 
 
 def levels(picture: np.ndarray, most: int) -> bytes:
@@ -103,26 +81,6 @@ def levels(picture: np.ndarray, most: int) -> bytes:
     pixels = np.rint(picture[..., ::-1] if picture.ndim == 3 else picture) * (most / 255)
     head = b"%s # of a camera\n%d %d\n%d\n" % (kind, *picture.shape[1::-1], most)
     return head + np.rint(pixels).astype(">u2" if most > 255 else "u1").tobytes()
-
-
-def with_profile(picture: np.ndarray, kind: str, profile: bytes) -> bytes:
-    """A BMP or JPEG 2000 file with a color profile, as Pillow writes none."""
-    if kind == "BMP":
-        pixels = picture[::-1].tobytes()
-        assert picture.shape[1] % 4 == 0
-        head = struct.pack("<IiiHHIIIIII", 124, picture.shape[1], picture.shape[0], 1, 24, 0,
-                           len(pixels), 0, 0, 0, 0)
-        head += bytes(16) + b"DEBM" + bytes(48) + struct.pack(
-            "<IIII", 4, 124 + len(pixels), len(profile), 0)
-        return struct.pack("<2sIII", b"BM", 14 + 124 + len(pixels) + len(profile), 0,
-                           14 + 124) + head + pixels + profile
-    data = pillow(picture, "RGB", "JPEG2000", irreversible=False)
-    at = data.index(b"colr") - 4
-    old = struct.unpack(">I", data[at : at + 4])[0]
-    new = struct.pack(">I4sBBB", 11 + len(profile), b"colr", 2, 0, 0) + profile
-    head = data.index(b"jp2h") - 4
-    size = struct.unpack(">I", data[head : head + 4])[0] + len(new) - old
-    return (data[:head] + struct.pack(">I", size) + data[head + 4 : at] + new + data[at + old :])
 
 
 def paletted(kind: str) -> tuple[bytes, np.ndarray]:
@@ -142,9 +100,6 @@ def paletted(kind: str) -> tuple[bytes, np.ndarray]:
                    np.where(gray == key * scale, 255, gray)[..., None], 0, id=f"clear gray {mode}")
       for gray, mode, key, scale in ((GRAY, "L", int(GRAY[0, 0]), 1),
                                      (GRAY // 128 * 255, "1", 0, 255))),
-    *(pytest.param(few_bits(GRAY >> 8 - bits, bits, key), np.where(
-        GRAY >> 8 - bits == key, 255, (GRAY >> 8 - bits) * (255 // (2**bits - 1)))[..., None], 0,
-                   id=f"clear gray of {bits} bits") for bits, key in ((2, 1), (4, 7))),
     pytest.param(pillow(CLEAR, "LA", "png"), GRAY_ON_WHITE, 1, id="gray and alpha"),
     pytest.param(opencv(GRAY * np.uint16(257), ".png"), GRAY[..., None], 0, id="16-bit gray"),
     pytest.param(opencv(PHOTO * np.uint16(256), ".png"), PHOTO, 1, id="16-bit"),
@@ -173,8 +128,7 @@ def paletted(kind: str) -> tuple[bytes, np.ndarray]:
       for scale in (np.uint8(1), np.uint16(257))),
     *(pytest.param(levels(picture, most), np.atleast_3d(picture), 255 / most,
                    id=f"{most} levels, {picture.ndim}")
-      for most in (15, 100, 255, 1023, 4095, 65535) for picture in (PHOTO, GRAY)),
-    pytest.param(bmp(PHOTO), PHOTO, 0, id="BMP with an idle byte"),
+      for most in (15, 255, 65535) for picture in (PHOTO, GRAY)),
     pytest.param(opencv(CLEAR, ".bmp"), ON_WHITE, 0.51, id="BMP alpha"),
     pytest.param(opencv(np.float32(GRAY / 255), ".tiff"), GRAY[..., None], 0, id="TIFF float"),
     pytest.param(tiff(np.packbits(GRAY < 128, 1)[..., None], 3, more={
@@ -197,7 +151,7 @@ def paletted(kind: str) -> tuple[bytes, np.ndarray]:
                         append_images=[Image.new("RGBA", (96, 64))]), ON_WHITE, 0.51,
                  id="moving WebP alpha"),
 ])
-def test_any_kind_of_image_is_read(tmp_path, data, expected, close):
+def test_every_format_is_read(tmp_path, data, expected, close):
     (tmp_path / "picture").write_bytes(data)
     read = read_picture(tmp_path / "picture")
     assert read.shape == PHOTO.shape
@@ -230,7 +184,7 @@ def test_photos_are_turned_upright(tmp_path, orientation):
         assert np.abs(read - turned.astype(float)).max() <= close, kind
 
 
-def test_broken_exif_data_turn_nothing(tmp_path, capfd):
+def test_broken_exif_is_ignored(tmp_path, capfd):
     exif = Image.Exif()
     exif[0x112] = 6
     data = pillow(PHOTO, "RGB", "jpeg", quality=98, exif=exif)
@@ -239,12 +193,6 @@ def test_broken_exif_data_turn_nothing(tmp_path, capfd):
         (tmp_path / "picture.jpg").write_bytes(broken)
         assert read_picture(tmp_path / "picture.jpg").shape == PHOTO.shape
     assert capfd.readouterr() == ("", "")
-
-
-def fewer_bits(data: bytes, bits: int) -> bytes:
-    """Return a JPEG 2000 file that says to have components of so many bits."""
-    at = data.index(b"\xff\x4f\xff\x51") + 42
-    return data[:at] + bytes([bits - 1]) + data[at + 1:]
 
 
 BLACK_AND_WHITE = Image.fromarray(GRAY // 128)
@@ -259,7 +207,6 @@ BLACK_AND_WHITE.putpalette([0, 0, 0, 255, 255, 255])
     pytest.param(tiff(np.uint32(GRAY)[..., None], 1), id="TIFF of 32 bits"),
     pytest.param(tiff(GRAY[..., None], 3, more={320: [*range(256)] * 3}), id="palette of 8 bits"),
     pytest.param(opencv(PHOTO * np.uint16(257), ".jp2"), id="JPEG 2000 of 16 bits"),
-    pytest.param(fewer_bits(opencv(GRAY, ".jp2"), 4), id="JPEG 2000 of 4 bits"),
     pytest.param(with_chunk(opencv(PHOTO * np.uint16(257), ".png"), b"tRNS", bytes(6)),
                  id="clear color of 16 bits"),
     pytest.param(with_chunk(opencv(PHOTO, ".png"), b"cICP", b"\x09\x10\0\1"), id="HDR PNG"),
@@ -267,7 +214,7 @@ BLACK_AND_WHITE.putpalette([0, 0, 0, 255, 255, 255])
         b"colrnclx\0\1\0\x0d", b"colrnclx\0\x09\0\x10"), id="HDR AVIF"),
     pytest.param(encoded(BLACK_AND_WHITE, "bmp"), id="BMP of 8 bits in black and white"),
 ])
-def test_what_pillow_reads_wrong_is_refused(tmp_path, data):
+def test_format_that_pillow_reads_wrong_is_refused(tmp_path, data):
     (tmp_path / "picture").write_bytes(data)
     with pytest.raises(UserError, match="picture is a .* that Pillow reads wrong; save"):
         read_picture(tmp_path / "picture")
@@ -278,11 +225,11 @@ def test_what_pillow_reads_wrong_is_refused(tmp_path, data):
     pytest.param(tiff(np.dstack((GRAY, OPACITY)) * np.uint16(257), 1, extra=2),
                  id="TIFF of gray and alpha of 16 bits"),
     pytest.param(opencv(PHOTO, ".hdr"), id="HDR"),
-    pytest.param(bmp(PHOTO, (0xFF, 0xFF0000, 0xFF00)), id="BMP of rare masks"),
     pytest.param(b"P7\nWIDTH 1\nHEIGHT 1\nDEPTH 3\nMAXVAL 255\nENDHDR\nabc", id="PAM"),
     pytest.param(opencv(PHOTO, ".jpg")[:-500], id="half a JPEG"),
+    pytest.param(b"no picture", id="text"),
 ])
-def test_what_pillow_cannot_read_is_refused(tmp_path, data):
+def test_format_that_pillow_cannot_read_is_refused(tmp_path, data):
     (tmp_path / "picture").write_bytes(data)
     with pytest.raises(UserError, match="picture is not an image of a kind that Pillow"):
         read_picture(tmp_path / "picture")
@@ -301,44 +248,31 @@ def test_jpeg_and_png_have_the_pixels_that_opencv_decodes(tmp_path):
         assert np.abs(read_picture(tmp_path / "picture") - expected.astype(int)).max() <= 2
 
 
-def test_what_is_no_image_is_refused(tmp_path):
-    (tmp_path / "text.png").write_text("no picture")
-    for name, says in (("text.png", "not an image"), ("nowhere.png", "No such"), ("", "cannot")):
-        with pytest.raises(UserError, match=says):
-            read_picture(tmp_path / name)
-
-
 def test_color_profiles_are_brought_to_srgb(tmp_path):
-    """Of any kind of file; a broken one, or one of other colors, is ignored."""
-    meant, wide = read_picture(GOLDEN / "srgb.png"), GOLDEN / "p3.png"
-    with Image.open(wide) as image:
+    """A broken profile, or one of another color space, is ignored."""
+    path, srgb = tmp_path / "picture", read_picture(GOLDEN / "srgb.png")
+    with Image.open(GOLDEN / "p3.png") as image:
         profile = image.info["icc_profile"]
         pixels = np.asarray(image.convert("RGB"))[..., ::-1]
-    assert np.abs(pixels - meant.astype(int)).max() > 20
+    assert np.abs(pixels - srgb.astype(int)).max() > 20
+    half = np.full(pixels.shape[:2], 102, np.uint8)
+    renamed = profile.replace(b"Wide RGB", b"sRGB, no")  # another one that says sRGB in its name
+    assert renamed != profile
     for kind, flags in (("PNG", {}), ("WEBP", {"lossless": True}), ("TIFF", {}),
                         ("JPEG", {"quality": 100, "subsampling": 0})):
-        (tmp_path / "p").write_bytes(pillow(pixels, "RGB", kind, icc_profile=profile, **flags))
-        assert np.abs(read_picture(tmp_path / "p") - meant.astype(int)).max() <= 3, kind
-    for kind in ("BMP", "JPEG2000"):
-        (tmp_path / "p").write_bytes(with_profile(pixels, kind, profile))
-        assert np.abs(read_picture(tmp_path / "p") - meant.astype(int)).max() <= 3, kind
-        (tmp_path / "p").write_bytes(with_profile(pixels, kind, profile[:150]))
-        assert np.array_equal(read_picture(tmp_path / "p"), pixels), kind
-    half = np.full(pixels.shape[:2], 102, np.uint8)  # lies on white after that
-    for kind, flags in (("PNG", {}), ("WEBP", {"lossless": True}), ("TIFF", {})):
-        (tmp_path / "p").write_bytes(pillow(np.dstack((pixels, half)), "RGBA", kind,
-                                            icc_profile=profile, **flags))
-        expected = 255 + (meant.astype(float) - 255) * 0.4
-        assert np.abs(read_picture(tmp_path / "p") - expected).max() <= 3, kind
+        path.write_bytes(pillow(pixels, "RGB", kind, icc_profile=renamed, **flags))
+        assert np.abs(read_picture(path) - srgb.astype(int)).max() <= 3, kind
+        if kind != "JPEG":
+            path.write_bytes(pillow(np.dstack((pixels, half)), "RGBA", kind, icc_profile=profile,
+                                    **flags))
+            on_white = 255 + (srgb.astype(float) - 255) * 0.4
+            assert np.abs(read_picture(path) - on_white).max() <= 3, kind
     lab = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
-    named = profile.replace(b"Wide RGB", b"sRGB, no")  # another one that says sRGB in its name
-    assert named != profile
-    (tmp_path / "p").write_bytes(pillow(pixels, "RGB", "PNG", icc_profile=named))
-    assert np.abs(read_picture(tmp_path / "p") - meant.astype(int)).max() <= 3
-    gray, inks = (profile[:16] + space + profile[20:] for space in (b"GRAY", b"CMYK"))
-    for broken in (b"x" * 200, profile[:150], bytes(128) + profile[128:], lab, gray, inks):
-        (tmp_path / "p").write_bytes(pillow(pixels, "RGB", "PNG", icc_profile=broken))
-        assert np.array_equal(read_picture(tmp_path / "p"), pixels)
-    for name, flags in (("p", {"icc_profile": profile}), ("q", {})):  # of colors, on inks
-        (tmp_path / name).write_bytes(pillow(PHOTO, "CMYK", "JPEG", **flags))
-    assert np.array_equal(read_picture(tmp_path / "p"), read_picture(tmp_path / "q"))
+    gray, cmyk = (profile[:16] + space + profile[20:] for space in (b"GRAY", b"CMYK"))
+    for other in (b"x" * 200, profile[:150], bytes(128) + profile[128:], lab, gray, cmyk):
+        path.write_bytes(pillow(pixels, "RGB", "PNG", icc_profile=other))
+        assert np.array_equal(read_picture(path), pixels)
+    path.write_bytes(pillow(PHOTO, "CMYK", "JPEG"))
+    photo = read_picture(path)
+    path.write_bytes(pillow(PHOTO, "CMYK", "JPEG", icc_profile=profile))
+    assert np.array_equal(read_picture(path), photo)
