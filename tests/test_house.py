@@ -1,4 +1,4 @@
-"""The rules of the house: style, complexity, the length of files, and who imports whom."""
+"""Style, complexity, lengths of files and the order of imports."""
 
 import ast
 import os
@@ -6,13 +6,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from helpers import ROOT
 
 BASELINE = ROOT / "baseline"
 LONGEST_FILE = 250  # lines
 PACKAGES = {"utils", "running", "Renderer", "DRL", "grid"}
-# Modules beside the packages from below upwards: each may import those before it.  Painting stands
-# below the scripts alone.
+# Modules beside the packages from below upwards: each imports only those before it.
 ORDER = (
     {"constants"}, PACKAGES, {"images", "options"}, {"env"}, {"rollouts", "monitor", "checkpoint"},
     {"best_renderer", "evaluation"}, {"trainer", "renderer_trainer"}, {"painting"},
@@ -20,17 +21,8 @@ ORDER = (
 )
 
 
-def run(*command: str) -> None:
-    """Run a tool in the root with baseline/ on Python's path; it must succeed."""
-    tool, *arguments = command
-    tool = Path(sys.executable).with_name(tool)
-    done = subprocess.run((tool, *arguments), cwd=ROOT, capture_output=True, text=True, check=False,
-                          env=os.environ | {"PYTHONPATH": str(BASELINE)})
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
 def imported(file: Path) -> set[str]:
-    """Return the names that a file's imports begin with, those inside functions too."""
+    """Return the top-level names that a file imports, inside functions too."""
     names = set()
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Import):
@@ -40,12 +32,13 @@ def imported(file: Path) -> set[str]:
     return names
 
 
-def test_ruff_finds_nothing():
-    run("ruff", "check", "--no-cache")
-
-
-def test_packages_import_downwards():
-    run("lint-imports", "--no-cache")
+@pytest.mark.parametrize("command", [
+    ("ruff", "check", "--no-cache"), ("lint-imports", "--no-cache")], ids=lambda words: words[0])
+def test_linter_finds_nothing(command):
+    tool = Path(sys.executable).with_name(command[0])
+    done = subprocess.run((tool, *command[1:]), cwd=ROOT, capture_output=True, text=True,
+                          check=False, env=os.environ | {"PYTHONPATH": str(BASELINE)})
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_modules_import_downwards():

@@ -27,47 +27,42 @@ REPLAY_SIZE = 320
 
 @pytest.fixture
 def notebook() -> nbformat.NotebookNode:
-    """The notebook as it is shipped."""
+    """Return the notebook."""
     return nbformat.read(ROOT / "LearningToPaint.ipynb", as_version=4)
 
 
 def names(source: str) -> list[str]:
-    """What the lines of a cell of parameters set."""
+    """Return the names that a cell of parameters sets."""
     return [line.split(" = ")[0] for line in source.strip().splitlines()]
 
 
 def embedded(data: dict[str, str], kind: str) -> bytes:
-    """The file of that kind which lies within the HTML of an output."""
-    (found,) = re.findall(rf'src="data:{re.escape(kind)};base64,([^"]+)"', data["text/html"])
-    return base64.b64decode(found)
+    """Return the file of a MIME type within the HTML of an output."""
+    (content,) = re.findall(rf'src="data:{re.escape(kind)};base64,([^"]+)"', data["text/html"])
+    return base64.b64decode(content)
 
 
-def test_is_valid_and_without_outputs(notebook: nbformat.NotebookNode) -> None:
+def test_notebook_runs_from_top_to_bottom(notebook: nbformat.NotebookNode, tmp_path: Path) -> None:
     nbformat.validate(notebook)
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert all(not cell.outputs and cell.execution_count is None for cell in code)
-
-
-def test_runs_from_top_to_bottom(notebook: nbformat.NotebookNode, tmp_path: Path) -> None:
     for name in ("baseline", "image"):
         (tmp_path / name).symlink_to(ROOT / name)
-    (parameters,) = (c for c in notebook.cells if "parameters" in c.metadata.get("tags", ()))
+    (parameters,) = (cell for cell in code if "parameters" in cell.metadata.get("tags", ()))
     assert names(parameters.source) == names(TINY)
     parameters.source = TINY
 
-    # The rasteriser may have to be compiled first.
+    # The rasterizer may have to be compiled first.
     NotebookClient(notebook, timeout=300, kernel_name="python3",
                    resources={"metadata": {"path": str(tmp_path)}}).execute()
 
-    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     printed = {cell.id: "".join(output.get("text", "") for output in cell.outputs)
                for cell in code}
     shown = {cell.id: next((output.data for output in cell.outputs if "data" in output), {})
              for cell in code}
-    output = tmp_path / "output" / "notebook"
+    read = lambda name: cv2.imread(str(tmp_path / "output" / "notebook" / f"{name}.png")) / 255
     photo = cv2.imread(str(ROOT / "image" / "test.png")) / 255
-
-    painting = cv2.imread(str(output / "generated0.png")) / 255
+    painting = read("generated0")
     assert painting.shape == photo.shape
     assert np.square(painting - photo).mean() < np.square(photo).mean()  # better than black
     assert printed["paint"].count(" step ") == 4
@@ -80,14 +75,11 @@ def test_runs_from_top_to_bottom(notebook: nbformat.NotebookNode, tmp_path: Path
 
     before, after = map(float, re.findall(r"error ([\d.]+) on the exact", printed["refine"]))
     assert after < before
-    unrefined, refined = (cv2.imread(str(output / f"{name}.png")) / 255
-                          for name in ("unrefined", "refined"))
-    assert np.square(refined - photo).mean() < np.square(unrefined - photo).mean()
-    assert len(re.findall("10 strokes", printed["refine"])) == 4  # painted and drawn anew, twice
+    assert np.square(read("refined") - photo).mean() < np.square(read("unrefined") - photo).mean()
+    assert len(re.findall("10 strokes", printed["refine"])) == 4  # painted and replayed, twice
 
     svg = ElementTree.fromstring(embedded(shown["svg"], "image/svg+xml"))
     assert (svg.tag, svg.get("width")) == ("{http://www.w3.org/2000/svg}svg", "296")
     assert "animation" in svg[0].text
-
-    assert cv2.imread(str(output / "128.png")).shape == (128, 128, 3)
-    assert cv2.imread(str(output / "320.png")).shape == (320, 320, 3)
+    assert read("128").shape == (128, 128, 3)
+    assert read("320").shape == (320, 320, 3)

@@ -1,4 +1,4 @@
-"""Folders are listed; pictures are compared and written; frames are picked and written."""
+"""Listing folders; comparing and writing pictures; picking and writing frames."""
 
 from pathlib import Path
 
@@ -28,7 +28,7 @@ def test_files_and_folders_are_listed(tmp_path):
         list_pictures([tmp_path / "folder.png"])
 
 
-def test_a_folder_says_what_it_leaves_out(tmp_path, capsys):
+def test_skipped_files_of_a_folder_are_named(tmp_path, capsys):
     for name in ("a.jfif", "b.JPE", "._a.jfif", "c.HEIC", "d.heic", "e.psd", "f.MOV", "notes.txt"):
         (tmp_path / name).touch()
     (tmp_path / "g.png").symlink_to("gone")
@@ -41,7 +41,7 @@ def test_a_folder_says_what_it_leaves_out(tmp_path, capsys):
         list_pictures([tmp_path / "phone"])
 
 
-def test_a_folder_of_folders_names_those_with_images(tmp_path):
+def test_folders_with_images_are_named_in_a_folder_without(tmp_path):
     for name in ("cats/a.png", "far/away/dogs/a.png", "notes/a.txt", "__MACOSX/a.png", "x/._a.png"):
         (tmp_path / "set" / name).parent.mkdir(parents=True)
         (tmp_path / "set" / name).touch()
@@ -49,7 +49,7 @@ def test_a_folder_of_folders_names_those_with_images(tmp_path):
         list_pictures([tmp_path / "set"])
 
 
-def test_the_comparison_shows_errors_on_a_fixed_scale():
+def test_comparison_shows_errors_on_a_fixed_scale():
     target = np.full((40, 128, 3), 100, np.uint8)
     painting = target.copy()
     painting[:10] += 128  # half the range, and thus the end of the scale
@@ -65,35 +65,39 @@ def test_the_comparison_shows_errors_on_a_fixed_scale():
         assert (joined[row, -1] == scale[round(level)]).all()
 
 
-def test_pictures_are_written_whole_or_not_at_all(tmp_path):
+def test_pictures_are_written_atomically(tmp_path):
     write_picture(tmp_path / "new" / "picture.png", PHOTO)
     assert (read_picture(tmp_path / "new" / "picture.png") == PHOTO).all()
     assert [p.name for p in (tmp_path / "new").iterdir()] == ["picture.png"]
     write_picture(tmp_path / "picture.gif", PHOTO)  # of 24 colors
     assert (read_picture(tmp_path / "picture.gif") == PHOTO).all()
-    for path in (tmp_path / "picture.txt", tmp_path / "picture", tmp_path / "new",
-                 tmp_path / "new" / "picture.png" / "picture.png"):
-        with pytest.raises(UserError):
-            picture_file(path)
-    for name, height, width in (("a.webp", 20, 17_000), ("a.webp", 17_000, 20),
-                                ("a.jpg", 20, 70_000)):
-        with pytest.raises(UserError, match=f"{width}x{height} pixels are too many"):
-            picture_file(tmp_path / name, height, width)
-    for name, says in (("new", "is a folder"), ("a.heic", "no kind of color image"),
-                       ("a.jp2", "1x1 pixels are too few")):
-        with pytest.raises(UserError, match=says):
-            picture_file(tmp_path / name, 1, 1)
 
 
-def test_which_frames_are_written():
-    assert every(frame_step("all"), 5).tolist() == [1, 1, 1, 1, 1]
-    assert every(frame_step("every 2"), 5).tolist() == [0, 1, 0, 1, 1]
-    assert every(frame_step("2"), 4).tolist() == [0, 1, 0, 1]
-    assert every(frame_step("last"), 3).tolist() == [0, 0, 1]
-    assert every(frame_step("100"), 1).tolist() == [1]
-    for text in ("0", "-1", "1.5", "first", "every", "", "every all", "2 3"):
-        with pytest.raises(UserError, match="all, last, or every N"):
-            frame_step(text)
+@pytest.mark.parametrize(("name", "size", "says"), [
+    ("picture.txt", (), ""), ("picture", (), ""), ("a.png/picture.png", (), ""),
+    ("a.webp", (20, 17_000), "17000x20 pixels are too many"),
+    ("a.webp", (17_000, 20), "20x17000 pixels are too many"),
+    ("a.jpg", (20, 70_000), "70000x20 pixels are too many"),
+    ("", (1, 1), "is a folder"), ("a.heic", (1, 1), "no kind of color image"),
+    ("a.jp2", (1, 1), "1x1 pixels are too few"),
+])
+def test_unwritable_picture_is_refused(tmp_path, name, size, says):
+    (tmp_path / "a.png").touch()
+    with pytest.raises(UserError, match=says):
+        picture_file(tmp_path / name, *size)
+
+
+@pytest.mark.parametrize(("text", "total", "written"), [
+    ("all", 5, [1, 1, 1, 1, 1]), ("every 2", 5, [0, 1, 0, 1, 1]), ("2", 4, [0, 1, 0, 1]),
+    ("last", 3, [0, 0, 1]), ("100", 1, [1])])
+def test_frames_flag_picks_frames(text, total, written):
+    assert every(frame_step(text), total).tolist() == written
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "1.5", "first", "every", "", "every all", "2 3"])
+def test_bad_frames_flag_is_refused(text):
+    with pytest.raises(UserError, match="all, last, or every N"):
+        frame_step(text)
 
 
 def test_frames_have_numbers_without_a_gap(tmp_path):
@@ -107,7 +111,7 @@ def test_frames_have_numbers_without_a_gap(tmp_path):
     assert writer.next == 10
 
 
-def test_frames_take_no_others_place(tmp_path):
+def test_frames_leave_the_targets_of_links(tmp_path):
     """What a link leads to stays as it is."""
     for name, link in (("soft", Path.symlink_to), ("hard", Path.hardlink_to)):
         (tmp_path / name).write_bytes(b"a photo")
