@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from pathlib import Path
 from unittest import mock
 
@@ -32,7 +32,7 @@ from env import Environment
 from grid.painter import load_painter
 from painting.frames import Frames, every
 from Renderer.canvas import as_uint8
-from Renderer.model import Renderer
+from Renderer.model import Renderer, TrainedRender
 from Renderer.stroke_batch import draw_batch
 from Renderer.stroke_data import BATCHES_AT_ONCE, StrokeBatches, drawn_ahead, drawn_on
 from Renderer.stroke_gen import draw
@@ -103,27 +103,12 @@ def renderer_step(precision: Precision, kind: str) -> Callable[[], object]:
     return lambda: [step(*next(batches)) for _ in range(BATCHES_AT_ONCE)]
 
 
-class UntrainedRender:
-    """An untrained renderer as the agent takes it."""
-
-    family = "bezier"
-
-    def __init__(self, precision: Precision, kind: str) -> None:
-        self.network = Renderer().to(precision.device)
-        self.precision = precision
-        if kind != "plain":
-            self.network.requires_grad_(False).to(memory_format=torch.channels_last)
-
-    def __call__(self, shapes: torch.Tensor) -> torch.Tensor:
-        with self.precision.autocast():
-            return self.network(shapes)
-
-
 def agent_of(precision: Precision, kind: str, **options) -> ddpg.DDPG:
     """Return the paper's agent; of kind plain, with PyTorch's default layout and optimizers."""
-    agent = ddpg.DDPG(Setup(render=UntrainedRender(precision, kind), precision=precision,
-                            fast=kind == "fast"), **options)
+    render = TrainedRender(Renderer(), "bezier", precision)
+    agent = ddpg.DDPG(Setup(render=render, precision=precision, fast=kind == "fast"), **options)
     if kind == "plain":
+        render.network.to(memory_format=torch.contiguous_format)
         for name, network in agent.networks.items():
             for each in (network, agent.target_networks[name]):
                 each.to(memory_format=torch.contiguous_format)
@@ -169,20 +154,6 @@ def environment_step(precision: Precision, kind: str, paintings: int) -> Callabl
     return lambda: env.step(agent.explore(*env.state(), ()))
 
 
-def training_rates(pair: tuple[Precision, Precision], count: int, batch: int) -> None:
-    """Print the frames a second of a training, its steps of the environment included."""
-    print(f"\n| a training of batches of {batch} | seconds an update | frames a second |\n"
-          "| --- | --- | --- |")
-    for precision in pair:
-        torch.manual_seed(0)
-        torch.set_flush_denormal(True)
-        seconds = seconds_of(update(precision, "default", batch), precision.device, count)
-        # Ten updates follow 40 steps of as many paintings.
-        seconds += 4 * seconds_of(
-            environment_step(precision, "default", batch), precision.device, count)
-        print(f"| the paper's, {precision} | {seconds:.2f} | {batch / seconds:.1f} |", flush=True)
-
-
 def painting(precision: Precision, kind: str, size: int) -> Callable[[], object]:
     """Return a painting of six bundles on 16 tiles, 30 frames of size x size, written."""
     painter = load_painter(ACTOR, RENDERER, precision)
@@ -224,39 +195,33 @@ def row(
 
 
 def processor() -> str:
-    """The name of the processor."""
-    with suppress(OSError, StopIteration):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        name = next(line for line in lines if line.startswith("model name"))
-        bf16 = " with bf16" * computes_in_bf16(torch.device("cpu"))
-        return name.partition(":")[2].strip() + bf16
-    return "CPU"
+    """Return the name of the processor."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return (names or ["CPU"])[0] + " with bf16" * computes_in_bf16(torch.device("cpu"))
 
 
 def main(options: argparse.Namespace) -> None:
-    """Print the tables."""
+    """Print the table."""
     device = pick_device("auto")
     gpu = device.type == "cuda"
     pair = plain, default = Precision("fp32", device), Precision("auto", device, learning=True)
     name = torch.cuda.get_device_name() if gpu else processor()
     print(f"torch {torch.__version__}, OpenCV {cv2.__version__}, {name}, "
-          f"{torch.get_num_threads()} threads; plain in {plain}, the others in {default}\n")
-    batch = options.batch_size
-    if not options.training:
-        print("| work | plain, s | default, s | `--fast`, s | ratio |\n"
-              "| --- | --- | --- | --- | --- |")
-        row("drawing 64 strokes", pair, 10, lambda p, kind: strokes(p.device, kind), fast=gpu)
-        row("renderer step, batch 64, drawing included", pair, options.rounds, renderer_step,
-            parts=BATCHES_AT_ONCE)
-        row(f"update, batch {batch}", pair, options.updates,
-            lambda p, kind: update(p, kind, batch))
-        row(f"environment step, {batch} paintings", pair, options.updates,
-            lambda p, kind: environment_step(p, kind, batch), fast=False)
-        for size in (512, 1024):
-            row(f"painting 30 frames of {size}x{size} on 4x4 tiles",
-                (plain, Precision("auto", device)), 3,
-                lambda p, kind, size=size: painting(p, kind, size), fast=False)
-    training_rates(pair, options.updates, batch)
+          f"{torch.get_num_threads()} threads; plain in {plain}, the others in {default}\n\n"
+          "| work | plain, s | default, s | `--fast`, s | ratio |\n"
+          "| --- | --- | --- | --- | --- |")
+    count, batch = options.updates, options.batch_size
+    row("drawing 64 strokes", pair, 10, lambda p, kind: strokes(p.device, kind), fast=gpu)
+    row("renderer step, batch 64, drawing included", pair, count, renderer_step,
+        parts=BATCHES_AT_ONCE)
+    row(f"update, batch {batch}", pair, count, lambda p, kind: update(p, kind, batch))
+    row(f"environment step, {batch} paintings", pair, count,
+        lambda p, kind: environment_step(p, kind, batch), fast=False)
+    for size in (512, 1024):
+        row(f"painting 30 frames of {size}x{size} on 4x4 tiles",
+            (plain, Precision("auto", device)), count,
+            lambda p, kind, size=size: painting(p, kind, size), fast=False)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(f"\nPeak memory: {peak:.1f} GiB of the host"
           + (f", {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB of the GPU" if gpu else ""))
@@ -265,11 +230,8 @@ def main(options: argparse.Namespace) -> None:
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=positive_int, default=3, help="of renderer steps timed")
-    parser.add_argument("--updates", type=positive_int, default=3, help="updates timed")
+    parser.add_argument("--updates", type=positive_int, default=3, help="repetitions timed")
     parser.add_argument("--batch_size", type=positive_int, default=96, help="of an update")
-    parser.add_argument("--training", action="store_true",
-                        help="only the frames a second of trainings")
     return parser.parse_args()
 
 

@@ -1,7 +1,7 @@
 """Search for images, stroke files and weights that give a traceback, a hang or damage.
 
-The quick searches try the same inputs every time, the slow ones others each time; a failure is
-shown as the smallest input that gives it.
+The quick searches check the same inputs every time, the slow ones others; a failure is shown as
+its smallest input.
 """
 
 import contextlib
@@ -23,7 +23,6 @@ from helpers import (
     Call,
     Network,
     archive,
-    images,
     parts,
     saved,
     search,
@@ -75,7 +74,7 @@ def image_files() -> list[bytes]:
 
 @contextlib.contextmanager
 def refusal() -> Iterator[None]:
-    """A UserError is one of the two ways that all foreign input may end in."""
+    """Accept a UserError of one line."""
     try:
         yield
     except UserError as error:
@@ -88,37 +87,32 @@ NUMBERS = [struct.pack(code, number & (2 ** (8 * struct.calcsize(code)) - 1))
            for number in (0, 1, 2, 7, 255, 4000, 65535, 2**31 - 1, 2**32 - 1, -1)]
 
 
-def damaged(examples: list[bytes]) -> st.SearchStrategy[bytes]:
-    """One of the examples with bytes changed, cut off, moved in or replaced by another one's."""
-    return st.composite(lambda draw: damage(draw, examples))()
-
-
-def damage(draw: st.DrawFn, examples: list[bytes]) -> bytes:
-    """See ``damaged``."""
+@st.composite
+def damaged(draw: st.DrawFn, examples: list[bytes]) -> bytes:
+    """Draw an example with bytes changed, cut, moved in or replaced by another one's."""
     data = draw(st.sampled_from(examples))
     for _ in range(draw(st.integers(0, 4))):
-        at = draw(st.integers(0, max(0, min(len(data), draw(st.sampled_from([64, 400, 10**9]))))))
+        start = draw(st.integers(0, min(len(data), draw(st.sampled_from([64, 400, 10**9])))))
         kind = draw(st.sampled_from(["set", "number", "number", "insert", "cut", "drop", "splice"]))
-        some = draw(st.binary(min_size=1, max_size=8))
-        if kind == "number":
-            some = draw(st.sampled_from(NUMBERS))
+        some = draw(st.sampled_from(NUMBERS) if kind == "number" else
+                    st.binary(min_size=1, max_size=8))
         if kind in ("set", "number"):
-            data = data[:at] + some + data[at + len(some):]
+            data = data[:start] + some + data[start + len(some):]
         elif kind == "insert":
-            data = data[:at] + some * draw(st.sampled_from([1, 1, 9, 5000])) + data[at:]
+            data = data[:start] + some * draw(st.sampled_from([1, 1, 9, 5000])) + data[start:]
         elif kind == "cut":
-            data = data[:at]
+            data = data[:start]
         elif kind == "drop":
-            data = data[:at] + data[at + draw(st.integers(1, 200)):]
+            data = data[:start] + data[start + draw(st.integers(1, 200)):]
         else:
             other = draw(st.sampled_from(examples))
-            data = data[:at] + other[draw(st.integers(0, len(other))):]
+            data = data[:start] + other[draw(st.integers(0, len(other))):]
     return data
 
 
 @thorough
 def test_any_bytes_are_a_picture_or_refused(tmp_path, thorough, capfd):
-    """Painting reads (H, W, 3) uint8 or says why not; training decodes it or leaves it out."""
+    """By painting, and by a training, which skips it."""
     path, row = tmp_path / "picture", np.empty((3, 128, 128), np.uint8)
     readable = 0
 
@@ -133,13 +127,13 @@ def test_any_bytes_are_a_picture_or_refused(tmp_path, thorough, capfd):
         with silent_stderr():
             assert _decode_one(path, row) in range(len(FLAWS))
 
-    made = images()
-    for data in made:
+    files = image_files()
+    for data in files:
         check(data)
-    assert readable == len(made)
-    search(check, damaged(made) | st.binary(max_size=300), 5_000 if thorough else 150, thorough,
+    assert readable == len(files)
+    search(check, damaged(files) | st.binary(max_size=300), 5_000 if thorough else 150, thorough,
            capfd)
-    assert readable > len(made)
+    assert readable > len(files)
 
 
 JUNK = st.recursive(
@@ -153,28 +147,23 @@ JUNK = st.recursive(
 
 @st.composite
 def changed(draw: st.DrawFn, contents: list[dict]) -> bytes:
-    """A stroke file with some of its values, keys and bytes changed."""
+    """Draw a stroke file with some of its values, keys and bytes changed."""
     content = copy.deepcopy(draw(st.sampled_from(contents)))
     for _ in range(draw(st.integers(0, 3))):
         inner: Any = content
-        while True:
-            keys = range(len(inner)) if isinstance(inner, list) else list(inner)
-            if not keys:
-                break
+        while keys := range(len(inner)) if isinstance(inner, list) else list(inner):
             key = draw(st.sampled_from(keys))
             if isinstance(inner[key], list | dict) and draw(st.integers(0, 5)):
                 inner = inner[key]
                 continue
-            kind = draw(st.sampled_from(["set", "set", "set", "nudge", "drop", "twice", "rename"]))
-            if kind == "nudge" and type(inner[key]) in (int, float):
+            kind = draw(st.sampled_from(["set", "set", "scale", "drop", "twice"]))
+            if kind == "scale" and type(inner[key]) in (int, float):
                 inner[key] = inner[key] * draw(st.sampled_from([0, -1, 2, 1 + 1e-7])) + draw(
                     st.sampled_from([0, 0, 1, -1, 1e-5, 0.5]))
             elif kind == "drop":
                 del inner[key]
             elif kind == "twice" and isinstance(inner, list):
                 inner.insert(key, copy.deepcopy(inner[key]))
-            elif kind == "rename" and isinstance(inner, dict):
-                inner[draw(st.text(max_size=5))] = inner.pop(key)
             else:
                 inner[key] = draw(JUNK)
             break
@@ -220,18 +209,18 @@ OPERATIONS = st.sampled_from([
 
 @st.composite
 def damaged_weights(draw: st.DrawFn) -> bytes:
-    """A weight file whose bytes, or whose pickle in a sound archive, are changed."""
+    """Draw a weight file with changed bytes, or with a changed pickle in a valid archive."""
     new = saved(weights())
-    files = [new, saved(weights(), _use_new_zipfile_serialization=False),
-             saved({"weight": Call(os.mkdir, "made")}), saved(weights(), pickle_protocol=4)]
     kind = draw(st.sampled_from(["bytes", "pickle", "pickle", "operations"]))
     if kind == "bytes":
-        return draw(damaged(files))
-    inside = parts(new)
-    name = next(name for name in inside if name.endswith("/data.pkl"))
-    made = (draw(damaged([inside[name]])) if kind == "pickle" else
+        return draw(damaged([
+            new, saved(weights(), _use_new_zipfile_serialization=False),
+            saved({"weight": Call(os.mkdir, "made")}), saved(weights(), pickle_protocol=4)]))
+    files = parts(new)
+    name = next(name for name in files if name.endswith("/data.pkl"))
+    data = (draw(damaged([files[name]])) if kind == "pickle" else
             b"\x80\x02" + b"".join(draw(st.lists(OPERATIONS, max_size=30))) + b".")
-    return archive(inside | {name: made})
+    return archive(files | {name: data})
 
 
 @thorough

@@ -20,7 +20,6 @@ import torch
 
 from DRL.actor import Actor
 from helpers import (
-    HANG_SECONDS,
     ROOT,
     search,
     stroke_files,
@@ -248,18 +247,3 @@ def test_any_command_writes_only_its_outputs(monkeypatch, scripts, flags, sandbo
     assert statuses == [0] * len(flags)
     search(check, command_lines(flags, sane=True), 400 if thorough else 12, thorough, capfd)
     assert set(statuses) == {0, 2}
-
-
-@thorough
-def test_any_command_line_of_the_scripts_gives_an_error_line(checkout, flags, thorough, capfd):
-    before = checkout.files()
-
-    def check(case: tuple[str, list[str]]) -> None:
-        script, words = case
-        process = checkout.start(script, *words, "--device", "none")  # refused at the latest there
-        status = process.wait(HANG_SECONDS)
-        check_end(status, process.errors, case)
-        assert status == 2
-        assert checkout.files() == before
-
-    search(check, command_lines(flags, sane=False), 200 if thorough else 8, thorough, capfd)

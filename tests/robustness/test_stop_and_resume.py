@@ -11,7 +11,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -41,7 +41,6 @@ from Renderer.stroke_gen import SHAPE_DIM
 from renderer_trainer import VALIDATION_SEED
 from running.run import STOPPING
 from utils.command import STOP_SIGNALS
-from utils.files import write_atomically
 from utils.pictures import read_picture
 from utils.weights import load_weights
 
@@ -195,76 +194,69 @@ def error_of(checkout: Checkout, job: Job) -> float:
     return painter.measure(data.images[data.test[:2]], EPISODE, 2).errors[-1].item()
 
 
-def kill_and_resume(tmp_path: Path, job: Job, kills: int) -> None:
-    """Kill and resume a training, and compare it with an uninterrupted one."""
-    expected, seconds = cached_uninterrupted(job, max(4, kills))
-    checkout = Checkout(tmp_path / "killed")
-    chain, step, errors, lost = Chain(checkout, job, max(4, kills), kills), 0, [], []
-    for _ in range(kills):
-        process = chain.stop(signal.SIGKILL, 1.5 * seconds)
+def check_steps(process: Script, number: int, former: int, step: int, interval: int) -> int:
+    """Check what a stopped training printed and saved and return its lost steps."""
+    if number == signal.SIGKILL:
+        assert process.returncode == -number, process.errors
+        assert process.errors == ""
+        assert step >= former
+        lost = max(0, last_step(process.output) - step)
+        assert lost <= interval
+        return lost
+    if "stopped; go on" in process.output:
+        assert process.errors.encode() == STOPPING
+        assert process.returncode == 0
+        assert int(process.output.split(": step ")[1].split()[0]) == former
+    else:  # before its first step
+        assert process.returncode in (128 + number, -number), process.errors
+        assert step == former
+    return 0
+
+
+def stop_and_resume(tmp_path: Path, job: Job, signals: Sequence[int], intervals: int) -> None:
+    """Stop a training by these signals, resume it and compare it with an uninterrupted one."""
+    expected, seconds = cached_uninterrupted(job, intervals)
+    checkout = Checkout(tmp_path / "stopped")
+    chain, step, errors, lost = Chain(checkout, job, intervals, len(signals)), 0, [], []
+    for number in signals:
+        process = chain.stop(number, 1.5 * seconds)
         if chain.over:
             break
-        assert process.returncode == -signal.SIGKILL, process.errors
-        assert process.errors == ""
-        former, step = step, step_of(checkpoint(checkout)) if chain.flags == ("--resume",) else 0
-        assert step >= former
-        lost.append(max(0, last_step(process.output) - step))
+        resumes = chain.flags == ("--resume",)
+        former, step = step, step_of(checkpoint(checkout)) if resumes else 0
+        lost.append(check_steps(process, number, former, step, job.interval))
         for file in checkout.root.glob("train_log/*/*.pkl"):
             assert_finite(load(file))
         if (checkout.root / job.best).exists():
             errors.append(error_of(checkout, job))
     chain.finish()
-    assert max(lost, default=0) <= job.interval
-    assert kills < 50 or errors
+    assert lost
     assert errors == sorted(errors, reverse=True)
     assert_same(outcome(checkout), expected)
-    print(f"{job.script}: {kills} kills survived, {chain.stops_while_writing} of them while a file "
-          f"was written; {max(lost, default=0)} steps lost at most, of {job.interval}")
+    print(f"{job.script}: stopped and resumed {len(lost)} times, {chain.stops_while_writing} of "
+          f"them while a file was written; {max(lost)} steps lost at most, of {job.interval}")
 
 
 @both
 def test_resume_after_kill_is_bit_exact(tmp_path, job):
-    kill_and_resume(tmp_path, job, 3)
+    stop_and_resume(tmp_path, job, 3 * [signal.SIGKILL], 4)
 
 
 @pytest.mark.slow
 @both_long
 def test_resume_after_fifty_kills_is_bit_exact(tmp_path, job):
-    kill_and_resume(tmp_path, job, 50)
-
-
-def stop_and_resume(tmp_path: Path, job: Job, stops: int) -> None:
-    """Stop and resume a training; each step must be done once."""
-    expected, seconds = cached_uninterrupted(job, 4 * stops)
-    checkout = Checkout(tmp_path / "stopped")
-    chain, step, resumes = Chain(checkout, job, 4 * stops, stops), 0, 0
-    for i in range(stops):
-        number = STOP_SIGNALS[i % len(STOP_SIGNALS)]
-        process = chain.stop(number, seconds)
-        if chain.over:
-            break
-        if "stopped; go on" not in process.output:  # before its first step
-            assert process.returncode in (128 + number, -number), process.errors
-            continue
-        assert process.errors.encode() == STOPPING
-        assert process.returncode == 0
-        assert int(process.output.split(": step ")[1].split()[0]) == step
-        step, resumes = step_of(checkpoint(checkout)), resumes + 1
-    chain.finish()
-    assert resumes
-    assert_same(outcome(checkout), expected)
-    print(f"{job.script}: stopped and resumed {resumes} times, nothing lost")
+    stop_and_resume(tmp_path, job, 50 * [signal.SIGKILL], 50)
 
 
 @both
 def test_resume_after_stop_loses_no_step(tmp_path, job):
-    stop_and_resume(tmp_path, job, 3)
+    stop_and_resume(tmp_path, job, STOP_SIGNALS[:3], 12)
 
 
 @pytest.mark.slow
 @both_long
 def test_resume_after_twenty_stops_loses_no_step(tmp_path, job):
-    stop_and_resume(tmp_path, job, 20)
+    stop_and_resume(tmp_path, job, (4 * STOP_SIGNALS)[:20], 80)
 
 
 @both
@@ -389,20 +381,6 @@ def test_deleted_log_folder_is_written_once_more(checkout, job):
     assert error_of(checkout, job) < 1
 
 
-def test_folder_deleted_while_a_file_is_written_is_restored(tmp_path):
-    attempts = []
-
-    def write(file) -> None:
-        file.write(b"whole")
-        if not attempts:
-            shutil.rmtree(tmp_path / "run")
-        attempts.append(1)
-
-    write_atomically(tmp_path / "run" / "file", write)
-    assert [path.read_bytes() for path in (tmp_path / "run").iterdir()] == [b"whole"]
-    assert len(attempts) == 2
-
-
 def test_concurrent_trainings_have_folders_of_their_own(checkout):
     processes = [checkout.start(job.script, *flags_of(job, 2))
                  for job in 2 * (QUICK_AGENT, RENDERER)]
@@ -437,12 +415,12 @@ def test_second_painting_into_a_folder_is_refused(checkout):
     checkout.run("test.py", "--max_step", 1, "--divide", 1)
 
 
+PAINTING = ("test.py", "--max_step", 2000, "--divide", 1, "--video", "v.mp4", "--frames", "last")
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_signal_ends_painting_with_the_strokes_so_far(checkout, number):
-    """Files are whole and hold the strokes so far."""
-    flags = ("test.py", "--max_step", 2000, "--divide", 1, "--video", "v.mp4", "--frames", "last",
-             "--strokes", "s.json")
-    process = checkout.start(*flags)
+    process = checkout.start(*PAINTING, "--strokes", "s.json")
     process.wait_for("step 2:")
     assert list(checkout.root.glob(".v.mp4.*.part"))
     process.signal(number)
@@ -457,9 +435,8 @@ def test_signal_ends_painting_with_the_strokes_so_far(checkout, number):
     assert (checkout.root / "v.mp4").stat().st_size > 1000
 
 
-def test_painting_that_is_ended_at_once_leaves_no_partial_files(checkout):
-    process = checkout.start("test.py", "--max_step", 2000, "--divide", 1, "--video", "v.mp4",
-                             "--frames", "last", settings={"running.run.SAME_STOP": 1e-9})
+def test_second_signal_ends_painting_without_partial_files(checkout):
+    process = checkout.start(*PAINTING, settings={"running.run.SAME_STOP": 1e-9})
     process.wait_for("step 2:")
     process.signal(signal.SIGINT)
     process.signal(signal.SIGTERM)

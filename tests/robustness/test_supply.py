@@ -42,15 +42,6 @@ def guard(event, arguments):
 
 sys.addaudithook(guard)
 """
-REACHING = (
-    "socket.create_connection(('127.0.0.1', 9))",
-    "socket.gethostbyname('localhost')",
-    "socket.socket(type=socket.SOCK_DGRAM).sendto(b'', ('127.0.0.1', 9))",
-    "urllib.request.urlopen('http://127.0.0.1:9')",
-    "subprocess.run(['true'])",
-    "os.system('true')",
-    "os.fork() or socket.create_connection(('127.0.0.1', 9))",
-)
 
 
 def requirements(file: str, bound: str = ">=") -> dict[str, str]:
@@ -129,15 +120,6 @@ def guarded(folder: Path, code: str, **variables: str) -> tuple[subprocess.Compl
     return process, reached.read_text()
 
 
-def test_guard_sees_what_reaches_out(tmp_path: Path):
-    """Also if the program goes on after the error."""
-    code = "import contextlib, os, socket, subprocess, urllib.request\n" + "\n".join(
-        f"with contextlib.suppress(OSError): {attempt}" for attempt in REACHING)
-    process, reached = guarded(tmp_path, f"{code}\nos._exit(0)")
-    assert process.returncode == 0, process.stderr
-    assert len(reached.splitlines()) == len(REACHING), reached
-
-
 @pytest.mark.usefixtures("compiled", "narrow")
 def test_scripts_fetch_nothing(checkout: Checkout, tmp_path: Path):
     """One process, to import once, runs all six from an empty home folder."""
@@ -158,11 +140,14 @@ for name, widths in {NARROW}.items():
 for script, *flags in {[tuple(map(str, command)) for command in commands]}:
     sys.argv = [f"baseline/{{script}}", *flags]
     runpy.run_path(sys.argv[0], run_name="__main__")
+import contextlib, socket
+with contextlib.suppress(OSError):  # what the guard must see
+    socket.create_connection(("127.0.0.1", 9))
 """
     process, reached = guarded(tmp_path, code, **dict.fromkeys(
         ("HOME", "TORCH_HOME", "XDG_CACHE_HOME"), str(tmp_path / "home")))
     assert process.returncode == 0, process.stderr
-    assert reached == ""
+    assert [line.split()[0] for line in reached.splitlines()] == ["socket.getaddrinfo"]
     assert {"own.pkl", "painting.json", "painting.mp4", "replay.png", "curve.svg",
             "train_log/Paint-run1/actor.pkl"} <= checkout.files()
     assert '"images": 1' in process.stdout

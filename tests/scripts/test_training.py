@@ -273,12 +273,11 @@ def test_too_little_memory_of_a_device_names_the_flags(error):
 @pytest.mark.parametrize(("name", "content", "says"), [
     ("checkpoint.pt", b"", "checkpoint.pt"), ("checkpoint.pt", {}, "of another version or"),
     ("checkpoint.pt", [1], "of another version or"), ("run.json", b"{", "run.json"),
-    ("run.json", b"[]", "run.json"), ("run.json", b'{"finished": 0, "options": 3}', "run.json"),
+    ("run.json", b'{"finished": 0, "options": 3}', "run.json"), ("run.json", None, "run.json"),
     ("run.json", {"rmsize": -1}, "run.json: argument --rmsize: -1 is not"),
     ("run.json", {"more": 1}, "run.json: unrecognized arguments: --more=1"),
     ("log.csv", b"update,frames\n1," + b"9" * 200_000, "log.csv"),
     ("memory-3-0-0of1.pt", {"env": {}}, "delete it"), ("memory-3-0-0of1.pt", b"PK", "delete it"),
-    ("run.json", None, "run.json"),
 ])
 def test_broken_run_gives_an_error_line(checkout, name, content, says):
     training = training_of(checkout)

@@ -26,13 +26,9 @@ def test_log_is_read_from_a_run_or_a_file(tmp_path):
                        (tmp_path / "kept.csv", "kept")):
         assert read_run(path, 200) == (name, [8, 16, 24], [0.05, 0.03, 0.04])
     assert read_run(folder, 5).errors == [0.1, 0.06, 0.08]
-
-
-def test_lines_without_the_error_are_skipped(tmp_path):
-    """A run may be resumed with episodes of another length."""
+    # A run may be resumed with episodes of another length.
     (tmp_path / "a.csv").write_text("frames,error_5,error_9\n8,0.2,\n16,0.1,0.05\n24\n32,,0.04\n")
-    assert read_run(tmp_path / "a.csv", 5).frames == [8, 16]
-    assert read_run(tmp_path / "a.csv", 9).frames == [16, 32]
+    assert [read_run(tmp_path / "a.csv", n).frames for n in (5, 9)] == [[8, 16], [16, 32]]
 
 
 def test_shipped_logs_have_the_errors_of_the_readme():
@@ -104,29 +100,23 @@ def test_bad_input_gives_an_error_line_and_writes_nothing(drawing):
     for name, text in (("nothing", ""), ("head", "update,frames,error_200\n"),
                        ("word", "frames,error_200\n8,0.1\n16,much\n"),
                        ("nan", "frames,error_200\n8,nan\n"), ("uncounted", "error_200\n0.1\n"),
-                       ("gap", "frames,error_200\n,0.1\n"), ("zero", "frames,error_200\n\0,1\n"),
                        ("many", "frames,error_200\n8,0.1,0.2\n16," + "9" * 200_000)):
         (drawing.root / f"{name}.csv").write_text(text)
     (drawing.root / "bytes.csv").write_bytes(b"\xff\xfe\0")
     drawing.refuse((
         ("curve.py", (), "RUN"),
         ("curve.py", ("none",), "none is no folder of a training run, and no .csv file"),
-        ("curve.py", ("none.csv",), "none.csv cannot be read: No such file"),
         ("curve.py", ("empty",), "empty/log.csv cannot be read: No such file"),
-        ("curve.py", ("nothing.csv",), "holds no error after 200 strokes, but of none"),
         ("curve.py", ("head.csv",), "holds no error after 200 strokes, but of none"),
         ("curve.py", ("$x_", "--strokes", 7), "after 7 strokes, but of 5, 200: see --strokes"),
         ("curve.py", ("word.csv",), "word.csv is no log of a training of the agent: much is not"),
         ("curve.py", ("nan.csv",), "nan.csv is no log of a training of the agent: nan is not"),
         ("curve.py", ("uncounted.csv",), "is no log of a training of the agent: nothing is not a"),
-        ("curve.py", ("gap.csv",), "gap.csv is no log of a training of the agent: nothing is"),
-        ("curve.py", ("zero.csv",), "zero.csv is no log of a training of the agent"),
         ("curve.py", ("many.csv",), "many.csv is no log of a training of the agent"),
         ("curve.py", ("bytes.csv",), "bytes.csv is no log of a training of the agent"),
         ("curve.py", ("$x_", "--paper", "CelebA"), "no series CelebA; --paper can be: DDPG, "),
         ("curve.py", ("$x_", "--output", "a.txt"), "must end in .svg, .png, .pdf"),
         ("curve.py", ("$x_", "--output", "folder.svg"), "cannot write folder.svg: it is a folder"),
-        ("curve.py", ("$x_", "--output", "/proc/none/a.svg"), "cannot write /proc/none/a.svg"),
         ("curve.py", ("$x_", "--output", "a.svg", "--csv", "a.svg"), "the place of another file"),
         ("curve.py", ("$x_", "--csv", "$x_/log.csv"), "take the place of the log $x_/log.csv"),
         ("curve.py", ("nothing.csv", "--csv", "./nothing.csv"), "the place of the log nothing"),

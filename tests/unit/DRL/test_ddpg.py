@@ -13,27 +13,15 @@ from DRL.learner import Setup, learning, soft_update
 from DRL.rpm import Transitions
 from helpers import FP32, UPDATE, assert_golden, fill, fill_agent, image, u8
 from Renderer.canvas import as_float, composite
-from Renderer.model import Renderer
+from Renderer.model import Renderer, TrainedRender
 from running.device import Precision
 
 TARGET = u8(image(4, 3, 106))
 
 
-class GoldenRender:
-    """A golden renderer with a family, like a trained one."""
-
-    family = "bezier"
-
-    def __init__(self) -> None:
-        self.network = fill(Renderer(), "renderer", 1).requires_grad_(False)
-
-    def __call__(self, strokes: torch.Tensor) -> torch.Tensor:
-        return self.network(strokes)
-
-
 @pytest.fixture(scope="module")
 def renderer():
-    return GoldenRender()
+    return TrainedRender(fill(Renderer(), "renderer", 1), "bezier", FP32)
 
 
 def golden(renderer, precision=FP32, setup=None, **options) -> DDPG:

@@ -1,13 +1,14 @@
 """The model-free agent: its losses, its gradients and its exploration."""
 
 import copy
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from DRL.learner import Setup, learning
-from DRL.model_free import ActionCritic, ModelFreeDDPG
+from DRL.model_free import ModelFreeDDPG
 from DRL.rpm import Transitions
 from helpers import (
     FP32,
@@ -26,18 +27,11 @@ TARGET = u8(image(3, 3, 106))
 MODEL_FREE = ("--method", "model_free")
 
 
-class NoRenderer:
-    """A renderer that must not be called."""
-
-    family = "bezier"
-
-    def __call__(self, strokes: torch.Tensor) -> torch.Tensor:
-        raise AssertionError("the renderer was called")
-
-
 def agent_of(**options) -> ModelFreeDDPG:
+    """Return an agent whose renderer cannot be called."""
     torch.manual_seed(0)
-    agent = ModelFreeDDPG(Setup(render=NoRenderer(), precision=FP32, bundle=2), **options)
+    agent = ModelFreeDDPG(
+        Setup(render=SimpleNamespace(family="bezier"), precision=FP32, bundle=2), **options)
     agent.target_networks["actor"].eval()
     return agent
 
@@ -47,20 +41,6 @@ def batch() -> Transitions:
     action = torch.from_numpy(np.random.default_rng(8).random((3, 26), np.float32))
     return Transitions(u8(image(3, 3, 105)), action, u8(image(3, 3, 107)), TARGET,
                        torch.tensor([0, 20, 39]))
-
-
-def test_critic_sees_every_number_of_the_action_as_a_plane(monkeypatch):
-    critic, judged = ActionCritic(2), []
-    monkeypatch.setattr(critic, "judge", judged.append)
-    canvas, target, action = image(3, 3, 1), image(3, 3, 2), torch.rand(3, 26)
-    progress = torch.tensor([0.0, 0.25, 0.5])
-    critic(canvas, target, progress, action)
-    (planes,) = judged
-    assert planes.shape == (3, 35, 128, 128)
-    assert critic.conv1.weight_v.shape == (64, 35, 3, 3)
-    assert torch.equal(planes[:, :6], torch.cat((canvas, target), 1))
-    constant = torch.cat((progress[:, None], action), 1)[..., None, None]
-    assert torch.equal(planes[:, 6:33], constant.expand(-1, -1, 128, 128))
 
 
 @pytest.mark.parametrize("reward", ["l2", "wgan"])

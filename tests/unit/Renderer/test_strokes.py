@@ -110,14 +110,6 @@ def test_smallest_round_is_a_plus_of_five_pixels():
     assert np.array_equal(draw(stroke, family="round"), plus)
 
 
-@pytest.mark.parametrize("width", [64, 128, 200, 4096])
-def test_a_round_is_the_first_disc_of_a_bezier_stroke_of_one_radius(width):
-    strokes = torch.from_numpy(random_strokes(50, 5))
-    discs = bezier_discs(strokes[:, [0, 1, 2, 3, 4, 5, 6, 6, 8, 8]], width)
-    for placed, disc in zip(FAMILIES["round"].place(strokes, width), discs, strict=True):
-        assert torch.equal(placed, disc[:, :1])
-
-
 @pytest.mark.parametrize("family", FAMILIES)
 def test_shapes_at_fractional_widths_are_placed_on_whole_pixels(family):
     strokes = torch.from_numpy(random_strokes(16, 2))

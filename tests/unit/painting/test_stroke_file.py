@@ -126,15 +126,12 @@ def test_file_edited_by_other_programs_is_read(tmp_path, encoding):
     ({"version": 2}, "version 2"),
     ({"version": [[["a" * 10**6] * 9] * 9]}, "version"),
     ({"family": "square"}, "family 'square'"),
-    ({"family": ["bezier"]}, "no family"),
     ({"width": 10**9}, "width is not"),
     ({"canvas_width": 8193}, "canvas_width is not a whole number from 1 to 8192"),
     ({"canvas_height": True}, "canvas_height is not"),
     ({"settings": []}, "settings"),
-    ({"tiles": {}}, "tiles is no list"),
     ({"tiles": [[0, 0, 128, 64]]}, "tile 1 is not a square"),
     ({"tiles": [[0, 0, 64.5, 64.5]]}, "tile 1 does not end at whole pixels"),
-    ({"tiles": [[0, 0, 0, 0]]}, "tile 1 is empty"),
     ({"clips": [[0, 0, 128, 129]]}, "clip 1 leaves the canvas"),
     ({"tiles": [[-128, 0, 0, 128]]}, "tile 1 lies outside the canvas"),
     ({"tiles": [[0, 0, 9000, 9000]]}, "tile 1 is larger than any canvas"),
@@ -143,7 +140,6 @@ def test_file_edited_by_other_programs_is_read(tmp_path, encoding):
     ({1: {"rows": [1, 2]}}, "rows of stroke 2 is no list of 3"),
     ({1: {"columns": [1, float("nan"), 2]}}, "columns of stroke 2"),
     ({1: {"rgb": [1, "1", 2]}}, "rgb of stroke 2"),
-    ({1: {"rgb": [1, 10**400, 2]}}, "rgb of stroke 2"),
     ({1: {"rgb": [1, 1.5, 1]}}, "stroke 2 has an rgb"),
     ({1: {"opacity": [1, -1]}}, "stroke 2 has an opacity"),
     ({1: {"rows": [0, 50, 200]}}, "stroke 2 has a point outside its tile"),
@@ -302,11 +298,9 @@ def test_replay_writes_videos_and_svg(replay_in):
 
 @pytest.mark.parametrize(("flags", "says"), [
     (("--size", 16385), "from 1 to 16384"),
-    (("--until", 0), "from 1"),
     (("--output", "a.xyz"), "a.xyz"),
     (("--output", "s.json/a.png"), "s.json"),
     (("--fps", 3), "--fps is for videos"),
-    (("--seconds", 3), "--seconds is for videos"),
     (("--output", "a.mp4", "--fps", 1000), "frames a second"),
 ])
 def test_replay_refuses_bad_flags(replay_in, tmp_path, flags, says):

@@ -255,13 +255,6 @@ def test_minutes_become_steps_after_the_burn_in(clock):
     assert budget.total(17) == 17 + (160 - 112.5) / 0.5
 
 
-def test_steps_that_come_at_once_are_no_burn_in(clock):
-    budget = Budget(1, 4)
-    assert [budget.total(0), budget.total(8)] == [None, None]
-    clock.now += 4
-    assert budget.total(10) == 10 + 28
-
-
 @pytest.mark.parametrize("interval", [1, 7, 100])
 @pytest.mark.parametrize(("minutes", "low", "high"), [(1, 118, 122), (0.01, 11, 12)])
 def test_training_ends_at_its_minute(tmp_path, clock, interval, minutes, low, high):

@@ -201,15 +201,6 @@ def test_read_only_file_is_refused_before_any_work(home):
     assert (home / "generated2.png").read_text() == "old"
 
 
-def test_frames_keep_the_mode_of_former_frames(tmp_path):
-    (tmp_path / "generated0.png").touch(0o600)
-    with Frames(tmp_path, 0, 8, 8, np.ones(1, int)) as frames:
-        frames.write(0, np.zeros((8, 8, 3), np.uint8))
-    frames.check()
-    state = (tmp_path / "generated0.png").stat()
-    assert stat.S_IMODE(state.st_mode) == 0o600 and state.st_size
-
-
 def test_home_folders_are_expanded(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     for text, path in (("~/a", tmp_path / "a"), ("~", tmp_path), ("~root/a", Path("/root/a")),
@@ -259,17 +250,12 @@ def test_windows_gives_an_error_line(name):
     assert done.stderr.count("\n") == 1
 
 
-def test_missing_function_of_the_system_is_named(monkeypatch, capsys):
+@pytest.mark.parametrize(("use", "name"), [
+    (lambda: os.posix_fallocate, "os.posix_fallocate"),
+    (lambda: os.statvfs("/").f_nothing, "os.f_nothing"),
+    (lambda: signal.SIGNOTHING, "signal.SIGNOTHING")])
+def test_missing_function_of_the_system_is_named(monkeypatch, capsys, use, name):
     monkeypatch.delattr(os, "posix_fallocate")
-    for lacks in (lambda: os.posix_fallocate, lambda: os.statvfs("/").f_nothing,
-                  lambda: signal.SIGNOTHING):
-        with pytest.raises(SystemExit, match="2"), enough_memory("--x"):
-            run(lacks)
-    lines = capsys.readouterr().err.splitlines()
-    assert lines == [f"error: this system lacks {name}, which Linux has" for name in (
-        "os.posix_fallocate", "os.f_nothing", "signal.SIGNOTHING")]
-    for error in (FileNotFoundError(2, "No such file", "overflow/allocate.png"),
-                  AttributeError("module 'os' has no attribute 'posix_fallocate'"),
-                  RuntimeError("value cannot be converted without overflow")):
-        with pytest.raises(type(error)), enough_memory("--x"):
-            raise error
+    with pytest.raises(SystemExit, match="2"), enough_memory("--x"):
+        run(use)
+    assert capsys.readouterr().err == f"error: this system lacks {name}, which Linux has\n"
