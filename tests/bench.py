@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from unittest import mock
 
 import cv2
@@ -136,21 +137,13 @@ def update(precision: Precision, kind: str, batch_size: int) -> Callable[[], obj
     return plain_update if kind == "plain" else lambda: agent.update(batch, 0.0)
 
 
-class RandomImage:
-    """The images of an environment: one random image."""
-
-    def targets(self, code: torch.Tensor) -> torch.Tensor:
-        """Return the image for every code."""
-        torch.manual_seed(0)
-        image = torch.randint(256, (1, 3, 128, 128), dtype=torch.uint8, device=code.device)
-        return image.expand(len(code), -1, -1, -1).contiguous()
-
-
 def environment_step(precision: Precision, kind: str, paintings: int) -> Callable[[], object]:
     """Return a step of the environment, the actor's forward pass included."""
     device = precision.device
     agent = agent_of(precision, kind, reward="l2")
-    env = Environment(RandomImage(), agent.advance, paintings, 10**9, device)
+    target = torch.randint(256, (paintings, 3, 128, 128), dtype=torch.uint8, device=device)
+    images = SimpleNamespace(targets=lambda code: target)
+    env = Environment(images, agent.advance, paintings, 10**9, device)
     return lambda: env.step(agent.explore(*env.state(), ()))
 
 

@@ -58,12 +58,9 @@ def image_files() -> list[bytes]:
     others = [image.transpose(Image.Transpose.ROTATE_90), image.rotate(90)]
     for mode, kind, flags in (
             ("RGB", "jpeg", {"progressive": True, "exif": exif}), ("CMYK", "jpeg", {}),
-            ("P", "png", {"exif": exif}), ("1", "tiff", {}),
-            ("RGB", "tiff", {"compression": "jpeg"}),
+            ("1", "tiff", {}), ("RGB", "tiff", {"compression": "jpeg"}),
             ("P", "gif", {"save_all": True, "append_images": others, "loop": 0}),
-            ("RGB", "tiff", {"save_all": True, "append_images": others}), ("RGB", "mpo", {}),
-            ("RGB", "png", {"save_all": True, "append_images": others}), ("L", "jpeg2000", {}),
-            ("P", "tiff", {"compression": "tiff_lzw"}), ("CMYK", "tiff", {}),
+            ("RGB", "mpo", {}), ("RGB", "png", {"save_all": True, "append_images": others}),
             ("LA", "tiff", {"compression": "tiff_deflate"}), ("P", "bmp", {}),
             ("RGB", "avif", {"save_all": True, "append_images": [image.rotate(180)]})):
         file = io.BytesIO()
@@ -112,7 +109,6 @@ def damaged(draw: st.DrawFn, examples: list[bytes]) -> bytes:
 
 @thorough
 def test_any_bytes_are_a_picture_or_refused(tmp_path, thorough, capfd):
-    """By painting, and by a training, which skips it."""
     path, row = tmp_path / "picture", np.empty((3, 128, 128), np.uint8)
     readable = 0
 

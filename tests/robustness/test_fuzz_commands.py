@@ -223,7 +223,6 @@ def test_any_command_line_is_parsed_or_refused(scripts, flags, sandbox, thorough
 
 @thorough
 def test_any_command_writes_only_its_outputs(monkeypatch, scripts, flags, sandbox, thorough, capfd):
-    """Of the scripts that do not train."""
     flags = {name: actions for name, actions in flags.items() if not name.startswith("train")}
     monkeypatch.setenv(OWN, str(sandbox.parent))
     before, statuses = listing(sandbox), []

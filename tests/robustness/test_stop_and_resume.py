@@ -283,7 +283,6 @@ def disk(place: Path, options: str) -> Iterator[Callable[[str], bool]]:
 
 @both
 def test_full_disk_keeps_the_last_checkpoint(checkout, job):
-    """With more space the training goes on."""
     runs = checkout.root / "train_log"
     with disk(runs, "size=1g") as remount:
         process = checkout.start(job.script, *flags_of(job, 30))
@@ -340,7 +339,6 @@ def test_read_only_checkout_writes_to_the_users_cache_folder(checkout):
 
 
 def test_training_whose_images_are_gone_resumes_with_data(checkout):
-    """They are needed only when it starts."""
     faces, moved = (checkout.root / "data" / name for name in ("img_align_celeba", "moved"))
     process = checkout.start(QUICK_AGENT.script, *flags_of(QUICK_AGENT, 40))
     process.wait_for("episode 1")
@@ -403,7 +401,6 @@ def test_worse_renderer_never_replaces_a_better_one(checkout):
 
 
 def test_second_painting_into_a_folder_is_refused(checkout):
-    """While the first one goes on, whose frames are complete."""
     flags = ("test.py", "--max_step", 16, "--divide", 1)
     first = checkout.start(*flags)
     first.wait_for("step 1:")

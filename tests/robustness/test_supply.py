@@ -73,23 +73,23 @@ def imported(sources: list[str]) -> set[str]:
     return names - own - sys.stdlib_module_names
 
 
-def python_files(folder: str) -> list[str]:
-    """Return the sources in a folder."""
-    return [path.read_text() for path in sorted((ROOT / folder).rglob("*.py"))]
-
-
 def notebook_cells() -> list[str]:
     """Return the sources in the notebook."""
     cells = json.loads((ROOT / "LearningToPaint.ipynb").read_text())["cells"]
     return ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
 
 
+def sources(folder: str) -> list[str]:
+    """Return the Python sources in a folder."""
+    return [path.read_text() for path in (ROOT / folder).rglob("*.py")]
+
+
 def test_scripts_import_exactly_their_requirements():
-    assert imported(python_files("baseline")) == modules(SCRIPTS_NEED)
+    assert imported(sources("baseline")) == modules(SCRIPTS_NEED)
 
 
 def test_tests_import_exactly_their_requirements():
-    names = imported([*python_files("tests"), *notebook_cells()])
+    names = imported([*sources("tests"), *notebook_cells()])
     names.discard("google")  # where the notebook runs on Colab
     assert modules(TESTS_NEED) <= names <= modules(TESTS_NEED | SCRIPTS_NEED)
 

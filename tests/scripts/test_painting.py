@@ -92,7 +92,6 @@ def test_more_steps_than_help_give_a_warning(checkout, steps, warns):
     ("> /dev/full", 2, "error: cannot write to the standard output: No space left on device\n"),
 ])
 def test_painting_goes_on_without_streams(checkout, redirection, status, errors):
-    """Of a reader that ends, of closed streams and of a full disk."""
     command = (f"{sys.executable} baseline/test.py --max_step 2 --divide 1 --frames last "
                f"-o p.png {redirection}")
     done = subprocess.run(["bash", "-o", "pipefail", "-c", command], cwd=checkout.root,
@@ -116,7 +115,6 @@ def test_invalid_environment_variables_are_ignored_or_named(tmp_path, compiled, 
 
 
 def test_steps_are_divided_between_canvas_and_tiles(checkout):
-    """With a frame for each stroke."""
     out = checkout.run("test.py", "--max_step", 5, "--divide", 2, "--imgid", 7)
     lines = re.findall(r"(canvas|2x2 tiles) step (\d+): squared error (\d\.\d+)\n", out)
     assert [(name, int(step)) for name, step, _ in lines] == [
@@ -226,7 +224,6 @@ def test_evaluation_measures_both_canvases(checkout):
 
 
 def test_several_images_have_folders_and_names_of_their_own(checkout):
-    """They are the files of each painted alone."""
     faces = checkout.root / "data" / "img_align_celeba"
     flags = ("--max_step", 2, "--divide", 2, "--strokes", "s.json", "--frames", "last")
     out = checkout.run("test.py", "--img", faces, "--img", "image/test.png", *flags)
@@ -244,7 +241,6 @@ def test_several_images_have_folders_and_names_of_their_own(checkout):
     ("--divide", 1, "--refine", 3), ("--divide", 2, "--actor", "none", "--refine", 3),
 ])
 def test_replayed_strokes_give_the_painting(checkout, compiled, flags):
-    """The last frame, if it is refined."""
     out = checkout.run("test.py", "--max_step", 2, "--strokes", "s.json", "--video", "v.mp4",
                        "--fps", 10, "--frames", "every", 3, *flags)
     strokes, size, settings = read_json(checkout.root / "s.json")
@@ -288,6 +284,7 @@ BAD_INPUT = (
     ("test.py", ("circle.png",), "cannot read the image circle.png: Too many levels"),
     ("test.py", ("image/test.png", "--output", "circle.png"), "circle.png"),
     ("replay.py", ("circle.png",), "circle.png"),
+    ("replay.py", ("missing.json",), "missing.json: No such file"),
     ("test.py", ("--img", "actor.pkl"), "not an image"),
     ("test.py", ("--actor", "nowhere.pkl"), "nowhere.pkl"),
     ("test.py", ("--actor", "renderer.pkl"), "another network"),

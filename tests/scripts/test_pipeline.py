@@ -95,7 +95,6 @@ def test_different_families_are_refused(checkout):
 
 
 def test_renderer_training_keeps_a_better_file(checkout):
-    """It starts from the file and replaces it only by a better one."""
     shutil.copy(ROOT / "renderer.pkl", checkout.root / "renderer.pkl")
     before = (checkout.root / "renderer.pkl").read_bytes()
     lines = checkout.run("train_renderer.py", "--batch_size", 1, "--steps", 2, "--lr",

@@ -91,7 +91,6 @@ def test_train_script_logs_saves_stops_and_resumes(checkout):
 
 
 def test_train_script_of_minutes_from_init(checkout):
-    """From inside baseline/, with the actor of another folder."""
     out = checkout.run("train.py", *TINY, "--actor_rate", 1e-4, "--init", "..", "--minutes", 0.02,
                        cwd=checkout.root / "baseline")
     folder = checkout.root / "train_log" / "Paint-run1"
@@ -113,7 +112,6 @@ def test_resumed_run_keeps_its_options(tmp_path, flags):
 
 
 def test_resumed_log_goes_on_at_the_checkpoint(checkout, tmp_path):
-    """Later lines are of updates that are done once more."""
     training = training_of(checkout)
     run = Run.create(tmp_path, "Paint", {}, Ranks())
     training.attach(run)
@@ -314,3 +312,30 @@ def test_fast_without_a_compiler_is_refused(checkout):
         assert process.errors.startswith(error)
         assert process.errors.count("\n") == 1
     assert not (checkout.root / "train_log").exists()
+
+
+@pytest.mark.parametrize(("bundle", "max_step", "steps"), [
+    (1, 6, {5: 5, 6: 6}), (2, 11, {20: 10, 22: 11}), (5, 5, {5: 1, 20: 4, 25: 5}),
+    (8, 2, {16: 2}),
+])
+def test_errors_are_logged_where_bundles_end(monkeypatch, checkout, bundle, max_step, steps):
+    training = training_of(checkout, "--validate_episodes", 1, "--bundle", bundle,
+                           "--max_step", max_step)
+    numbers = {}
+    monkeypatch.setattr(training.monitor, "log", lambda step, values: numbers.update(values))
+    training.validate()
+    assert training.method.discount == 0.95**bundle
+    assert training.method.noise == 0
+    assert set(numbers) == {
+        *(f"validation/error_{strokes}_strokes" for strokes in steps),
+        *(f"{what}/bundle_{last}" for last in steps.values()
+          for what in ("live_strokes", "opacity"))}
+    (row,) = training.monitor.rows
+    assert [name for name in row if name.startswith("error_") and name[6:].isdigit()] == [
+        f"error_{strokes}" for strokes in steps]
+
+
+def test_checkpoint_of_another_bundle_is_refused(checkout, tmp_path):
+    run = save_run(training_of(checkout, "--bundle", 2), tmp_path)
+    with pytest.raises(UserError, match="of other options"):
+        training_of(checkout).load(run)

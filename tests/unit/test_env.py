@@ -61,7 +61,6 @@ def test_unreadable_image_is_tried_again(tmp_path, monkeypatch, capsys):
 
 
 def test_caches_of_missing_folders_are_named(tmp_path, capsys):
-    """The names of the files fit any file system."""
     folder, cache = tmp_path / f"a: b?{'c' * 200}", tmp_path / "cache"
     write_images(folder, ["a.png"])
     Images(folder, cache)
@@ -125,7 +124,6 @@ def test_damaged_cache_is_rebuilt(tmp_path, damage):
 
 
 def test_full_disk_gives_an_error_line(tmp_path, monkeypatch):
-    """The space is reserved: a write to a mapped file would end the process."""
     def full(descriptor: int, first: int, length: int) -> None:
         assert (first, length) == (0, 128 + 3 * 128 * 128)
         raise OSError(errno.ENOSPC, "No space left on device")

@@ -198,7 +198,6 @@ def test_progress_beyond_255_steps_is_exact(renderer):
 
 @pytest.mark.parametrize("options", [{}, {"reward": "l2"}])
 def test_bf16_agrees_with_fp32(renderer, batch, options):
-    """The fast path of the arithmetic on the same inputs, to bf16's three digits."""
     torch.manual_seed(0)
     bf16 = Precision("bf16", torch.device("cpu"))
     agents = [golden(renderer, precision, **options) for precision in (FP32, bf16)]

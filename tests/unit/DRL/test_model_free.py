@@ -21,7 +21,6 @@ from helpers import (
     u8,
 )
 from Renderer.canvas import as_float
-from running.optim import set_rate
 
 TARGET = u8(image(3, 3, 106))
 MODEL_FREE = ("--method", "model_free")
@@ -93,18 +92,6 @@ def test_learning_never_calls_the_renderer(batch, reward):
     assert all(torch.isfinite(value) for value in metrics.values())
     for name, network in agent.networks.items():
         assert not torch.equal(next(network.parameters()), next(before[name].parameters())), name
-
-
-def test_actor_raises_the_value_of_its_critic(batch):
-    """A critic that likes dark strokes makes them darker."""
-    agent = agent_of(reward="l2")
-    agent.calls["critic"] = lambda canvas, target, progress, action: -action.mean(1, keepdim=True)
-    set_rate(agent.optimizers["actor"], 1e-3)
-    canvas, target = as_float(batch.canvas), as_float(TARGET)
-    before = agent.painter().act(canvas, target, 0.0).mean()
-    for _ in range(3):
-        agent.minimize("actor", agent.policy_loss, canvas, target, batch.step)
-    assert agent.painter().act(canvas, target, 0.0).mean() < before - 0.01
 
 
 def test_noise_changes_exploration_and_not_learning(batch):

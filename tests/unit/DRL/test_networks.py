@@ -81,14 +81,6 @@ def test_weights_carry_their_family(name, tmp_path):
     assert load_weights(network, file, "the weights", "") == "bezier"
 
 
-def test_weights_with_unknown_metadata_are_bezier(tmp_path):
-    state = half_state(Renderer(), family="triangle")
-    for strange in ({}, {"": None}, [], 7, {"": {"version": 1}}):
-        state._metadata = strange
-        torch.save(state, tmp_path / "weights.pkl")
-        assert load_weights(Renderer(), tmp_path / "weights.pkl", "the weights", "") == "bezier"
-
-
 @pytest.mark.parametrize("size", [64, 128.0, True, None, "128", [128], torch.tensor(128),
                                   torch.tensor([64, 64])])
 def test_weights_for_pictures_of_another_size_are_refused(size, tmp_path):
@@ -130,3 +122,29 @@ def test_legacy_weight_norm_gives_the_same_outputs():
     ours.load_state_dict(legacy.state_dict(), strict=True)
     x = torch.rand(2, 3, 16, 16)
     assert torch.allclose(ours(x), legacy(x), atol=1e-6)
+
+
+@pytest.mark.parametrize("bundle", [1, 2, 5, 8])
+def test_loaded_actor_has_the_bundle_of_its_file(bundle, tmp_path):
+    torch.manual_seed(0)
+    actor = Actor(bundle)
+    save_atomically(half_state(actor, family="round"), tmp_path / "actor.pkl")
+    loaded, family = load_actor(tmp_path / "actor.pkl", "the actor", "train one")
+    assert (loaded.bundle, family) == (bundle, "round")
+    assert torch.equal(loaded.fc.weight, actor.fc.weight.half().float())
+    with torch.no_grad():
+        action = loaded.eval()(image(3, 3, 1), image(3, 3, 2), torch.rand(3))
+    assert action.shape == (3, 13 * bundle)
+
+
+@pytest.mark.parametrize(("outputs", "inputs", "nearest"), [
+    (66, 512, "(65, 512)"), (13, 500, "(13, 512)"), (0, 512, "(65, 512)"),
+    (13013, 512, "(65, 512)"),
+])
+def test_last_layer_of_no_bundle_is_refused(outputs, inputs, nearest, tmp_path):
+    state = half_state(Actor())
+    state["fc.weight"], state["fc.bias"] = torch.zeros(outputs, inputs), torch.zeros(outputs)
+    torch.save(state, tmp_path / "actor.pkl")
+    shapes = re.escape(f"fc.weight has the shape ({outputs}, {inputs}), not {nearest}")
+    with pytest.raises(UserError, match=shapes):
+        load_actor(tmp_path / "actor.pkl", "the actor", "train one")

@@ -10,7 +10,6 @@ from painting.tiles import fitting_grid, from_tiles, paint_placed, plan, smooth_
 from Renderer.canvas import STROKE_DIM, as_float, as_uint8, composite, paint_strokes, split_action
 from Renderer.model import Renderer
 from Renderer.strokes import Strokes
-from utils.command import UserError
 
 
 @torch.no_grad()
@@ -134,6 +133,11 @@ def test_steps_are_split_between_canvas_and_tiles(rows, columns, max_step, steps
     assert [stage.steps for stage in plan(rows, columns, 0, max_step)] == steps
 
 
-def test_one_step_is_too_few_for_tiles():
-    with pytest.raises(UserError, match="--max_step 1 leaves no step for the tiles"):
-        plan(4, 4, 0, 1)
+@torch.no_grad()
+def test_bundle_equals_its_strokes_one_after_another():
+    render, canvas, action = fill(Renderer(), "renderer", 1), image(2, 3, 104), torch.rand(2, 39)
+    canvases = paint_strokes(render, canvas, action)
+    assert len(canvases) == 3
+    for i, expected in enumerate(canvases):
+        canvas = composite(render, canvas, action[:, 13 * i : 13 * i + 13])
+        assert torch.allclose(canvas, expected, atol=1e-6)

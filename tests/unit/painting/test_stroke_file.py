@@ -309,11 +309,3 @@ def test_replay_refuses_bad_flags(replay_in, tmp_path, flags, says):
     with pytest.raises(UserError, match="no strokes"):
         replay_in(file="none.json")
     assert {path.name for path in tmp_path.iterdir()} == {"s.json", "none.json"}
-
-
-def test_replay_script_writes_svg(checkout):
-    write_json(checkout.root / "s.json", random_strokes("triangle", 4), SIZE, {})
-    out = checkout.run("replay.py", "s.json", "--output", "a.svg")
-    assert out.startswith("4 strokes in")
-    assert (checkout.root / "a.svg").is_file()
-    checkout.refuse((("replay.py", ("missing.json",), "missing.json: No such file"),))

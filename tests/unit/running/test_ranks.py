@@ -173,7 +173,6 @@ def test_renderer_training_in_two_processes_has_the_losses_of_one(checkout):
 
 
 def test_grid_training_of_two_processes_resumes_in_one(checkout, compiled):
-    """Started by the real launcher."""
     flags = ("--method", "grid", "--env_batch", 2, "--validate_episodes", 1, "--device", "cpu")
     out = torchrun(checkout.root / "baseline" / "train.py", *flags, "--batch_size", 80,
                    "--train_times", 3, cwd=checkout.root)

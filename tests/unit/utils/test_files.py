@@ -82,7 +82,6 @@ def test_writing_to_stdout_keeps_what_was_printed_to_its_file(tmp_path, output):
 
 
 def test_temporary_files_have_unique_names(tmp_path):
-    """Processes of two containers may have the same number."""
     with replacing(tmp_path / "a") as one, replacing(tmp_path / "a") as two:
         assert one.name != two.name
         one.write(b"1")
@@ -121,7 +120,6 @@ def test_missing_locks_give_one_warning(tmp_path, monkeypatch, capsys, code):
 
 
 def test_folders_are_locked_on_nfs(tmp_path, monkeypatch):
-    """As on NFS."""
     real = fcntl.flock
 
     def nfs(descriptor: int, operation: int) -> None:

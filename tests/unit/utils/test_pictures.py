@@ -112,7 +112,6 @@ def test_frames_have_numbers_without_a_gap(tmp_path):
 
 
 def test_frames_leave_the_targets_of_links(tmp_path):
-    """What a link leads to stays as it is."""
     for name, link in (("soft", Path.symlink_to), ("hard", Path.hardlink_to)):
         (tmp_path / name).write_bytes(b"a photo")
         (tmp_path / f"of {name}").mkdir()
