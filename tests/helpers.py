@@ -1,5 +1,6 @@
 """Helpers of the tests: a small checkout and its scripts, golden networks, searches."""
 
+import ast
 import contextlib
 import csv
 import io
@@ -55,13 +56,10 @@ ARRAYS = np.load(GOLDEN / "golden.npz")
 UPDATE = json.loads((GOLDEN / "golden_update.json").read_text())
 FP32 = Precision("fp32", torch.device("cpu"))
 
-TINY = ("--max_step", 3, "--env_batch", 2, "--batch_size", 2, "--rmsize", 6, "--warmup", 3,
-        "--episode_train_times", 2, "--validate_interval", 1, "--validate_episodes", 1,
-        "--device", "cpu")
-RENDERER_TINY = ("--batch_size", 4, "--scratch", "--precision", "fp32", "--device", "cpu")
-SMALL = ("--max_step", 3, "--env_batch", 2, "--batch_size", 2, "--device", "cpu",
-         "--precision", "fp32", "--train_times", 100, "--seed", 7)
+EPISODE = ("--max_step", 3, "--env_batch", 2, "--batch_size", 2, "--device", "cpu")
 MEMORY = ("--rmsize", 6, "--warmup", 3, "--episode_train_times", 2)
+TINY = (*EPISODE, *MEMORY, "--validate_interval", 1, "--validate_episodes", 1)
+RENDERER_TINY = ("--batch_size", 4, "--scratch", "--precision", "fp32", "--device", "cpu")
 
 
 class Script:
@@ -323,8 +321,8 @@ def training_of(checkout: Checkout, *flags: object, memory: bool = True) -> Trai
     """Return a tiny training in this process."""
     folder = checkout.root / "data" / "img_align_celeba"
     options = parse_args([*map(str, (
-        *SMALL, *(MEMORY if memory else ()), "--data", folder, "--renderer",
-        checkout.root / "renderer.pkl", *flags))])
+        *EPISODE, *(MEMORY if memory else ()), "--precision", "fp32", "--train_times", 100,
+        "--seed", 7, "--data", folder, "--renderer", checkout.root / "renderer.pkl", *flags))])
     return Training(options, Images(folder, checkout.root / "cache"), Ranks())
 
 
@@ -395,6 +393,17 @@ def parts(data: bytes) -> dict[str, bytes]:
     """Return the files in a zip archive by name."""
     with zipfile.ZipFile(io.BytesIO(data)) as reader:
         return {name: reader.read(name) for name in reader.namelist()}
+
+
+def imported_names(source: str) -> set[str]:
+    """Return the top-level names that a Python source imports, inside functions too."""
+    names = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names.update(alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            names.add(node.module.partition(".")[0])
+    return names
 
 
 def write_run(folder: Path, errors: tuple[float, ...] = (0.05, 0.03, 0.04)) -> Path:

@@ -1,6 +1,5 @@
 """Style, complexity, lengths of files and the order of imports."""
 
-import ast
 import os
 import subprocess
 import sys
@@ -8,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers import ROOT
+from helpers import ROOT, imported_names
 
 BASELINE = ROOT / "baseline"
 LONGEST_FILE = 250  # lines
@@ -19,17 +18,6 @@ ORDER = (
     {"best_renderer", "evaluation"}, {"trainer", "renderer_trainer"}, {"painting"},
     {"train", "train_renderer", "evaluate", "test", "replay", "curve"},
 )
-
-
-def imported(file: Path) -> set[str]:
-    """Return the top-level names that a file imports, inside functions too."""
-    names = set()
-    for node in ast.walk(ast.parse(file.read_text())):
-        if isinstance(node, ast.Import):
-            names |= {alias.name.partition(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            names.add(node.module.partition(".")[0])
-    return names
 
 
 @pytest.mark.parametrize("command", [
@@ -47,12 +35,12 @@ def test_modules_import_downwards():
     assert files.keys() == known - PACKAGES - {"painting"}
     for layer in ORDER:
         for name in sorted(layer & files.keys()):
-            upwards = imported(files[name]) & known - below
+            upwards = imported_names(files[name].read_text()) & known - below
             assert not upwards, f"{name}.py imports {upwards}"
         below |= layer
     for package in PACKAGES | {"painting"}:
         for file in (BASELINE / package).glob("*.py"):
-            beside = imported(file) & files.keys() - {"constants"}
+            beside = imported_names(file.read_text()) & files.keys() - {"constants"}
             assert not beside, f"{file} imports {beside}"
 
 

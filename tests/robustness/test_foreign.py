@@ -211,7 +211,6 @@ FOREIGN = (
     ("test.py", ("--img", "image/test.png", "i" * 198 + ".png", "--compare", "map.png"),
      "is too long; paint"),
     ("test.py", ("--divide", "99999x99999"), "make a canvas of 12799872x12799872 pixels"),
-    ("test.py", ("--divide", "\N{FULLWIDTH DIGIT TWO}"), "is not D, RxC or auto"),
     ("test.py", ("--max_step", "1" + "0" * 30), "from 1 to 2147483647"),
     ("test.py", ("--fps", "1e308"), "below 1e30"),
     ("test.py", ("--actor", "page.pkl"), "page.pkl is a web page"),
@@ -219,10 +218,8 @@ FOREIGN = (
     ("train.py", ("--tau", "inf"), "inf is not a number"),
     ("train.py", ("--resume", LONG), "too long"),
     ("train.py", ("--data", "only"), "1 images cannot be read and are left out: a.png; 1 images"),
-    ("evaluate.py", ("--json", "image"), "image"),
     ("replay.py", ("strokes.svg", "--output", "strokes.svg"), "take the place of the strokes"),
     ("replay.py", ("",), "an empty path"),
-    ("replay.py", ("image",), "Is a directory"),
 )
 
 

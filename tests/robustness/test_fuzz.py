@@ -19,17 +19,7 @@ import hypothesis.strategies as st
 import numpy as np
 from PIL import Image
 
-from helpers import (
-    Call,
-    Network,
-    archive,
-    parts,
-    saved,
-    search,
-    stroke_files,
-    thorough,
-    weights,
-)
+from helpers import Call, Network, archive, parts, saved, search, stroke_files, thorough, weights
 from images import FLAWS, _decode_one
 from painting.replay import size_with_side
 from painting.stroke_file import read_json

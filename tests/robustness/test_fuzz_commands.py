@@ -19,13 +19,7 @@ import pytest
 import torch
 
 from DRL.actor import Actor
-from helpers import (
-    ROOT,
-    search,
-    stroke_files,
-    thorough,
-    write_run,
-)
+from helpers import ROOT, search, stroke_files, thorough, write_run
 from Renderer.model import Renderer
 from utils.command import Parser, UserError, new_file, path_type, run
 from utils.files import OWN

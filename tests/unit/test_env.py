@@ -60,18 +60,6 @@ def test_unreadable_image_is_tried_again(tmp_path, monkeypatch, capsys):
     assert Images(folder, cache).names == ["a.png", "b.png"]
 
 
-def test_caches_of_missing_folders_are_named(tmp_path, capsys):
-    folder, cache = tmp_path / f"a: b?{'c' * 200}", tmp_path / "cache"
-    write_images(folder, ["a.png"])
-    Images(folder, cache)
-    folder = folder.rename(tmp_path / "moved")
-    assert "gone" not in capsys.readouterr().out
-    Images(folder, cache)
-    assert re.search(r"delete what nothing needs: a__b_c{95}-\w{8}-\w{8}\.npy \(0\.0 MB\)$",
-                     capsys.readouterr().out, re.MULTILINE)
-    assert len(list(cache.glob("*.npy"))) == 2
-
-
 def test_read_only_checkout_has_its_cache_elsewhere(tmp_path, monkeypatch):
     usual, home = tmp_path / "data" / "cache", tmp_path / "home"
     assert own_folder(usual) == usual
@@ -153,18 +141,6 @@ def test_training_reads_images_like_painting(tmp_path, monkeypatch):
     Images(folder, tmp_path / "cache")
     (second,) = (tmp_path / "cache").glob("*.npz")
     assert first != second
-
-
-@pytest.mark.parametrize("content", [None, [], ["x.png"]])
-def test_folder_without_images_gives_an_error_line(tmp_path, content):
-    folder = tmp_path / "faces"
-    if content is not None:
-        folder.mkdir()
-        for name in content:
-            (folder / name).write_bytes(b"broken")
-    with pytest.raises(UserError, match="faces"):
-        Images(folder, tmp_path / "cache")
-    assert not list(tmp_path.glob("cache/*"))
 
 
 def test_split_of_celeba_and_of_others():

@@ -1,6 +1,5 @@
 """Every fast path against the plain one on the same inputs."""
 
-import copy
 from functools import partial
 from types import SimpleNamespace
 
@@ -8,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 
-from DRL.actor import Actor, fold_batch_norm
 from DRL.ddpg import DDPG
 from DRL.learner import Setup
 from DRL.model_free import ModelFreeDDPG
@@ -18,7 +16,7 @@ from helpers import fill, fill_agent, image, u8
 from Renderer.canvas import as_float
 from Renderer.model import Renderer, TrainedRender
 from Renderer.stroke_batch import draw_batch, draw_tensor
-from Renderer.stroke_data import StrokeBatches, drawn_ahead, drawn_on
+from Renderer.stroke_data import StrokeBatches, drawn_ahead
 from Renderer.stroke_gen import bezier_discs
 from running.device import Precision, compiling
 from running.graph import WARM_CALLS, Graphed
@@ -59,16 +57,6 @@ def assert_same_steps(plain: DDPG, fast: DDPG, batch: Transitions) -> None:
     assert (actions[0] - actions[1]).abs().max() <= 1e-3
     canvases = [agent.advance(batch.canvas, actions[0].clone()).int() for agent in (plain, fast)]
     assert (canvases[0] - canvases[1]).abs().max() <= 1
-
-
-@torch.no_grad()
-def test_folded_batch_norm_gives_the_same_actions():
-    actor = fill(Actor(), "actor", 2)
-    folded = copy.deepcopy(actor)
-    fold_batch_norm(folded)
-    assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in folded.modules())
-    planes = (image(3, 3, 5), image(3, 3, 6), torch.tensor([0.0, 0.5, 1.0]))
-    assert (actor(*planes) - folded(*planes)).abs().max() <= 1e-5
 
 
 @pytest.mark.usefixtures("narrow")
@@ -170,15 +158,6 @@ def test_gpu_draws_ten_thousand_strokes_alike(width, compiled, family):
         drawn = draw_batch(some.to(GPU), width, family, compiled)
         assert drawn.is_cuda
         assert (drawn.cpu() - draw_batch(some, width, family)).abs().max() <= 1e-6
-
-
-@needs_gpu
-def test_strokes_drawn_on_a_gpu_equal_those_drawn_ahead():
-    ahead = drawn_ahead(StrokeBatches(7, 4, "bezier", Ranks()), 3, 6)
-    there = drawn_on(GPU, StrokeBatches(7, 4, "bezier", Ranks(), drawn=False), 3, 6, False)
-    for (strokes, drawn), (others, pictures) in zip(ahead, there, strict=False):
-        assert torch.equal(strokes, others.cpu())
-        assert (drawn - pictures.cpu()).abs().max() <= 1e-6
 
 
 @needs_gpu

@@ -69,7 +69,7 @@ def test_updates_follow_each_episode_after_the_warm_up():
         assert set(batch.target.unique().tolist()) <= {100, 200}
 
 
-def test_a_lost_memory_is_filled_for_the_warm_up():
+def test_lost_memory_is_filled_for_the_warm_up():
     schedule = schedule_of(
         ReplayRollouts, Policy(), "--max_step", "2", "--env_batch", "1", "--batch_size", "1",
         "--rmsize", "6", "--warmup", "2", "--episode_train_times", "1")
@@ -81,7 +81,7 @@ def test_a_lost_memory_is_filled_for_the_warm_up():
     assert schedule.learn_from == 12
 
 
-def test_a_sampler_does_an_update_a_tick():
+def test_picture_sampler_updates_in_every_tick():
     policy = Policy()
     schedule = schedule_of(PictureSampler, policy, "--method", "grid", "--batch_size", "80")
     ticks = [schedule.tick(step, 0, 0.0) for step in range(40)]

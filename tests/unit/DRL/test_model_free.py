@@ -10,16 +10,7 @@ import torch
 from DRL.learner import Setup, learning
 from DRL.model_free import ModelFreeDDPG
 from DRL.rpm import Transitions
-from helpers import (
-    FP32,
-    assert_same,
-    image,
-    save_run,
-    state_of,
-    tick,
-    training_of,
-    u8,
-)
+from helpers import FP32, assert_same, image, save_run, state_of, tick, training_of, u8
 from Renderer.canvas import as_float
 
 TARGET = u8(image(3, 3, 106))

@@ -99,7 +99,7 @@ def test_synchronized_batch_norm_keeps_the_published_keys():
     assert list(actor.state_dict()) == list(key_list("actor"))
 
 
-def test_a_loaded_renderer_knows_its_family(tmp_path):
+def test_loaded_renderer_has_the_family_of_its_file(tmp_path):
     network = fill(Renderer(), "renderer", 1)
     save_atomically(half_state(network, family="round"), tmp_path / "round.pkl")
     render = load_render(tmp_path / "round.pkl", FP32)

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from helpers import ROOT, painted
-from painting.refine import random_shapes, refine, reseed
+from painting.refine import random_shapes, refine
 from painting.tiles import plan
 from Renderer.raster import Boxes, paint_exact, paint_frames, place
 from Renderer.raster_gradient import backward_to_shapes, gradient
@@ -119,19 +119,6 @@ def test_pictures_of_any_size_are_painted_to_their_edges():
         (picture,) = paint_frames(everywhere, height, width, [len(everywhere)])
         assert picture.shape == (height, width, 3)
         assert picture.min() == 255
-
-
-def test_strokes_that_overlap_tiles_are_seeded_on_their_tile():
-    strokes = random_strokes("bezier", 30, 1, (0, 0, 128), 384)
-    strokes.clips[:] = 0, 0, 384, 384
-    error = np.zeros((384, 384), np.float32)
-    error[100:110, 90:100] = 1  # within
-    error[300:340, 300:340] = 100  # without
-    target = np.random.default_rng(0).random((384, 384, 3), np.float32)
-    seeded = reseed(strokes, error, target, np.random.default_rng(0))
-    center = (seeded.shapes[:, :2] + seeded.shapes[:, 4:6]) / 2 * 128
-    assert np.abs(center.mean(0) - (105, 95)).max() < 8
-    assert np.array_equal(seeded.tiles, strokes.tiles)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
