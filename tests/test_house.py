@@ -12,7 +12,7 @@ from helpers import ROOT, imported_names
 BASELINE = ROOT / "baseline"
 LONGEST_FILE = 250  # lines
 PACKAGES = {"utils", "running", "Renderer", "DRL", "grid"}
-# Modules beside the packages from below upwards: each imports only those before it.
+# Modules outside the packages from below upwards: each imports only those before it.
 ORDER = (
     {"constants"}, PACKAGES, {"images", "options"}, {"env"}, {"rollouts", "monitor", "checkpoint"},
     {"best_renderer", "evaluation"}, {"trainer", "renderer_trainer"}, {"painting"},
@@ -40,8 +40,8 @@ def test_modules_import_downwards():
         below |= layer
     for package in PACKAGES | {"painting"}:
         for file in (BASELINE / package).glob("*.py"):
-            beside = imported_names(file.read_text()) & files.keys() - {"constants"}
-            assert not beside, f"{file} imports {beside}"
+            siblings = imported_names(file.read_text()) & files.keys() - {"constants"}
+            assert not siblings, f"{file} imports {siblings}"
 
 
 def test_files_are_short():

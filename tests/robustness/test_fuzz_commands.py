@@ -1,4 +1,4 @@
-"""Search for command lines that give a traceback, a hang or files beside their outputs."""
+"""Search for command lines that give a traceback, a hang or files other than their outputs."""
 
 import argparse
 import contextlib

@@ -31,7 +31,6 @@ from helpers import (
     assert_finite,
     assert_same,
     load,
-    stroke_files,
 )
 from images import Images
 from painting.stroke_file import read_json
@@ -293,15 +292,16 @@ def test_full_disk_keeps_the_last_checkpoint(checkout, job):
     ("ro", "Read-only file system"), ("size=4k", "No space left on device")])
 def test_unwritable_disk_gives_an_error_line(checkout, options, words):
     runs, output, cache = (checkout.root / name for name in ("train_log", "output", "data/cache"))
+    painting = ("test.py", "--max_step", 1, "--divide", 1)
+    checkout.run(*painting, "--strokes", "s.json", "-o", "p.png")
     with disk(cache, options):
-        assert_error_line(checkout.start("evaluate.py", "--max_step", 1), words)
+        process = checkout.start("evaluate.py", "--max_step", 1, "--cache", cache)
+        assert_error_line(process, words)
     with disk(runs, options):
         for job, flag in ((QUICK_AGENT, "--output"), (RENDERER, "--log")):
             process = checkout.start(job.script, *flags_of(job, 2), flag, runs / "own")
             assert_error_line(process, words)
-    stroke_files(checkout.root)
     with disk(output, options):
-        painting = ("test.py", "--max_step", 1, "--divide", 1)
         for command in ((*painting, "--frames", "all"),
                         (*painting, "--frames", "last", "--video", "output/v.mp4"),
                         (*painting, "--strokes", "output/s.svg"),

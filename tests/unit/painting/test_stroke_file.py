@@ -254,7 +254,7 @@ def test_browser_shows_what_the_rasterizer_paints(tmp_path, family):
     strokes = random_strokes(family, 24, 1)
     write_svg(tmp_path / "s.svg", strokes, (512, 768))
     error = screenshot(tmp_path / "s.svg", 512, 768) / 255 - painted(strokes, 2)
-    assert np.square(error).mean() < 0.001  # strokes side by side in random colours differ by 0.17
+    assert np.square(error).mean() < 0.001  # strokes side by side in random colors differ by 0.17
 
 
 @pytest.fixture
