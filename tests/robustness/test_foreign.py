@@ -91,20 +91,13 @@ def test_other_files_are_no_weights(tmp_path, monkeypatch, data, says):
     assert os.listdir() == ["w.pkl"]
 
 
-@pytest.mark.parametrize(("name", "says"), [
-    ("nowhere.pkl", "does not exist"), ("", "Is a directory"), ("n" * 5000, "name too long")])
-def test_missing_weight_file_is_named(tmp_path, name, says):
-    with pytest.raises(UserError, match=says):
-        load_weights(Network(), tmp_path / name, "the actor", "train one")
-
-
-def png(width: int, height: int, text: bytes = b"", pixels: bytes = bytes(100)) -> bytes:
+def png(width: int, height: int, pixels: bytes = bytes(100)) -> bytes:
     """Return a PNG of one bit a pixel."""
-    chunks = ((b"IHDR", struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)), (b"zTXt", text),
+    chunks = ((b"IHDR", struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)),
               (b"IDAT", zlib.compress(pixels)), (b"IEND", b""))
     return b"\x89PNG\r\n\x1a\n" + b"".join(
         struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-        for name, data in chunks if data or name == b"IEND")
+        for name, data in chunks)
 
 
 def picture_file(kind: str, **flags: object) -> bytes:
@@ -178,16 +171,6 @@ def test_image_bombs_are_refused_before_they_take_memory(tmp_path):
     assert peak < 64 * 1024, "KiB"  # one byte a pixel of the smallest would be 859 MiB
 
 
-def test_broken_text_chunk_is_ignored_and_a_huge_one_refused(tmp_path, capfd):
-    path = tmp_path / "picture.png"
-    path.write_bytes(png(64, 64, b"a\0\0junk", bytes(9 * 64)))
-    assert read_picture(path).shape == (64, 64, 3)
-    path.write_bytes(png(64, 64, b"a\0\0" + zlib.compress(bytes(50_000_000)), bytes(9 * 64)))
-    with pytest.raises(UserError, match="picture.png is not an image"):
-        read_picture(path)
-    assert capfd.readouterr() == ("", "")
-
-
 def test_endless_files_are_refused(monkeypatch):
     monkeypatch.setattr("utils.pictures.MAX_FILE_SIZE", 2**20)
     with pytest.raises(UserError, match="/dev/zero takes more than 1 MiB"):
@@ -203,7 +186,6 @@ FOREIGN = (
     ("test.py", ("-o", "painting.mp4"), "painting.mp4 is no picture; --strokes writes strokes"),
     ("test.py", ("phone.heic",), "phone.heic is a HEIC photo"),
     ("test.py", ("--img", LONG), "too long"),
-    ("test.py", ("--img", "-"), "cannot read the image -: No such file"),
     ("test.py", ("--img", "two\nlines\x1b"), r"two\nlines\x1b: No such file"),
     ("test.py", ("--img", b"\xff.png"), r"\udcff.png: No such file"),
     ("test.py", ("--output", LONG), "too long"),
@@ -212,10 +194,10 @@ FOREIGN = (
      "is too long; paint"),
     ("test.py", ("--divide", "99999x99999"), "make a canvas of 12799872x12799872 pixels"),
     ("test.py", ("--max_step", "1" + "0" * 30), "from 1 to 2147483647"),
-    ("test.py", ("--fps", "1e308"), "below 1e30"),
     ("test.py", ("--actor", "page.pkl"), "page.pkl is a web page"),
     ("train.py", ("--discount", "1e308**1e308"), "is not in [0, 1)"),
     ("train.py", ("--tau", "inf"), "inf is not a number"),
+    ("test.py", ("--actor", LONG), "name too long"),
     ("train.py", ("--resume", LONG), "too long"),
     ("train.py", ("--data", "only"), "1 images cannot be read and are left out: a.png; 1 images"),
     ("replay.py", ("strokes.svg", "--output", "strokes.svg"), "take the place of the strokes"),

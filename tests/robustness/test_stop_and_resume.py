@@ -23,15 +23,7 @@ import torch
 
 from best_renderer import drawing_error
 from grid.painter import load_painter
-from helpers import (
-    FP32,
-    Checkout,
-    Script,
-    assert_error_line,
-    assert_finite,
-    assert_same,
-    load,
-)
+from helpers import FP32, Checkout, Script, assert_error_line, assert_finite, assert_same, load
 from images import Images
 from painting.stroke_file import read_json
 from Renderer.model import Renderer

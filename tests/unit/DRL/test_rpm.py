@@ -65,14 +65,6 @@ def test_sampling_is_uniform():
     assert ((counts - 1000.0) ** 2 / 1000).sum() < 31.3
 
 
-def test_sampling_an_empty_memory_fails():
-    memory = ReplayMemory(12, ENV_BATCH, MAX_STEP)
-    memory.begin(canvas_of(0), torch.zeros(ENV_BATCH, dtype=torch.int64))
-    assert len(memory) == 0
-    with pytest.raises(ValueError, match="empty"):
-        sample(memory, 1, 0)
-
-
 def test_state_dict_restores_the_memory():
     memory, restored = (ReplayMemory(12, ENV_BATCH, MAX_STEP) for _ in range(2))
     fill(memory, 5, 2)
