@@ -1,12 +1,15 @@
 """Foreign weight files, pictures and names: taken, or refused by an error line."""
 
+import gzip
 import io
 import json
 import os
+import pickle
 import shutil
 import struct
 import subprocess
 import sys
+import zipfile
 import zlib
 from pathlib import Path
 
@@ -19,7 +22,7 @@ from torch import nn
 
 from DRL.actor import Actor
 from DRL.wgan import Discriminator
-from helpers import ROOT, Network, saved, weights
+from helpers import ROOT, Call, Network, archive, parts, saved, weights
 from utils.command import UserError, one_line
 from utils.pictures import read_picture
 from utils.weights import load_weights
@@ -80,6 +83,61 @@ def test_weights_without_counters_of_batches_are_taken(tmp_path):
     load_weights(Actor(), tmp_path / "w.pkl", "the actor", "train one")
 
 
+@pytest.mark.parametrize(("data", "says"), [
+    pytest.param(saved(Call(os.mkdir, "made")), "would run code (posix.mkdir); it was not loaded",
+                 id="code"),
+    pytest.param(saved(weights(bias=Call(eval, "1"))), "eval); it was not", id="code inside"),
+    pytest.param(saved(Call(os.mkdir, "made"), _use_new_zipfile_serialization=False),
+                 "would run code (posix.mkdir)", id="code, before 1.6"),
+    *(pytest.param(pickle.dumps(Call(os.mkdir, "made"), protocol), "would run code (posix.mkdir)",
+                   id=f"plain pickle {protocol}") for protocol in range(6)),
+    pytest.param(pickle.dumps(Call(bytearray, 10**12), 2), "would run code", id="memory"),
+    pytest.param(saved(nn.Linear(2, 2)), "code (torch.nn.modules.linear.Linear)", id="module"),
+    pytest.param(b"", "is empty", id="empty"),
+    pytest.param(b"\n<!DOCTYPE html><html></html>", "is a web page", id="HTML"),
+    pytest.param(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull",
+                 id="LFS"),
+    pytest.param(archive({"weights/actor.pkl": GOOD}), "is an archive; unpack", id="zip of it"),
+    pytest.param(gzip.compress(GOOD), "is an archive; unpack", id="gzip of it"),
+    pytest.param(b"weights/".ljust(257, b"\0") + b"ustar\0" + bytes(300), "is an archive",
+                 id="tar"),
+    pytest.param(b"PK\5\6" + bytes(18), "is an archive", id="zip of nothing"),
+    pytest.param((2).to_bytes(8, "little") + b'{"a":{}}', "is a file of safetensors", id="safe"),
+    pytest.param(b"\x93NUMPY\1\0" + bytes(100), "is an array of NumPy", id="NumPy"),
+    pytest.param(b"c\nhalf\n.", "is damaged or not", id="code without a name"),
+    pytest.param(archive({"model/constants.pkl": b"", "model/data.pkl": b""}),
+                 "is a TorchScript archive", id="TorchScript"),
+    *(pytest.param(data[: len(data) * tenths // 10], "is damaged or not a weight file",
+                   id=f"{tenths}/10 of {len(data)}")
+      for data in (GOOD, OLD) for tenths in (1, 5, 9)),
+    pytest.param(GOOD.replace(HALF, bytes([1]) + HALF[1:]), "is damaged", id="a bit turned"),
+    pytest.param(archive(parts(GOOD) | {"archive/data/9": bytes(10**6)}, zipfile.ZIP_DEFLATED),
+                 "is compressed", id="bomb"),
+    pytest.param(b"\x80\x02" + b"N0" * 600_000 + b"N.", "is not a weight file", id="long"),
+    pytest.param(pickle.dumps({"weight": 1}, 2), "is damaged or not", id="plain values"),
+    pytest.param(bytes(range(256)), "is damaged or not", id="junk"),
+    pytest.param(saved([1, 2]), "holds no state dict", id="list"),
+    pytest.param(saved(weights(bias=3)), "holds no state dict", id="a number"),
+    pytest.param(saved({"weight": torch.ones(3, 4)}), "another network: no bias", id="no key"),
+    pytest.param(saved(weights(more=torch.ones(1))), "network: also more", id="a key more"),
+    pytest.param(saved(weights(bias=torch.ones(5))), "bias has the shape (5,), not (4,)",
+                 id="shape"),
+    pytest.param(saved(weights(bias=torch.zeros(1).expand(2**40))), "shape (1099511627776,)",
+                 id="huge, without memory"),
+    pytest.param(saved(weights(bias=torch.tensor([0, 0, 0, torch.nan]))), "not finite in bias",
+                 id="NaN"),
+    pytest.param(saved(weights(bias=torch.full((4,), 1e300, dtype=torch.float64))),
+                 "not finite in bias", id="too large for float32"),
+    pytest.param(saved(weights(bias=torch.ones(4, dtype=torch.int64))), "type torch.int64 in bias",
+                 id="integers"),
+    pytest.param(saved(weights(count=torch.tensor(7.0))), "type torch.float32 in count",
+                 id="floats"),
+    *(pytest.param(saved(weights(bias=bias)),
+                   f"holds other tensors than plain ones of floats ({of}", id=of)
+      for bias, of in ((torch.ones(4) * 1j, "torch.ComplexFloatStorage"),
+                       (torch.ones(4).to_sparse(), "torch._utils._rebuild_sparse_tensor"),
+                       (torch.ones(2**40, device="meta"), "torch._utils._rebuild_meta_tensor"))),
+])
 def test_other_files_are_no_weights(tmp_path, monkeypatch, data, says):
     monkeypatch.chdir(tmp_path)
     Path("w.pkl").write_bytes(data)

@@ -74,7 +74,7 @@ def test_pictures_are_written_atomically(tmp_path):
 
 
 @pytest.mark.parametrize(("name", "size", "says"), [
-    ("picture.txt", (), ""), ("picture", (), ""), ("a.png/picture.png", (), ""),
+    ("picture.txt", (), "picture.txt"), ("picture", (), "picture"), ("a.png/b.png", (), "a.png"),
     ("a.webp", (20, 17_000), "17000x20 pixels are too many"),
     ("a.webp", (17_000, 20), "20x17000 pixels are too many"),
     ("a.jpg", (20, 70_000), "70000x20 pixels are too many"),
