@@ -43,6 +43,7 @@ def test_scripts_take_the_bundle_from_the_actors_file(checkout, compiled, bundle
     ))
 
 
+@pytest.mark.usefixtures("narrow")
 def test_grid_training_saves_an_actor_that_paints_and_starts_another(checkout, compiled):
     checkout.run("train.py", *GRID)
     folder = checkout.root / "train_log" / "Paint-run1"

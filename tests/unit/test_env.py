@@ -1,6 +1,5 @@
 """Folders of images, their cache and split, and the environment."""
 
-import errno
 import inspect
 import os
 import re
@@ -18,7 +17,6 @@ from env import Environment
 from helpers import ROOT
 from images import Images, split
 from Renderer.canvas import as_float, as_uint8, composite
-from utils.command import UserError
 from utils.files import own_folder
 from utils.pictures import read_picture
 
@@ -109,18 +107,6 @@ def test_damaged_cache_is_rebuilt(tmp_path, damage):
     write_images(tmp_path / "others", ["c.png"])
     Images(tmp_path / "others", tmp_path / "cache")  # which looks at all
     assert torch.equal(Images(tmp_path / "faces", tmp_path / "cache").images, expected)
-
-
-def test_full_disk_gives_an_error_line(tmp_path, monkeypatch):
-    def full(descriptor: int, first: int, length: int) -> None:
-        assert (first, length) == (0, 128 + 3 * 128 * 128)
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    write_images(tmp_path / "faces", ["a.png"])
-    monkeypatch.setattr(os, "posix_fallocate", full)
-    with pytest.raises(UserError, match=r"cannot write the cache .*: No space left on device"):
-        Images(tmp_path / "faces", tmp_path / "cache")
-    assert list((tmp_path / "cache").iterdir()) == []
 
 
 def test_training_reads_images_like_painting(tmp_path, monkeypatch):

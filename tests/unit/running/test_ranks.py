@@ -88,13 +88,10 @@ def test_gradients_of_two_processes_are_those_of_one(tmp_path):
 
 @pytest.mark.parametrize(("variables", "says"), [
     ({"WORLD_SIZE": "2"}, "has RANK=''"),
-    ({"RANK": "1"}, "has WORLD_SIZE=''"),
     ({"RANK": "one", "WORLD_SIZE": "2"}, "has RANK='one'"),
-    ({"RANK": "0", "WORLD_SIZE": "-2"}, "has WORLD_SIZE='-2'"),
     ({"RANK": "2", "WORLD_SIZE": "2"}, "RANK=2 of WORLD_SIZE=2"),
     ({"RANK": "0", "WORLD_SIZE": "2"}, "has no MASTER_ADDR"),
     ({"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "?"}, "has LOCAL_RANK='?'"),
-    ({"LOCAL_RANK": "zero"}, "has LOCAL_RANK='zero'"),
     ({"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "x"},
      "cannot be reached"),
 ])
