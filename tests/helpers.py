@@ -359,7 +359,7 @@ class Network(nn.Module):
 
 
 class Call:
-    """Calls a function when its pickle is loaded."""
+    """An object whose pickle calls a function when it is loaded."""
 
     def __init__(self, function: object, *arguments: object) -> None:
         self.call = function, arguments

@@ -93,14 +93,14 @@ JUNK_WORDS = st.sampled_from([
 
 
 def quick(script: str, action: argparse.Action) -> list[str]:
-    """The values of a flag in QUICK."""
+    """Return the values of a flag in QUICK."""
     return QUICK.get(f"{script} {action.dest}") or QUICK[action.dest]
 
 
 @st.composite
 def command_lines(draw: st.DrawFn, flags: dict[str, list[argparse.Action]],
                   sane: bool) -> tuple[str, list[str]]:
-    """A script and what it is called with; sane: most of it takes no time and is right."""
+    """Draw a script and its arguments; sane: most of them are valid and take little time."""
     script = draw(st.sampled_from(sorted(flags)))
     words = []
     for action in flags[script]:

@@ -40,8 +40,8 @@ def test_defaults_are_below_the_root_and_output_below_the_users_folder(checkout,
     before = checkout.files()
     checkout.run("test.py", "--max_step", 1, "--divide", 1, cwd=folder)
     names = ("painting", *(f"generated{n}" for n in range(5)))
-    made = {str((folder / "output" / f"{name}.png").relative_to(checkout.root)) for name in names}
-    assert checkout.files() - before == made
+    output = (folder / "output").relative_to(checkout.root)
+    assert checkout.files() - before == {f"{output}/{name}.png" for name in names}
 
 
 @pytest.mark.parametrize(("script", "mistake", "default", "arguments"), [
@@ -136,7 +136,6 @@ def test_steps_are_divided_between_canvas_and_tiles(checkout):
 
 @pytest.mark.parametrize("refine", [(), ("--refine", 2)])
 def test_output_that_is_a_picture_is_the_only_file(checkout, compiled, refine):
-    """Of several images each has its own."""
     flags = ("--max_step", 1, "--divide", 1, *refine)
     out = checkout.run("test.py", "image/test.png", "-o", "new/p.png", *flags)
     assert out.endswith("\nthe painting: new/p.png\n")

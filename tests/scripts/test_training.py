@@ -1,4 +1,4 @@
-"""Both trainings: the real scripts on tiny numbers, resume, and what goes wrong."""
+"""Both trainings by the scripts: resume, logs, weights, bad input and divergence."""
 
 import copy
 import csv

@@ -1,4 +1,4 @@
-"""The schedules of acting and learning, on a policy that does nothing."""
+"""The schedules of rollouts and updates, on a policy that learns nothing."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The learning step against golden numbers, and where its gradients go."""
+"""The updates of the paper's agent against golden numbers, and their gradients."""
 
 import copy
 import math
@@ -186,14 +186,13 @@ def test_l2_reward_is_the_fraction_of_the_error_removed(renderer):
 
 
 def test_progress_beyond_255_steps_is_exact(renderer):
-    """A step plane in eight bits would wrap."""
     agent = golden(renderer, setup={"max_step": 1000})
-    seen = []
+    progress = []
     agent.target_networks["critic"].register_forward_pre_hook(
-        lambda module, inputs: seen.append(inputs[3]))
+        lambda module, inputs: progress.append(inputs[3]))
     target = as_float(TARGET[:1])
     agent.td_target(target, target, torch.tensor([799]))
-    assert seen[0].item() == pytest.approx(0.801)
+    assert progress[0].item() == pytest.approx(0.801)
 
 
 @pytest.mark.parametrize("options", [{}, {"reward": "l2"}])

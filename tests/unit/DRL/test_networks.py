@@ -40,9 +40,9 @@ def test_golden_outputs():
 def published_planes(pictures: list[torch.Tensor], numbers: torch.Tensor) -> torch.Tensor:
     """Return the input of published weights: pictures, numbers, row i/127 and column j/127."""
     line = torch.arange(128) / 127
-    own = torch.stack((line[:, None].expand(128, 128), line.expand(128, 128)))
+    coordinates = torch.stack((line[:, None].expand(128, 128), line.expand(128, 128)))
     constant = numbers[:, :, None, None].expand(-1, -1, 128, 128)
-    return torch.cat((*pictures, constant, own.expand(len(numbers), -1, -1, -1)), 1)
+    return torch.cat((*pictures, constant, coordinates.expand(len(numbers), -1, -1, -1)), 1)
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""The replay memory: what leads where, wrap-around, uniformity, size."""
+"""The replay memory: transitions, wrap-around, uniform sampling, size."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Stroke files: JSON and back, SVG, and what replay.py paints of them."""
+"""Stroke files: JSON, SVG and replay.py."""
 
 import json
 import re
@@ -219,11 +219,11 @@ def test_plot_has_a_line_for_each_visible_stroke(tmp_path, family):
     strokes.colors[:] = np.repeat(strokes.colors[:3], 4, 0)
     write_plot(tmp_path / "p.svg", strokes, SIZE, 200)
     write_json(tmp_path / "s.json", strokes, SIZE, {})
-    seen = strokes.shapes[:, 8 : 8 + FAMILIES[family].opacities].any(1)
-    seen |= not FAMILIES[family].opacities
-    assert seen.all() == (family == "bezierwotrans")
+    opacities = FAMILIES[family].opacities
+    visible = strokes.shapes[:, 8 : 8 + opacities].any(1) | (not opacities)
+    assert visible.all() == (family == "bezierwotrans")
     records = json.loads((tmp_path / "s.json").read_text())["strokes"]
-    records = [record for record, shown in zip(records, seen, strict=True) if shown]
+    records = [record for record, shown in zip(records, visible, strict=True) if shown]
     root = ET.parse(tmp_path / "p.svg").getroot()
     assert {each.tag for each in root.iter()} == {f"{SVG}{tag}" for tag in ("svg", "g", "path")}
     assert root.get("width") == "200mm" and root.get("fill") == "none"
@@ -259,7 +259,7 @@ def test_browser_shows_what_the_rasterizer_paints(tmp_path, family):
 
 @pytest.fixture
 def replay_in(tmp_path, monkeypatch) -> Callable[..., None]:
-    """Replays s.json, 24 bezier strokes, in a folder."""
+    """Return a function that replays s.json, 24 bezier strokes, in a folder."""
     write_json(tmp_path / "s.json", random_strokes("bezier", 24), SIZE, {})
     write_json(tmp_path / "none.json", random_strokes("bezier")[:0], SIZE, {})
     monkeypatch.chdir(tmp_path)

@@ -70,7 +70,7 @@ def with_chunk(data: bytes, name: bytes, content: bytes) -> bytes:
 
 
 def paletted(kind: str) -> tuple[bytes, np.ndarray]:
-    """Twenty-four colors, the first block's transparent, and what it looks like on white."""
+    """Return a file of 24 colors, the first block transparent, and its picture on white."""
     image = Image.fromarray(np.ascontiguousarray(PHOTO[..., ::-1])).quantize(24)
     data = encoded(image, kind, transparency=image.getpixel((0, 0)))
     expected = PHOTO.copy()
