@@ -48,16 +48,6 @@ def gradient_norm(network: nn.Module) -> float:
     return math.sqrt(sum(p.grad.double().square().sum().item() for p in network.parameters()))
 
 
-def losses(agent, batch) -> dict:
-    """Return functions that give the loss of each network and its metrics, by name."""
-    canvas, next_canvas, target = map(as_float, (batch.canvas, batch.next_canvas, TARGET))
-    return {
-        "actor": lambda: agent.policy_loss(canvas, target, batch.step),
-        "critic": lambda: agent.value_loss(canvas, batch.action, next_canvas, target, batch.step),
-        "wgan": lambda: agent.wgan_loss(next_canvas, target, torch.rand(4)),
-    }
-
-
 def test_golden_reward_and_action(golden_agent, renderer, batch):
     with torch.no_grad():
         canvas = as_float(batch.canvas)
@@ -70,10 +60,17 @@ def test_golden_reward_and_action(golden_agent, renderer, batch):
 
 
 def test_gradient_of_each_loss_reaches_its_own_network_only(golden_agent, renderer, batch):
-    others = [renderer.network, *golden_agent.networks.values(),
-              *golden_agent.target_networks.values(), golden_agent.ema_actor]
-    for name, loss_of in losses(golden_agent, batch).items():
-        network = golden_agent.networks[name]
+    agent = golden_agent
+    canvas, next_canvas, target = map(as_float, (batch.canvas, batch.next_canvas, TARGET))
+    losses = {
+        "actor": lambda: agent.policy_loss(canvas, target, batch.step),
+        "critic": lambda: agent.value_loss(canvas, batch.action, next_canvas, target, batch.step),
+        "wgan": lambda: agent.wgan_loss(next_canvas, target, torch.rand(4)),
+    }
+    others = [renderer.network, *agent.networks.values(), *agent.target_networks.values(),
+              agent.ema_actor]
+    for name, loss_of in losses.items():
+        network = agent.networks[name]
         with learning(network):
             loss_of()[0].backward()
         assert gradient_norm(network) > 0

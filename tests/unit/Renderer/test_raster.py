@@ -6,7 +6,6 @@ import sys
 import tracemalloc
 from dataclasses import replace
 
-import cv2
 import numpy as np
 import pytest
 import torch
@@ -82,9 +81,6 @@ def test_picture_of_extreme_proportions_takes_little_memory():
     tracemalloc.stop()
     assert peak < 400e6  # bytes; that canvas alone has 768e6
     assert frame.shape == (8000, 1, 3)
-    (whole,) = paint_frames(strokes, 128, 128, [4])
-    squashed = cv2.resize(whole, (1, 8000), interpolation=cv2.INTER_AREA)
-    assert np.abs(frame.astype(int) - squashed).mean() < 3
 
 
 def test_painting_in_parts_or_with_little_memory_changes_nothing(monkeypatch):

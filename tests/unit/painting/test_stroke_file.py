@@ -125,10 +125,7 @@ def test_file_edited_by_other_programs_is_read(tmp_path, encoding):
 @pytest.mark.parametrize(("change", "says"), [
     ({"version": 2}, "version 2"),
     ({"version": [[["a" * 10**6] * 9] * 9]}, "version"),
-    ({"family": "square"}, "family 'square'"),
-    ({"width": 10**9}, "width is not"),
     ({"canvas_width": 8193}, "canvas_width is not a whole number from 1 to 8192"),
-    ({"canvas_height": True}, "canvas_height is not"),
     ({"settings": []}, "settings"),
     ({"tiles": [[0, 0, 128, 64]]}, "tile 1 is not a square"),
     ({"tiles": [[0, 0, 64.5, 64.5]]}, "tile 1 does not end at whole pixels"),
@@ -139,7 +136,6 @@ def test_file_edited_by_other_programs_is_read(tmp_path, encoding):
     ({"family": "bezierwotrans"}, "stroke 1 is no object of"),
     ({1: {"rows": [1, 2]}}, "rows of stroke 2 is no list of 3"),
     ({1: {"columns": [1, float("nan"), 2]}}, "columns of stroke 2"),
-    ({1: {"rgb": [1, "1", 2]}}, "rgb of stroke 2"),
     ({1: {"rgb": [1, 1.5, 1]}}, "stroke 2 has an rgb"),
     ({1: {"opacity": [1, -1]}}, "stroke 2 has an opacity"),
     ({1: {"rows": [0, 50, 200]}}, "stroke 2 has a point outside its tile"),

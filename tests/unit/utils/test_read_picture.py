@@ -95,13 +95,10 @@ def paletted(kind: str) -> tuple[bytes, np.ndarray]:
     pytest.param(pillow(PHOTO, "RGB", "gif", save_all=True,
                         append_images=[Image.new("RGB", (96, 64))]), PHOTO, 0, id="moving GIF"),
     pytest.param(pillow(PHOTO, "CMYK", "jpeg", quality=98), PHOTO, 4, id="CMYK JPEG"),
-    pytest.param(pillow(PHOTO, "CMYK", "tiff"), PHOTO, 1, id="CMYK TIFF"),
-    pytest.param(pillow(PHOTO, "RGB", "webp", lossless=True), PHOTO, 0, id="WebP"),
     pytest.param(pillow(CLEAR, "RGBA", "webp", lossless=True), ON_WHITE, 0.51, id="WebP alpha"),
     pytest.param(pillow(CLEAR, "RGBA", "tiff"), ON_WHITE, 1.01, id="TIFF alpha"),
     pytest.param(tiff((255 - GRAY[..., None]) * np.uint16(257), 0), GRAY[..., None], 0,
                  id="TIFF of 16 bits where 0 is white"),
-    pytest.param(tiff(255 - GRAY[..., None], 0), GRAY[..., None], 0, id="TIFF where 0 is white"),
     pytest.param(tiff(np.dstack((PHOTO[..., ::-1] * (OPACITY[..., None] / 255), OPACITY))
                       .astype(np.uint8) * np.uint16(257), 2, extra=1), ON_WHITE, 1.51,
                  id="TIFF of 16 bits multiplied by alpha"),
@@ -132,9 +129,6 @@ def paletted(kind: str) -> tuple[bytes, np.ndarray]:
     *(pytest.param(opencv(picture * scale, ".jp2"), np.atleast_3d(picture), 1,
                    id=f"JPEG 2000, {scale.dtype}, {picture.ndim}")
       for picture, scale in ((PHOTO, np.uint8(1)), (GRAY, np.uint8(1)), (GRAY, np.uint16(257)))),
-    pytest.param(pillow(CLEAR, "RGBA", "webp", lossless=True, save_all=True,
-                        append_images=[Image.new("RGBA", (96, 64))]), ON_WHITE, 0.51,
-                 id="moving WebP alpha"),
 ])
 def test_every_format_is_read(tmp_path, data, expected, close):
     (tmp_path / "picture").write_bytes(data)
