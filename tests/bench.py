@@ -26,7 +26,7 @@ import torch.nn.functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "baseline"))
 from DRL import ddpg, learner
-from DRL.actor import Actor
+from DRL.actor import load_actor
 from DRL.learner import Setup
 from DRL.rpm import Transitions
 from env import Environment
@@ -42,7 +42,6 @@ from running.graph import Graphed
 from running.optim import adam, set_rate
 from running.ranks import Ranks
 from utils.command import ACTOR, RENDERER, positive_int, run
-from utils.weights import load_weights
 
 
 def seconds_of(work: Callable[[], object], device: torch.device, count: int) -> float:
@@ -151,8 +150,7 @@ def painting(precision: Precision, kind: str, size: int) -> Callable[[], object]
     """Return a painting of six bundles on 16 tiles, 30 frames of size x size, written."""
     painter = load_painter(ACTOR, RENDERER, precision)
     if kind == "plain":
-        painter.actor = Actor().eval().to(precision.device)
-        load_weights(painter.actor, ACTOR, "the actor", "")
+        painter.actor = load_actor(ACTOR, "the actor", "")[0].eval().to(precision.device)
     target = torch.rand(16, 3, 128, 128, device=precision.device)
 
     def paint() -> None:
