@@ -125,7 +125,7 @@ def paletted(kind: str) -> tuple[bytes, np.ndarray]:
                  np.where((PHOTO == PHOTO[0, 0]).all(2)[..., None], 255, PHOTO), 0,
                  id="clear color"),
     pytest.param(opencv(PHOTO, ".avif", cv2.IMWRITE_AVIF_QUALITY, 100), PHOTO, 12, id="AVIF"),
-    pytest.param(opencv(PHOTO, ".jpg", cv2.IMWRITE_JPEG_QUALITY, 98), PHOTO, 12, id="JPEG"),
+    pytest.param(pillow(PHOTO, "RGB", "jpeg", quality=98, subsampling=0), PHOTO, 4, id="JPEG"),
     *(pytest.param(opencv(picture * scale, ".jp2"), np.atleast_3d(picture), 1,
                    id=f"JPEG 2000, {scale.dtype}, {picture.ndim}")
       for picture, scale in ((PHOTO, np.uint8(1)), (GRAY, np.uint8(1)), (GRAY, np.uint16(257)))),
