@@ -176,7 +176,7 @@ class RendererTraining:
         """Log and save in the folder of a run from here on, and draw batches ahead."""
         self.run, end = run, self.total or sys.maxsize
         self.events = Events(run.folder, self.done + 1) if self.ranks.main else None
-        self.batches = (drawn_ahead(self.data, self.done, end) if self.data.drawn else
+        self.batches = (drawn_ahead(self.data, self.done, end) if self.device.type == "cpu" else
                         drawn_on(self.device, self.data, self.done, end, self.options.fast))
 
     @property
