@@ -121,7 +121,7 @@ def refined(
         errors.append(error)
         bar.set_postfix_str(f"refining, squared error {error:.5f}")
         bar.update()
-        if bar.disable and len(errors) % max(1, options.refine // 10) == 1:
+        if bar.disable and (len(errors) - 1) % max(1, options.refine // 10) == 0:
             print(f"refining step {len(errors)}: squared error {error:.5f}", flush=True)
 
     errors: list[float] = []
