@@ -119,8 +119,8 @@ def test_scripts_fetch_nothing(checkout: Checkout, tmp_path: Path):
     commands = (("train_renderer.py", *RENDERER_TINY, "--steps", 2, "--output", "own.pkl"),
                 ("train.py", *TINY, "--train_times", 3, "--episode_train_times", 1),
                 ("evaluate.py", "--max_step", 1, "--limit", 1, "--device", "cpu"),
-                ("test.py", "--max_step", 2, "--divide", 2, "--refine", 1, "--strokes", "painting.json",
-                 "--video", "painting.mp4", "--device", "cpu"),
+                ("test.py", "--max_step", 2, "--divide", 2, "--refine", 1, "--strokes",
+                 "painting.json", "--video", "painting.mp4", "--device", "cpu"),
                 ("replay.py", "painting.json", "--size", 64),
                 ("curve.py", "train_log/Paint-run1", "--strokes", 15))
     code = f"""
