@@ -15,6 +15,7 @@ from Renderer.strokes import Strokes
 
 LR = 0.015  # highest of Adam's, in parts of a tile
 LR_MULTIPLIERS = (1, 1, 1.5, 1.5, 1, 1, 0.5, 0.5, 2, 2)  # by shape number
+WARM_UP = 5  # steps
 BETAS = (0.9, 0.99)
 LEAST_COVERAGE = 0.3  # pixels; strokes that are hardly visible keep their colors
 SEED_INTERVAL = 20  # steps between re-seedings
@@ -76,7 +77,7 @@ def refine(
             break
         backward_to_shapes(placed, result)
         progress = step / steps
-        rate = (1 + math.cos(math.pi * progress)) / 2 * rates
+        rate = min(1, (step + 1) / WARM_UP) * (1 + math.cos(math.pi * progress)) / 2 * rates
         moved = shapes.detach() - rate * adam.step(shapes.grad)
         # The weights of a pixel's strokes sum to at most 1, so that the coverage bounds each row
         # sum of the colors' Hessian, and steps of all colors at once lower the error.
