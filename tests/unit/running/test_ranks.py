@@ -169,10 +169,10 @@ def test_renderer_training_in_two_processes_has_the_losses_of_one(checkout):
     assert len(list((runs / "Renderer-run1").glob("events.*"))) == 1
 
 
+@pytest.mark.usefixtures("narrow")
 def test_grid_training_of_two_processes_resumes_in_one(checkout, compiled):
     flags = ("--method", "grid", "--env_batch", 2, "--validate_episodes", 1, "--device", "cpu")
-    out = torchrun(checkout.root / "baseline" / "train.py", *flags, "--batch_size", 80,
-                   "--train_times", 3, cwd=checkout.root)
+    out = in_two(checkout, "train.py", *flags, "--batch_size", 80, "--train_times", 3)
     assert "1 paintings an update, 2 processes" in out
     assert out.count("finished") == 1
     folder = checkout.root / "train_log" / "Paint-run1"
