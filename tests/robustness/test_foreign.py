@@ -250,7 +250,7 @@ FOREIGN = (
     ("test.py", ("--divide", "99999x99999"), "make a canvas of 12799872x12799872 pixels"),
     ("test.py", ("--max_step", "1" + "0" * 30), "from 1 to 2147483647"),
     ("test.py", ("--actor", "page.pkl"), "page.pkl is a web page"),
-    ("train.py", ("--discount", "1e308**1e308"), "is not in [0, 1)"),
+    ("train.py", ("--discount", "1e308**1e308"), "not a number from 0, below 1"),
     ("train.py", ("--tau", "inf"), "inf is not a number"),
     ("test.py", ("--actor", LONG), "name too long"),
     ("train.py", ("--resume", LONG), "too long"),

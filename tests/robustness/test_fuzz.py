@@ -21,7 +21,7 @@ from PIL import Image
 
 from helpers import Call, Network, archive, parts, saved, search, stroke_files, thorough, weights
 from images import FLAWS, _decode_one
-from painting.replay import size_with_side
+from painting.drawing import size_of
 from painting.stroke_file import read_json
 from painting.svg import write_svg
 from Renderer.raster import paint_frames
@@ -169,7 +169,7 @@ def test_any_bytes_are_strokes_or_refused(tmp_path, thorough, compiled, capfd):
         with refusal():
             strokes, size, settings = read_json(path)
             assert isinstance(settings, dict)
-            height, width = size_with_side(size, 40)
+            height, width = size_of(*size, 40)
             (frame,) = paint_frames(strokes, height, width, [len(strokes)])
             assert frame.shape == (height, width, 3) and frame.dtype == np.uint8
             write_svg(tmp_path / "s.svg", strokes, size, 1.0)
