@@ -2,16 +2,15 @@
 """Time every fast path against the plain one: ``python3 tests/bench.py``.
 
 Plain is fp32 with weights in the default memory layout, unfused optimizers that keep denormal
-numbers, gradients into every network as in the reference, strokes drawn one by one between the
-steps, and frames encoded one by one between the strokes.  Default is what the scripts do, and
-fast what they do with ``--fast``.  Each figure is a median after a burn-in.
+numbers, gradients into every network as in the reference, and strokes drawn one by one between
+the steps.  Default is what the scripts do, and fast what they do with ``--fast``.  Each figure is
+a median after a burn-in.
 """
 
 import argparse
 import resource
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -26,13 +25,9 @@ import torch.nn.functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "baseline"))
 from DRL import ddpg, learner
-from DRL.actor import load_actor
 from DRL.learner import Setup
 from DRL.rpm import Transitions
 from env import Environment
-from grid.policy import load_policy
-from painting.frames import Frames, every
-from Renderer.canvas import as_uint8
 from Renderer.model import Renderer, TrainedRender
 from Renderer.stroke_batch import draw_batch
 from Renderer.stroke_data import BATCHES_AT_ONCE, StrokeBatches, drawn_ahead, drawn_on
@@ -41,7 +36,7 @@ from running.device import Precision, computes_in_bf16, pick_device
 from running.graph import Graphed
 from running.optim import adam, set_rate
 from running.ranks import Ranks
-from utils.command import ACTOR, RENDERER, positive_int, run
+from utils.command import positive_int, run
 
 
 def seconds_of(work: Callable[[], object], device: torch.device, count: int) -> float:
@@ -146,29 +141,6 @@ def environment_step(precision: Precision, kind: str, paintings: int) -> Callabl
     return lambda: env.step(agent.rollout_action(*env.state(), ()))
 
 
-def painting(precision: Precision, kind: str, size: int) -> Callable[[], object]:
-    """Return a painting of six bundles on 16 tiles, 30 frames of size x size, written."""
-    policy = load_policy(ACTOR, RENDERER, precision)
-    if kind == "plain":
-        policy.actor = load_actor(ACTOR, "the actor", "")[0].eval().to(precision.device)
-    target = torch.rand(16, 3, 128, 128, device=precision.device)
-
-    def paint() -> None:
-        with tempfile.TemporaryDirectory() as folder, Frames(
-            Path(folder), 0, size, size, every(1, 30)
-        ) as writer:
-            steps = policy.paint(torch.zeros_like(target), target, 6)
-            for number, canvas in enumerate(canvas for _, canvases in steps for canvas in canvases):
-                grid = as_uint8(canvas).view(4, 4, 3, 128, 128).permute(0, 3, 1, 4, 2)
-                frame = grid.reshape(512, 512, 3).cpu().numpy()
-                if kind == "plain":
-                    cv2.imwrite(f"{folder}/plain{number}.png", cv2.resize(frame, (size, size)))
-                else:
-                    writer.write(number, frame)
-
-    return paint
-
-
 def row(
     name: str, precisions: tuple[Precision, Precision], count: int,
     work_of: Callable[[Precision, str], Callable[[], object]], *, fast: bool = True, parts: int = 1,
@@ -209,10 +181,6 @@ def main(options: argparse.Namespace) -> None:
     row(f"update, batch {batch}", pair, count, lambda p, kind: update(p, kind, batch))
     row(f"environment step, {batch} paintings", pair, count,
         lambda p, kind: environment_step(p, kind, batch), fast=False)
-    for size in (512, 1024):
-        row(f"painting 30 frames of {size}x{size} on 4x4 tiles",
-            (plain, Precision("auto", device)), count,
-            lambda p, kind, size=size: painting(p, kind, size), fast=False)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(f"\nPeak memory: {peak:.1f} GiB of the host"
           + (f", {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB of the GPU" if gpu else ""))

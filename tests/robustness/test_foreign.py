@@ -243,7 +243,6 @@ FOREIGN = (
     ("test.py", ("--img", LONG), "too long"),
     ("test.py", ("--img", "two\nlines\x1b"), r"two\nlines\x1b: No such file"),
     ("test.py", ("--img", b"\xff.png"), r"\udcff.png: No such file"),
-    ("test.py", ("--output", LONG), "too long"),
     ("test.py", ("--video", "v" * 230 + ".mp4"), "the name is too long"),
     ("test.py", ("--img", "image/test.png", "i" * 198 + ".png", "--compare", "map.png"),
      "is too long; paint"),
@@ -252,11 +251,8 @@ FOREIGN = (
     ("test.py", ("--actor", "page.pkl"), "page.pkl is a web page"),
     ("train.py", ("--discount", "1e308**1e308"), "not a number from 0, below 1"),
     ("train.py", ("--tau", "inf"), "inf is not a number"),
-    ("test.py", ("--actor", LONG), "name too long"),
     ("train.py", ("--resume", LONG), "too long"),
     ("train.py", ("--data", "only"), "1 images cannot be read and are left out: a.png; 1 images"),
-    ("replay.py", ("strokes.svg", "--output", "strokes.svg"), "take the place of the strokes"),
-    ("replay.py", ("",), "an empty path"),
 )
 
 

@@ -201,9 +201,9 @@ def test_only_the_last_frame_of_a_large_image_is_written(checkout):
 
 
 def test_later_frames_of_an_earlier_painting_are_named(checkout):
-    checkout.run("test.py", "--max_step", 2, *QUICK)
-    process = checkout.start("test.py", "--max_step", 1, *QUICK)
-    assert process.wait() == 0
+    for steps in (2, 1):
+        process = checkout.start("test.py", "--max_step", steps, *QUICK)
+        assert process.wait() == 0
     assert "output/generated5.png and 4 more frames of an earlier painting" in process.errors
 
 
@@ -345,11 +345,9 @@ def test_transparent_photo_has_a_background_or_none(checkout, background, color)
 
 
 BAD_INPUT = (
-    ("test.py", ("--img", "nowhere.png"), "nowhere.png"),
     ("test.py", ("circle.png",), "cannot read the image circle.png: Too many levels"),
     ("test.py", ("image/test.png", "--output", "circle.png"), "circle.png"),
     ("replay.py", ("circle.png",), "circle.png"),
-    ("replay.py", ("missing.json",), "missing.json: No such file"),
     ("test.py", ("--img", "actor.pkl"), "not an image"),
     ("test.py", ("--actor", "nowhere.pkl"), "nowhere.pkl"),
     ("test.py", ("--actor", "renderer.pkl"), "another network"),
@@ -358,7 +356,6 @@ BAD_INPUT = (
     ("test.py", ("--actor", "none", "--refine", "0"), "random strokes need --refine"),
     ("test.py", ("--stroke", "round", "--actor", "actor.pkl"), "--stroke paints without weights"),
     ("test.py", ("--background", "nothing"), "nothing is no color"),
-    ("test.py", ("--size", "0"), "from 1 to"),
     ("test.py", ("-o", "x.txt"), ".txt is no kind of picture, film or strokes"),
     ("test.py", ("-o", "x.mp4", "--video", "y.gif"), "are both videos"),
     ("test.py", ("--strokes", "s.txt"), ".json or .svg"),

@@ -197,13 +197,6 @@ def test_svg_is_well_formed(tmp_path, family, seconds):
     assert root.find(f".//{SVG}script") is None
 
 
-@pytest.mark.parametrize(("ground", "fills"), [((255, 128, 0), ["#ff8000"]), (None, [])])
-def test_svg_has_the_ground_that_it_is_given(tmp_path, ground, fills):
-    write_svg(tmp_path / "s.svg", random_strokes("round"), SIZE, ground=ground)
-    grounds = ET.parse(tmp_path / "s.svg").getroot().findall(f"{SVG}rect")
-    assert [rectangle.get("fill") for rectangle in grounds] == fills
-
-
 def test_two_svg_files_share_no_names(tmp_path):
     names = []
     for seed in (0, 1):
