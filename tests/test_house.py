@@ -1,18 +1,18 @@
-"""The rules of the house: style, complexity, the length of files, and who imports whom."""
+"""Style, complexity, lengths of files and the order of imports."""
 
-import ast
 import os
 import subprocess
 import sys
 from pathlib import Path
 
-from conftest import ROOT
+import pytest
+
+from helpers import ROOT, imported_names
 
 BASELINE = ROOT / "baseline"
 LONGEST_FILE = 250  # lines
 PACKAGES = {"utils", "running", "Renderer", "DRL", "grid"}
-# Modules beside the packages from below upwards: each may import those before it.  Painting stands
-# below the scripts alone.
+# Modules outside the packages from below upwards: each imports only those before it.
 ORDER = (
     {"constants"}, PACKAGES, {"images"}, {"env"}, {"rollouts", "monitor", "checkpoint"},
     {"evaluation"}, {"trainer", "renderer_trainer"}, {"painting"},
@@ -20,32 +20,13 @@ ORDER = (
 )
 
 
-def run(*command: str) -> None:
-    """Run a tool in the root with baseline/ on Python's path; it must succeed."""
-    tool, *arguments = command
-    tool = Path(sys.executable).with_name(tool)
-    done = subprocess.run((tool, *arguments), cwd=ROOT, capture_output=True, text=True, check=False,
-                          env=os.environ | {"PYTHONPATH": str(BASELINE)})
+@pytest.mark.parametrize("command", [
+    ("ruff", "check", "--no-cache"), ("lint-imports", "--no-cache")], ids=lambda words: words[0])
+def test_linter_finds_nothing(command):
+    tool = Path(sys.executable).with_name(command[0])
+    done = subprocess.run((tool, *command[1:]), cwd=ROOT, capture_output=True, text=True,
+                          check=False, env=os.environ | {"PYTHONPATH": str(BASELINE)})
     assert done.returncode == 0, done.stdout + done.stderr
-
-
-def imported(file: Path) -> set[str]:
-    """Return the names that a file's imports begin with, those inside functions too."""
-    names = set()
-    for node in ast.walk(ast.parse(file.read_text())):
-        if isinstance(node, ast.Import):
-            names |= {alias.name.partition(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            names.add(node.module.partition(".")[0])
-    return names
-
-
-def test_ruff_finds_nothing():
-    run("ruff", "check", "--no-cache")
-
-
-def test_packages_import_downwards():
-    run("lint-imports", "--no-cache")
 
 
 def test_modules_import_downwards():
@@ -54,13 +35,13 @@ def test_modules_import_downwards():
     assert files.keys() == known - PACKAGES - {"painting"}
     for layer in ORDER:
         for name in sorted(layer & files.keys()):
-            upwards = imported(files[name]) & known - below
+            upwards = imported_names(files[name].read_text()) & known - below
             assert not upwards, f"{name}.py imports {upwards}"
         below |= layer
     for package in PACKAGES | {"painting"}:
         for file in (BASELINE / package).glob("*.py"):
-            beside = imported(file) & files.keys() - {"constants"}
-            assert not beside, f"{file} imports {beside}"
+            siblings = imported_names(file.read_text()) & files.keys() - {"constants"}
+            assert not siblings, f"{file} imports {siblings}"
 
 
 def test_files_are_short():

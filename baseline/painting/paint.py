@@ -96,7 +96,7 @@ def choose_strokes(
     def report(error: float) -> None:
         errors.append(error)
         show(bar, f"refining step {len(errors)}", error,
-             len(errors) % max(1, options.refine // 10) == 1)
+             (len(errors) - 1) % max(1, options.refine // 10) == 0)
 
     strokes = strokes.scaled(max(1, REFINED_SIDE // max(strokes.height, strokes.width)))
     target = target_of(picture, strokes.height, strokes.width)
