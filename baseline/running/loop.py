@@ -73,8 +73,10 @@ class Pace:
     def total(self) -> int | None:
         """Return the number of steps that fits in the minutes; None while that is not known."""
         job = self.job
+        if not self.settled and time.monotonic() > self.end:
+            return job.done
         if not (self.settled and job.settled) or job.done < self.settled[0][1] + job.burn_in:
-            return job.done if time.monotonic() > self.end else None
+            return None
         if torch.cuda.is_initialized():
             torch.cuda.synchronize()
         self.tick()

@@ -324,9 +324,9 @@ def test_read_only_checkout_writes_to_the_users_cache_folder(checkout):
 def test_training_whose_images_are_gone_resumes_with_data(checkout):
     faces, moved = (checkout.root / "data" / name for name in ("img_align_celeba", "moved"))
     process = checkout.start(QUICK_AGENT.script, *flags_of(QUICK_AGENT, 40))
-    process.wait_for("episode 1")
+    process.wait_for("\nstep 3: episode")
     faces.rename(moved)
-    process.wait_for("episode 4")
+    process.wait_for("\nstep 12: episode")
     process.signal(signal.SIGTERM)
     assert process.wait() == 0
     state = checkpoint(checkout)
@@ -348,7 +348,7 @@ def test_deleted_log_folder_is_written_once_more(checkout, job):
     """The training ends, and resumes to the outcome of an uninterrupted one."""
     expected = dict(cached_uninterrupted(job, 4)[0])
     process = checkout.start(job.script, *flags_of(job, 4))
-    process.wait_for("\nepisode 3" if job is QUICK_AGENT else "\nstep ")
+    process.wait_for("\nstep 9: episode" if job is QUICK_AGENT else "\nstep ")
     run = folder(checkout)
     while run.exists():  # it may write meanwhile
         shutil.rmtree(run, ignore_errors=True)

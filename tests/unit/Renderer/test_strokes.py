@@ -7,7 +7,7 @@ import torch
 
 from constants import FAMILY_NAMES
 from helpers import ARRAYS
-from Renderer.stroke_batch import draw_batch, draw_tensor, half_widths
+from Renderer.stroke_batch import draw_batch, draw_tensor
 from Renderer.stroke_gen import FAMILIES, bezier_discs, draw
 
 PARAMS = ARRAYS["stroke_params"]  # rows 0-7 are edge cases
@@ -148,13 +148,3 @@ def test_wide_picture_reduced_matches_the_small_one(family, width, largest):
             for stroke in strokes[part]
         ])
         assert np.square(reduced - small[part]).mean() <= largest
-
-
-def test_half_widths_are_those_of_opencvs_discs():
-    table = half_widths(300)
-    for radius in range(301):
-        disc = np.zeros((2 * radius + 3, 2 * radius + 3), np.uint8)
-        cv2.circle(disc, (radius + 1, radius + 1), radius, 1, -1)
-        wide = disc[radius + 1 : -1, radius + 1 :].sum(1).astype(int) - 1
-        assert np.array_equal(table[radius, : radius + 1], wide)
-        assert (table[radius, radius + 1 :] == -1).all()

@@ -199,7 +199,7 @@ def test_processes_share_the_optimizer_step(pictures, monkeypatch):
         assert rms == pytest.approx(MUON_RMS, rel=0.4)
 
 
-@pytest.mark.parametrize("family", ["bezier", "triangle"])
+@pytest.mark.parametrize("family", ["bezier", pytest.param("triangle", marks=pytest.mark.slow)])
 def test_learning_imitates_and_then_lowers_the_error(pictures, family):
     learner = new_learner(family, "auto")
     learner.imitation_updates = 30
