@@ -13,7 +13,6 @@ STEPS = 40  # actions of a painting, by default
 FAMILY_NAMES = ("bezier", "bezierwotrans", "triangle", "round")  # of strokes
 VIDEOS = (".mp4", ".gif")  # by the suffix of their file
 LONGEST_SIDE = 16384  # pixels of a picture that strokes are painted on again
-
 LOGGED_STROKES = (5, 20, 50, 100, 200, 400, 1000, 2000, 4000, 10000)  # with an error each
 
 # The flags of train.py that are options of a method's class,

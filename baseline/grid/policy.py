@@ -59,8 +59,7 @@ def load_policy(actor: Path, renderer: Path | None, precision: Precision) -> Pol
     network, family = load_actor(actor, "the actor", "train one with baseline/train.py, or "
                                  "name another with --actor")
     kind = GridPolicy if network.readout == "grid" else Policy
-    if kind.canvas == "neural":
-        renderer = renderer or RENDERER
+    renderer = renderer or (RENDERER if kind.canvas == "neural" else None)
     render = renderer and load_render(renderer, precision)
     if render and family != render.family:
         raise UserError(f"the actor {actor} paints with {family} strokes and the renderer "

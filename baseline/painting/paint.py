@@ -17,7 +17,7 @@ from painting.frames import Frames, draw_frames, size_of
 from painting.options import PaintOptions
 from painting.outputs import check_places, own_names, write_files, writers_of
 from painting.refine import refine
-from painting.steps import Step, paint_neural, paint_steps, random_steps, squared_error, target_of
+from painting.steps import Step, paint_neural, paint_steps, random_steps, target_of
 from painting.tiles import Stage, fitting_grid, plan
 from Renderer.model import load_render
 from Renderer.raster import paint_exact
@@ -131,7 +131,7 @@ def paint_picture(
         strokes, counts = choose_strokes(
             options, picture, choose_steps(picture, stages), total, signals)
         painting = draw_frames(strokes, counts, (height, width), writers, frames)
-    error = squared_error(*(np.float32(each) / 255 for each in (painting, photo)))
+    error = float(np.square(np.float32(painting) - photo).mean() / 255**2)
     spent = time.monotonic() - start
     source = {"image": path.name, "refine": options.refine, "seed": options.seed,
               "max_step": total, "divide": f"{stages[-1].rows}x{stages[-1].columns}",

@@ -34,11 +34,6 @@ def target_of(picture: np.ndarray, height: int, width: int) -> np.ndarray:
     return np.float32(cv2.resize(picture, (width, height))) / 255
 
 
-def squared_error(canvas: np.ndarray, target: np.ndarray) -> float:
-    """Return the mean squared error of a canvas."""
-    return float(np.square(canvas - target).mean())
-
-
 def paint_steps(
     policy: Policy, picture: np.ndarray, stages: list[Stage],
     paint: Callable[[Strokes, np.ndarray], object],
@@ -57,7 +52,7 @@ def paint_steps(
             strokes = layout.strokes(policy.family, action)
             paint(strokes, canvas)
             yield Step(strokes, len(layout.tiles), f"{stage.name} step {number}",
-                       squared_error(canvas, target))
+                       float(np.square(canvas - target).mean()))
 
 
 def tile_actions(
