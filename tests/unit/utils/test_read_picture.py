@@ -214,6 +214,10 @@ def test_format_that_pillow_cannot_read_is_refused(tmp_path, data):
         read_picture(tmp_path / "picture")
 
 
+def test_avif_of_ten_bits_has_its_own_range():
+    assert read_picture(GOLDEN / "ten.avif").mean() == pytest.approx(168.8, abs=0.5)
+
+
 def test_color_profiles_are_brought_to_srgb(tmp_path):
     """A broken profile, or one of another color space, is ignored."""
     path, srgb = tmp_path / "picture", read_picture(GOLDEN / "srgb.png")
