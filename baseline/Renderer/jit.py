@@ -23,7 +23,7 @@ def start_numba() -> None:
     except (ValueError, RuntimeError) as error:  # of nonsense in other variables
         raise UserError(f"numba does not start: {error}; see its variables NUMBA_..") from error
 
-    say = cache(lambda: print("compiling the rasterizer, once: some 20 s", flush=True))
+    say = cache(lambda: print("compiling the rasterizer, once: some 10 s", flush=True))
 
     class Compiling(event.Listener):
         """Says at the first kernel that is not among the kept ones that compiling takes seconds."""
