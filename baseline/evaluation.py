@@ -20,7 +20,7 @@ from utils.pictures import psnr
 
 
 def both_errors(
-    painter: Policy, images: torch.Tensor, chosen: np.ndarray, marks: list[int], batch: int
+    policy: Policy, images: torch.Tensor, chosen: np.ndarray, marks: list[int], batch: int
 ) -> np.ndarray:
     """Paint images, and return the MSE (2, marks, N) of the neural and of the exact canvas.
 
@@ -28,26 +28,26 @@ def both_errors(
     which a bundle ends and at the last a painting.  The actor sees one of the canvases; the other
     one gets the same strokes.  Canvases are not rounded.
     """
-    max_step = marks[-1] // painter.bundle
-    draw = partial(draw_batch, family=painter.family)
-    other = draw if painter.canvas == "neural" else painter.render
+    max_step = marks[-1] // policy.bundle
+    draw = partial(draw_batch, family=policy.family)
+    other = draw if policy.canvas == "neural" else policy.render
     errors = np.empty((2, len(marks), len(chosen)))
     batches = range(0, len(chosen), batch)
     with tqdm(total=max_step * len(batches), unit="step", disable=None) as bar:
         for first in batches:
             rows = slice(first, first + batch)
-            target = as_float(images[chosen[rows]].to(painter.device))  # (B, 3, 128, 128)
+            target = as_float(images[chosen[rows]].to(policy.device))  # (B, 3, 128, 128)
             blank = unseen = torch.zeros_like(target)
-            for step, (action, canvases) in enumerate(painter.paint(blank, target, max_step), 1):
+            for step, (action, canvases) in enumerate(policy.paint(blank, target, max_step), 1):
                 unseen = composite(other, unseen, action)
-                if (strokes := painter.bundle * step) in marks:
+                if (strokes := policy.bundle * step) in marks:
                     for number, canvas in enumerate((canvases[-1], unseen)):
                         error = (canvas - target).square().mean((1, 2, 3))
                         errors[number, marks.index(strokes), rows] = error.cpu()
                 bar.update()
             if bar.disable:
                 print(f"{min(first + batch, len(chosen))} of {len(chosen)} images", flush=True)
-    return errors if painter.canvas == "neural" else errors[::-1]
+    return errors if policy.canvas == "neural" else errors[::-1]
 
 
 @enough_memory("--batch_size")
@@ -55,7 +55,7 @@ def evaluate(options: Options) -> None:
     """Paint the images, measure and report as the options of ``evaluate.py`` say."""
     device = pick_device(options.device)
     precision = Precision(options.precision, device)
-    painter = load_policy(options.actor, options.renderer, precision)
+    policy = load_policy(options.actor, options.renderer, precision)
     data = Images(options.data)
     if options.json:
         same = {real(options.json).name}.intersection(data.names)
@@ -64,11 +64,11 @@ def evaluate(options: Options) -> None:
         make_room(options.json)
     chosen = np.arange(len(data.names)) if options.split == "all" else data.test
     chosen = chosen[: options.limit]
-    total = painter.bundle * options.max_step
-    marks = [n for n in LOGGED_STROKES if n < total and n % painter.bundle == 0] + [total]
+    total = policy.bundle * options.max_step
+    marks = [n for n in LOGGED_STROKES if n < total and n % policy.bundle == 0] + [total]
     print(f"{len(chosen)} images of {options.data} ({options.split}), {total} strokes each, "
           f"on {device} in {precision}", flush=True)
-    errors = both_errors(painter, data.images, chosen, marks, options.batch_size)
+    errors = both_errors(policy, data.images, chosen, marks, options.batch_size)
     l2_neural, l2_raster = errors.mean(2).tolist()
     psnr_neural, psnr_raster = psnr(errors).mean(2).tolist()
     print("strokes  neural squared error   PSNR dB  exact squared error   PSNR dB")

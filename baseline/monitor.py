@@ -114,16 +114,16 @@ class Monitor:
                             for name, value in zip(statistics, means, strict=True)}, self.debug)
 
     def validation(
-        self, now: tuple[int, int, float], measured: Measured, images: int, painter: Policy,
+        self, now: tuple[int, int, float], measured: Measured, images: int, policy: Policy,
         errors: dict[str, float],
     ) -> None:
         """Log a validation, in log.csv too.
 
-        now: step, update, and seconds of work; measured: by ``painter`` on that number of images;
+        now: step, update, and seconds of work; measured: by ``policy`` on that number of images;
         errors: more columns of log.csv.
         """
         step, update, seconds = now
-        steps, bundle, visible = len(measured.errors), painter.bundle, measured.visible
+        steps, bundle, visible = len(measured.errors), policy.bundle, measured.visible
         total = steps * bundle
         row: dict[str, float] = {
             "update": update, "frames": update * self.batch_size, "seconds": round(seconds)}
@@ -145,7 +145,7 @@ class Monitor:
         if self.events:
             self.write_log()
             if len(photos := self.photos):
-                painted = painter.measure(photos, steps, len(photos)).canvas
+                painted = policy.measure(photos, steps, len(photos)).canvas
                 grid = make_grid(torch.cat((photos, painted)).flip(1), nrow=len(photos))  # RGB
                 self.events.image("validation/photos_and_paintings", grid, step)
         percent = " ".join(f"{fraction:.0%}" for fraction in visible[:: max(1, steps // 8)])

@@ -1,4 +1,4 @@
-"""The strokes of a painting: what painters hand to rasterizers, stroke files and SVG."""
+"""The strokes of a painting: input of rasterizers, stroke files and SVG."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
