@@ -19,7 +19,7 @@ from torch import nn
 from torch.func import functional_call
 
 from DRL.actor import Actor, fold_batch_norm, folded_weights, normalized_convolutions
-from DRL.learner import Learner, Metrics, Setup, learning
+from DRL.learner import Learner, Metrics, Setup, unfrozen
 from grid.multipliers import measure_multipliers
 from grid.passes import PAINTING, pass_actions
 from grid.policy import GridPolicy
@@ -65,9 +65,9 @@ class GridLearner(Learner):
         """Return the learning rate at ``progress`` in [0, 1]: half a cosine, after a warm-up."""
         return {"actor": min(1, (self.updates + 1) / WARM_UP) * cosine(progress, self.peak)}
 
-    def start_from(self, actor: Actor) -> None:
+    def load_actor(self, actor: Actor) -> None:
         """Load the weights of an actor with a grid read-out; skip imitation."""
-        super().start_from(actor)
+        super().load_actor(actor)
         self.imitation_updates = 0
 
     def state_dict(self) -> dict:
@@ -96,7 +96,7 @@ class GridLearner(Learner):
             self.ema_actor.load_state_dict(self.actor.state_dict())
         if self.updates % MULTIPLIER_INTERVAL == 0 or self.updates == self.imitation_updates:
             self.set_multipliers(target[:MULTIPLIER_PICTURES])
-        with learning(self.actor):
+        with unfrozen(self.actor):
             actor = self.folded_actor()
             if self.updates < self.imitation_updates:
                 loss = error = imitation_loss(actor, target, self.updates, self.family)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from DRL.learner import Setup, learning
+from DRL.learner import Setup, unfrozen
 from DRL.model_free import ModelFreeDDPG
 from DRL.rpm import Transitions
 from helpers import FP32, assert_same, image, save_run, state_of, tick, training_of, u8
@@ -72,7 +72,7 @@ def test_value_loss_is_the_bellman_error_by_hand(batch, reward, monkeypatch):
 def test_learning_never_calls_the_renderer(batch, reward):
     agent = agent_of(reward=reward)
     actor = agent.actor
-    with learning(actor):
+    with unfrozen(actor):
         loss, metrics = agent.policy_loss(as_float(batch.canvas), as_float(TARGET), batch.step)
         loss.backward()
     assert loss.item() == pytest.approx(-metrics["q"].item())
