@@ -27,9 +27,9 @@ TEST_INTERVAL = 20  # in other folders every 20th image in name order
 MIN_SIDE = 8  # pixels of an image
 READER_VERSION = 5  # caches of other versions are not used
 # By verdict on a file, from 1; 0 is good.
-FLAWS = ("images cannot be read and are left out",
-         f"images are left out, as a side of theirs has less than {MIN_SIDE} pixels",
-         "images are left out, as reading them failed; the next start tries again")
+FLAWS = ("images cannot be read and are skipped",
+         f"images are skipped, as a side of theirs has less than {MIN_SIDE} pixels",
+         "images are skipped, as reading them failed; the next start tries again")
 UNREADABLE, TINY, SYSTEM_ERROR = 1, 2, 3
 MAX_FOLDER_NAME = 100  # characters of the folder's name in a cache file's
 CACHE_ERRORS = OSError, ValueError, EOFError  # of reading a damaged cache
