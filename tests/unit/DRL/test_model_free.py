@@ -112,7 +112,7 @@ def test_noise_changes_exploration_and_not_learning(batch):
 
 @pytest.mark.usefixtures("narrow")
 def test_model_free_resume_within_an_episode_is_bit_exact(checkout, tmp_path):
-    """It goes on with the same noise on the same actor; another process draws other noise."""
+    """It resumes with the same noise on the same actor; another process draws other noise."""
     first = training_of(checkout, *MODEL_FREE)
     assert (first.method.noise, first.method.discount) == (0.05, 0.95**5)
     tick(first, 6)
