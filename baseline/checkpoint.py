@@ -1,4 +1,4 @@
-"""A training of the agent on disk: its checkpoint, each process's own file, the best networks."""
+"""The agent's training run on disk: its checkpoint, each process's own file, the best networks."""
 
 import hashlib
 import os
@@ -63,7 +63,7 @@ def load(
     return state, None
 
 
-def start_from(method: Learner, options: Options) -> None:
+def load_networks(method: Learner, options: Options) -> None:
     """Load the actor of --init, and the other networks where their files are there.
 
     Raises UserError where the actor is of another kind.
@@ -83,4 +83,4 @@ def start_from(method: Learner, options: Options) -> None:
     for name in method.networks.keys() - {"actor"}:
         if (path := options.init / f"{name}.pkl").is_file():
             load_weights(method.networks[name], path, f"the {name} to start from", HELP)
-    method.start_from(actor)
+    method.load_actor(actor)

@@ -22,10 +22,10 @@ class Environment:
         self.data, self.advance, self.max_step, self.device = data, advance, max_step, device
         self.reset(torch.zeros(env_batch, dtype=torch.int64))
 
-    def reset(self, image: torch.Tensor) -> None:
+    def reset(self, target_code: torch.Tensor) -> None:
         """Begin an episode with the targets of codes (B,), see ``Images.targets``."""
-        self.image = image.to(self.device)
-        self.target = self.data.targets(self.image)
+        self.target_code = target_code.to(self.device)
+        self.target = self.data.targets(self.target_code)
         self.canvas = torch.zeros_like(self.target)
         self.step_count = 0
         self.initial_error = self.error()  # (B,)
@@ -55,7 +55,7 @@ class Environment:
 
     def state_dict(self) -> dict:
         """Return the state of the episode."""
-        return {"image": self.image, "canvas": self.canvas, "step_count": self.step_count}
+        return {"image": self.target_code, "canvas": self.canvas, "step_count": self.step_count}
 
     def load_state_dict(self, state: dict) -> None:
         """Load a state of ``state_dict``."""

@@ -22,7 +22,7 @@ from utils.pictures import psnr
 def both_errors(
     policy: Policy, images: torch.Tensor, chosen: np.ndarray, marks: list[int], batch: int
 ) -> np.ndarray:
-    """Paint images, and return the MSE (2, marks, N) of the neural and of the exact canvas.
+    """Paint images; return the MSE (2, marks, N) of the neural and the exact rasterizer's canvas.
 
     images: (all, 3, 128, 128) uint8; chosen: indices (N,); marks: numbers of strokes, at each of
     which a bundle ends and at the last a painting.  The actor sees one of the canvases; the other

@@ -27,9 +27,9 @@ TEST_INTERVAL = 20  # in other folders every 20th image in name order
 MIN_SIDE = 8  # pixels of an image
 READER_VERSION = 5  # caches of other versions are not used
 # By verdict on a file, from 1; 0 is good.
-FLAWS = ("images cannot be read and are left out",
-         f"images are left out, as a side of theirs has less than {MIN_SIDE} pixels",
-         "images are left out, as reading them failed; the next start tries again")
+FLAWS = ("images cannot be read and are skipped",
+         f"images are skipped, as a side of theirs has less than {MIN_SIDE} pixels",
+         "images are skipped, as reading them failed; the next start tries again")
 UNREADABLE, TINY, SYSTEM_ERROR = 1, 2, 3
 MAX_FOLDER_NAME = 100  # characters of the folder's name in a cache file's
 CACHE_ERRORS = OSError, ValueError, EOFError  # of reading a damaged cache
@@ -84,19 +84,19 @@ class Images:
         if device.type == "cuda" and 2 * self.images.numel() < free_memory(device):
             self.images = self.images.to(device)
 
-    def targets(self, code: torch.Tensor) -> torch.Tensor:
+    def targets(self, target_code: torch.Tensor) -> torch.Tensor:
         """Return images (B, 3, 128, 128) uint8 on the device of their codes.
 
-        code: (B,) int64, 2 index + (1 where the image is mirrored).
+        target_code: (B,) int64, 2 index + (1 where the image is mirrored).
         """
-        images = self.images[(code // 2).to(self.images.device)].to(code.device)
+        images = self.images[(target_code // 2).to(self.images.device)].to(target_code.device)
         if self.images.device.type == "cpu":
             self._file.madvise(mmap.MADV_DONTNEED)  # stay in the system's page cache alone
-        mirrored = (code % 2 == 1).view(-1, 1, 1, 1)
+        mirrored = (target_code % 2 == 1).view(-1, 1, 1, 1)
         return torch.where(mirrored, TF.hflip(images), images)
 
     def sample(self, count: int, rng: np.random.Generator) -> torch.Tensor:
-        """Return codes (count,) of random training images, mirrored or not."""
+        """Return target codes (count,) of random training images, mirrored or not."""
         index = rng.choice(self.train, count)
         return torch.from_numpy(2 * index + rng.integers(2, size=count))
 

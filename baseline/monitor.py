@@ -1,4 +1,4 @@
-"""The log of a training: log.csv, TensorBoard events, pictures, printed lines."""
+"""The log of a training run: log.csv, TensorBoard events, pictures, printed lines."""
 
 import csv
 import io
@@ -11,7 +11,7 @@ from torch import nn
 from torchvision.utils import make_grid
 
 from constants import LOGGED_STROKES, WIDTH
-from DRL.rollout import Measured, Policy
+from DRL.rollout import PaintingStatistics, Policy
 from running.events import Events
 from running.loop import say
 from running.ranks import Ranks
@@ -27,7 +27,7 @@ OLD_COLUMNS = {"live": "visible", "error_live": "error_actor", "error_average": 
 
 
 class Monitor:
-    """Gathers the metrics of a training; the main process logs and prints them."""
+    """Gathers the metrics of a training run; the main process logs and prints them."""
 
     def __init__(
         self, ranks: Ranks, networks: dict[str, nn.Module], batch_size: int, debug: bool
@@ -80,7 +80,7 @@ class Monitor:
             metrics = dict(zip(self.names, values[first].tolist(), strict=True))
             says = f"in update {update - len(values) + first + 1}: {text(metrics)}"
         elif not all(map(finite, self.networks.values())):
-            says = f"by update {update}: weights are no finite numbers"
+            says = f"by update {update}: weights are NaN or infinite"
         else:
             return
         raise UserError(
@@ -114,8 +114,8 @@ class Monitor:
                             for name, value in zip(statistics, means, strict=True)}, self.debug)
 
     def validation(
-        self, now: tuple[int, int, float], measured: Measured, images: int, policy: Policy,
-        errors: dict[str, float],
+        self, now: tuple[int, int, float], measured: PaintingStatistics, images: int,
+        policy: Policy, errors: dict[str, float],
     ) -> None:
         """Log a validation, in log.csv too.
 

@@ -51,7 +51,7 @@ def drawing_error(
 
 
 class RendererTraining:
-    """All that a training of the renderer holds; a ``Job`` of ``running.loop``."""
+    """All that a training run of the renderer holds; a ``Job`` of ``running.loop``."""
 
     settled = True
     alternative = "--minutes 60, a training that ends after an hour"
@@ -105,7 +105,7 @@ class RendererTraining:
     def check(self, error: float | None = None) -> float:
         """Return the mean loss since the last validation; error: that of a new one, if any.
 
-        Raises UserError where they or the weights are no finite numbers.
+        Raises UserError where they or the weights are NaN or infinite.
         """
         loss = self.ranks.mean(self.loss_sum / self.losses).item()
         if not (math.isfinite(loss + (error or 0)) and finite(self.renderer)):
@@ -120,8 +120,7 @@ class RendererTraining:
         """Load the output file, if any, into a network, and measure it."""
         self.best, path = math.inf, self.options.output
         if path.is_file():
-            family = load_weights(
-                network, path, "the weight file to go on from", "name another --output")
+            family = load_weights(network, path, "the weight file", "name another --output")
             if family != self.options.stroke:
                 raise UserError(f"{path} holds a renderer of {family} strokes, not of "
                                 f"{self.options.stroke}; move it away or name another --output")
@@ -132,7 +131,7 @@ class RendererTraining:
         """Write the network, of this error, where that of the output file is not less."""
         path = self.options.output
         lock = lock_folder(path.parent, wait=True)
-        self.load_best(Renderer())  # it may be another training's by now
+        self.load_best(Renderer())  # another training run may have written it
         if error < self.best:
             save_atomically(half_state(self.renderer, family=self.options.stroke), path)
             self.best = error

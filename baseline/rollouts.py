@@ -42,7 +42,7 @@ class Schedule:
     tick: Callable[[int, int, float], Tick]
 
     def reset(self, step: int) -> None:
-        """Start at a step of a training whose ``state_dict`` is lost."""
+        """Start at a step of a training run whose ``state_dict`` is lost."""
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that neither the method nor the random state holds."""
@@ -53,7 +53,7 @@ class Schedule:
 
 
 class ReplayRollouts(Schedule):
-    """Rollouts of the exploring policy into a replay memory; updates follow each episode.
+    """Rollouts with exploration noise into a replay memory; updates follow each episode.
 
     All paintings of the environment advance together.
     """
@@ -95,7 +95,7 @@ class ReplayRollouts(Schedule):
         """Reset the environment to blank canvases and new images."""
         self.reward = torch.zeros((), device=self.device)  # of the episode
         self.env.reset(self.data.sample(len(self.env.canvas), self.rng))
-        self.memory.begin(self.env.canvas, self.env.image)
+        self.memory.begin(self.env.canvas, self.env.target_code)
 
     def tick(self, step: int, episode: int, progress: float) -> Tick:
         """Do an update where one is due, or take a step of the environment."""
@@ -117,9 +117,9 @@ class ReplayRollouts(Schedule):
         return Tick(steps=1, episode=statistics)
 
     def reset(self, step: int) -> None:
-        """Empty the memory; updates go on after another warm-up."""
+        """Empty the memory; updates resume after another warm-up."""
         self.learn_from = step + self.options.warmup
-        self.updates_due = self.memory.moments = 0
+        self.updates_due = self.memory.time_steps = 0
         self.begin_episode()
 
     def state_dict(self) -> dict[str, Any]:

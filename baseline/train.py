@@ -37,7 +37,7 @@ def parse_args(arguments: list[str] | None = None) -> cli.Options:
     add("--episode_train_times", type=cli.positive_int, metavar="N",
         help="updates after an episode (10)")
     add("--resume", type=cli.path_type, nargs="?", const=False, metavar="DIR",
-        help="go on with the run in DIR, or with the newest unfinished one; --train_times N "
+        help="resume the run in DIR, or with the newest unfinished one; --train_times N "
         "gives it another length, --minutes N ends it N minutes from now")
     add("--output", type=cli.path_type, default=str(TRAIN_LOG),
         help="the folder for the run's folder")

@@ -20,7 +20,7 @@ def parse_args(arguments: list[str] | None = None) -> cli.Options:
     add("--lr", type=cli.positive_float, default=5e-4, metavar="RATE",
         help="the highest rate of Adam")
     add("--schedule", default="cosine", choices=("cosine", "stepped"),
-        help="how the rate falls: by half a cosine, or to a tenth after 40 %% and 80 %%")
+        help="how the rate falls: by cosine decay, or to a tenth after 40 %% and 80 %%")
     add("--stroke", default="bezier", choices=FAMILY_NAMES, help="the family of strokes to learn")
     add("--scratch", action="store_true",
         help="start from random weights, not from those in --output")
@@ -32,7 +32,7 @@ def parse_args(arguments: list[str] | None = None) -> cli.Options:
     add("--log", type=cli.path_type, metavar="DIR", default=str(TRAIN_LOG),
         help="the folder for the run's folder")
     add("--resume", type=cli.path_type, nargs="?", const=False, metavar="DIR",
-        help="go on with the run in DIR, or with the newest unfinished one; --steps N gives it "
+        help="resume the run in DIR, or with the newest unfinished one; --steps N gives it "
         "another length, --minutes N ends it N minutes from now")
     add("--validate_interval", type=cli.positive_int, default=1000, metavar="N",
         help="steps between validations and checkpoints")

@@ -29,7 +29,7 @@ METHODS: dict[str, tuple[type[Learner], type[Schedule]]] = {
 
 
 class Training:
-    """All that a training of the agent holds; a ``Job`` of ``running.loop``.
+    """All that a training run of the agent holds; a ``Job`` of ``running.loop``.
 
     Where several processes train together, all have the same networks; each has a shard of the
     batch, its own environment and replay memory, and its own random numbers.
@@ -70,8 +70,8 @@ class Training:
         self.schedule = schedule(data, self.method, self.rng, options)
         self.burn_in = self.schedule.burn_in
         if options.init:
-            checkpoint.start_from(self.method, options)
-        self.method.make_same()
+            checkpoint.load_networks(self.method, options)
+        self.method.broadcast_networks()
         self.monitor = Monitor(ranks, self.method.networks, options.batch_size, options.debug)
         self.alternative = "--minutes 60, a training that ends after an hour"
         if self.device.type == "cpu" and options.method != "grid":
@@ -190,7 +190,7 @@ class Training:
             family, drawn = state.get("family", "bezier"), self.method.render.family
             if family != drawn:
                 raise UserError(f"{run.folder} paints with {family} strokes, but the renderer "
-                                f"{self.options.renderer} draws {drawn} strokes by now")
+                                f"{self.options.renderer} draws {drawn} strokes now")
             self.method.load_state_dict(state["method"])
             for name in self.COUNTERS:
                 setattr(self, name, state[name])

@@ -341,7 +341,7 @@ def save_run(training: Training, folder: Path) -> Run:
 
 
 def state_of(training: Training) -> dict:
-    """Return all state that a training goes on with."""
+    """Return all state that a training run resumes with."""
     return {
         "method": training.method.state_dict(), "schedule": training.schedule.state_dict(),
         "numpy": training.rng.bit_generator.state,

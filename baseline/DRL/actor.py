@@ -35,12 +35,12 @@ class Block(nn.Module):
 
 
 class Actor(nn.Module):
-    """A ResNet-18 with batch normalization: nine planes to an action."""
+    """A ResNet-18 with batch normalization, from nine input channels to an action."""
 
     def __init__(self, bundle: int = BUNDLE, readout: str = "mean") -> None:
         """Build the network.
 
-        bundle: N, the strokes of an action.  readout: "mean", the paper's, applies the last layer
+        bundle: N, strokes per action.  readout: "mean", the paper's, applies the last layer
         to the mean of the last feature map; "grid" applies it to each of the map's 4x4 grid cells.
         """
         super().__init__()
@@ -61,7 +61,7 @@ class Actor(nn.Module):
         return self.from_planes(self.planes((canvas, target), progress))
 
     def from_planes(self, planes: torch.Tensor) -> torch.Tensor:
-        """Return the actions for all nine planes (B, 9, 128, 128)."""
+        """Return the actions of input channels (B, 9, 128, 128)."""
         x = F.relu(self.bn1(self.conv1(planes)))  # (B, 64, 64, 64)
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
             x = stage(x)
@@ -72,7 +72,8 @@ class Actor(nn.Module):
 def load_actor(path: Path, what: str, otherwise: str) -> tuple[Actor, str]:
     """Load an actor from a weight file; return it and the family of its strokes.
 
-    The shape of the last layer gives the bundle, the file's metadata the read-out.  what,
+    The shape of the last layer gives the bundle, the file's metadata the read-out.  Another shape
+    is loaded into an actor of the default size, so that loading reports the mismatch.  what,
     otherwise: see ``load_file``.  Raises UserError where the file does not fit.
     """
     def build(state: dict[str, torch.Tensor]) -> Actor:

@@ -25,12 +25,12 @@ class Block(nn.Module):
 
 
 class Critic(nn.Module):
-    """A ResNet-18 with weight normalization and TReLU: planes to a value."""
+    """A ResNet-18 with weight normalization and TReLU, from input channels to a value."""
 
-    def __init__(self, planes: int = 12) -> None:
+    def __init__(self, channels: int = 12) -> None:
         super().__init__()
         self.planes = Planes()
-        self.conv1 = WeightNormConv2d(planes, STAGES[0], 3, 2)
+        self.conv1 = WeightNormConv2d(channels, STAGES[0], 3, 2)
         self.layer1, self.layer2, self.layer3, self.layer4 = residual_stages(Block)
         self.fc = nn.Linear(STAGES[-1], 1)
         self.relu_1 = TReLU()
@@ -46,7 +46,7 @@ class Critic(nn.Module):
         return self.from_planes(self.planes((canvas, next_canvas, target), progress))
 
     def from_planes(self, planes: torch.Tensor) -> torch.Tensor:
-        """Return the values (B, 1) for all planes, (B, 12, 128, 128) here."""
+        """Return the value (B, 1) of input channels (B, C, 128, 128)."""
         x = self.relu_1(self.conv1(planes))  # (B, 64, 64, 64)
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
             x = stage(x)

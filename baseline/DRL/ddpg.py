@@ -1,4 +1,4 @@
-"""Model-based DDPG, the paper's method: the equations of its losses, and an update."""
+"""Model-based DDPG, the paper's method: losses and update step."""
 
 from functools import partial
 
@@ -14,9 +14,9 @@ from Renderer.canvas import as_float, as_uint8, composite
 from running.graph import Graphed
 from running.optim import adam, cosine, stepped
 
-DISCOUNT = 0.95  # of a stroke
-# The reference's learning rates in the first fifth of a training, the second, and the rest.
-RATES = {
+DISCOUNT = 0.95  # per stroke
+# The reference's learning rates in the first fifth of a training run, the second, and the rest.
+LEARNING_RATES = {
     "actor": (1e-3, 3e-4, 1e-4), "critic": (3e-4, 1e-4, 3e-5), "wgan": (3e-4, 3e-4, 3e-4)
 }
 
@@ -29,28 +29,28 @@ class DDPG(Learner):
         tau: float = 0.001, reward: str = "wgan", noise_factor: float = 0.0,
         actor_rate: float | None = None, critic_rate: float | None = None,
     ) -> None:
-        """Build the networks but the critic, where one is given.
+        """Build the networks.
 
-        discount: of an action (0.95**N).  reward: "wgan" or "l2", see ``reward``.  noise_factor:
-        standard deviation, see ``rollout_action``.  actor_rate, critic_rate: highest rates of a
-        cosine, in place of the reference's steps.
+        critic: used in place of the default one.  discount: per action (0.95**N).  reward: "wgan"
+        or "l2", see ``reward``.  noise_factor: standard deviation, see ``rollout_action``.
+        actor_rate, critic_rate: peak rates of a cosine decay, in place of the reference's steps.
         """
         self.discount = DISCOUNT**setup.bundle if discount is None else discount
         self.reward_kind, self.noise = reward, noise_factor
-        self.peaks = {"actor": actor_rate, "critic": critic_rate}
-        others = {"critic": critic or Critic()}
+        self.peak_rates = {"actor": actor_rate, "critic": critic_rate}
+        networks = {"critic": critic or Critic()}
         if reward == "wgan":
-            others["wgan"] = Discriminator()
-        super().__init__(setup, others, tau)
+            networks["wgan"] = Discriminator()
+        super().__init__(setup, networks, tau)
         if reward == "wgan":
-            self.optimizers["wgan"] = adam(others["wgan"], self.graphed, betas=(0.5, 0.999))
-        # The running statistics of the actor do not fit the weights of the target actor.
+            self.optimizers["wgan"] = adam(networks["wgan"], self.graphed, betas=(0.5, 0.999))
+        # Use batch statistics: the copied running statistics belong to the actor's weights.
         self.target_networks["actor"].train()
         compiled = partial(torch.compile, dynamic=False) if setup.fast else lambda module: module
         self.actor, self.critic = (compiled(self.networks[n]) for n in ("actor", "critic"))
         self.target_actor, self.target_critic = (
             compiled(self.target_networks[n]) for n in ("actor", "critic"))
-        self.composite = compiled(self.composite)
+        self.paint_action = compiled(self.paint_action)
         # PyTorch 2.11 fails to compile the discriminator's last layer.
         self.discriminator = self.networks.get("wgan")
         self.target_discriminator = self.target_networks.get("wgan")
@@ -62,10 +62,10 @@ class DDPG(Learner):
         self.step_all = Graphed(self._step_all, self.graphed)
 
     def rates(self, progress: float) -> dict[str, float]:
-        """Return the reference's stepped rates, or half a cosine where a peak was given."""
+        """Return the reference's stepped rates, or a cosine decay where a peak was given."""
         return {
-            name: cosine(progress, peak) if (peak := self.peaks.get(name)) else
-            stepped(progress, RATES[name], (0.2, 0.4))
+            name: cosine(progress, peak) if (peak := self.peak_rates.get(name)) else
+            stepped(progress, LEARNING_RATES[name], (0.2, 0.4))
             for name in self.networks
         }
 
@@ -83,22 +83,22 @@ class DDPG(Learner):
             action = (action + torch.randn_like(action) * self.noise).clamp(0, 1)
         return action
 
-    def composite(self, canvas: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
+    def paint_action(self, canvas: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
         """Return the canvases (B, 3, 128, 128) in [0, 1] after an action (B, 13 N) on each."""
         return composite(self.render, canvas, action)
 
     @torch.no_grad()
     def _advance(self, canvas: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
         """Return the canvases (B, 3, 128, 128) uint8 after actions (B, 13 N) on such canvases."""
-        return as_uint8(self.composite(as_float(canvas), action))
+        return as_uint8(self.paint_action(as_float(canvas), action))
 
     def reward(
         self, canvas: torch.Tensor, next_canvas: torch.Tensor, target: torch.Tensor
     ) -> torch.Tensor:
         """Return the reward (B, 1) of the step from one canvas (B, 3, 128, 128) to the next.
 
-        "wgan": D'(next_canvas) - D'(canvas), by the target discriminator; no gradient flows to the
-        latter.  "l2": the fraction of the canvas's squared error that the action removes.
+        "wgan": D'(next_canvas) - D'(canvas), by the target discriminator; D'(canvas) is a
+        constant.  "l2": the fraction of the canvas's squared error that the action removes.
         """
         if self.reward_kind == "wgan":
             with torch.no_grad():
@@ -111,14 +111,14 @@ class DDPG(Learner):
     def td_target(
         self, next_canvas: torch.Tensor, target: torch.Tensor, step: torch.Tensor
     ) -> torch.Tensor:
-        """Return the critic's bootstrapped target discount (1 - done) (r' + V'(s', a')), (B, 1).
+        """Return the critic's bootstrapped target discount (1 - done) Q'(s', a'), (B, 1).
 
-        next_canvas, target: (B, 3, 128, 128) in [0, 1]; step: (B,), of the action that led to
-        s'.  The reward of that action stands on both sides of Q = r + V and cancels.
+        Q(s, a) = r + V(s, s'), and Q' alike; r is known, so V is regressed on this target.
+        next_canvas, target: (B, 3, 128, 128) in [0, 1]; step: (B,), of the action that led to s'.
         """
         progress = (step + 1) / self.max_step  # (B,)
         action = self.target_actor(next_canvas, target, progress)
-        after = self.composite(next_canvas, action)
+        after = self.paint_action(next_canvas, action)
         value = self.target_critic(next_canvas, after, target, progress + 1 / self.max_step)
         reward = self.reward(next_canvas, after, target)
         not_done = (step + 1 < self.max_step).float()[:, None]  # (B, 1)
@@ -128,19 +128,19 @@ class DDPG(Learner):
         self, canvas: torch.Tensor, action: torch.Tensor, next_canvas: torch.Tensor,
         target: torch.Tensor, step: torch.Tensor,
     ) -> tuple[torch.Tensor, Metrics]:
-        """Return mse(V(s, a), td_target); ``next_canvas`` is rounded to 8 bits, V sees floats."""
+        """Return mse(V(s, s'), td_target); V's s' is recomputed, unrounded, from the action."""
         td_target = self.td_target(next_canvas, target, step)
         with torch.no_grad():
-            after = self.composite(canvas, action)
+            after = self.paint_action(canvas, action)
         value = self.critic(canvas, after, target, (step + 1) / self.max_step)
         return F.mse_loss(value, td_target), {"value": value.mean(), "td_target": td_target.mean()}
 
     def policy_loss(
         self, canvas: torch.Tensor, target: torch.Tensor, step: torch.Tensor
     ) -> tuple[torch.Tensor, Metrics]:
-        """Return - mean(reward + V) of the actor's actions, through renderer and compositing."""
+        """Return - mean(reward + V(s, s')) of the actor's actions; the renderer paints s'."""
         action = self.actor(canvas, target, step / self.max_step)
-        after = self.composite(canvas, action)
+        after = self.paint_action(canvas, action)
         reward = self.reward(canvas, after, target).mean()
         value = self.critic(canvas, after, target, (step + 1) / self.max_step).mean()
         return -(reward + value), {"reward": reward}
@@ -162,7 +162,7 @@ class DDPG(Learner):
     def update(self, batch: Transitions, progress: float) -> Metrics:
         """Take a step of discriminator, critic and actor, then of target networks and EMA.
 
-        progress: of the training, in [0, 1].  Returns means over the batch, on the device.
+        progress: of the training run, in [0, 1].  Returns means over the batch, on the device.
         """
         self.set_rates(progress)
         alpha = torch.rand(len(batch.target), device=batch.target.device)

@@ -1,4 +1,4 @@
-"""The base class of all methods: an actor and other networks, their targets, optimizers and EMA."""
+"""The base class of all methods: an actor and other networks, target networks, optimizers, EMA."""
 
 import copy
 from collections.abc import Callable, Iterator
@@ -24,7 +24,7 @@ Metrics = dict[str, torch.Tensor]
 class Setup:
     """The settings of every method.
 
-    bundle: strokes of an action.  fast: compile the networks, and on a GPU replay updates as CUDA
+    bundle: strokes per action.  fast: compile the networks, and on a GPU replay updates as CUDA
     graphs.
     """
 
@@ -37,7 +37,7 @@ class Setup:
 
 
 @contextmanager
-def learning(network: nn.Module) -> Iterator[None]:
+def unfrozen(network: nn.Module) -> Iterator[None]:
     """Let a network's parameters require gradients; outside of this context all are frozen."""
     network.requires_grad_(True)
     yield
@@ -66,8 +66,8 @@ class Learner:
 
     networks, target_networks, optimizers: by name.  All networks are frozen except during their
     own step.  A method adds ``rates(progress)``, the learning rate of each network at a progress
-    in [0, 1] of the training, and ``update(batch, progress)``, which takes a step of each network
-    and returns metrics on the device.
+    in [0, 1] of the training run, and ``update(batch, progress)``, which takes a step of each
+    network and returns metrics on the device.
     """
 
     policy_type = Policy
@@ -83,13 +83,13 @@ class Learner:
         self.tau = tau
         self.render, self.precision, self.ranks = setup.render, setup.precision, setup.ranks
         self.max_step, self.bundle = setup.max_step, setup.bundle
-        device, several = self.precision.device, self.ranks.world > 1
-        # CUDA graphs hold no exchange between processes.
-        self.graphed = setup.fast and device.type == "cuda" and not several
+        device, distributed = self.precision.device, self.ranks.world > 1
+        # The gradient all-reduce is not captured in a CUDA graph.
+        self.graphed = setup.fast and device.type == "cuda" and not distributed
         self.networks = {"actor": Actor(setup.bundle, readout).eval()} | others
         for network in self.networks.values():
             network.requires_grad_(False).to(device, memory_format=torch.channels_last)
-        if device.type == "cuda" and several:
+        if device.type == "cuda" and distributed:
             nn.SyncBatchNorm.convert_sync_batchnorm(self.networks["actor"])
         self.actor = self.networks["actor"]
         self.target_networks = {} if tau is None else copy.deepcopy(self.networks)
@@ -109,7 +109,7 @@ class Learner:
         """Backpropagate a loss and take the optimizer step of a network; return the metrics."""
         network, optimizer = self.networks[name], self.optimizers[name]
         optimizer.zero_grad(set_to_none=True)
-        with learning(network):
+        with unfrozen(network):
             with self.precision.autocast():
                 loss, metrics = loss_of(*inputs)
             loss.backward(inputs=list(network.parameters()))
@@ -119,7 +119,7 @@ class Learner:
         return {f"{name}/{key}": value.detach() for key, value in metrics.items()}
 
     def update_ema(self, progress: float) -> None:
-        """Count an update and move the EMA of the actor."""
+        """Count update n and move the actor's EMA, whose decay warms up as 1 - 9 / (10 + n)."""
         self.updates += 1
         tau = min(1, max(9 / (10 + self.updates), progress / self.updates / EMA_LENGTH))
         soft_update(self.ema_actor, self.networks["actor"], tau, tau)
@@ -129,14 +129,14 @@ class Learner:
         actor = self.ema_actor if ema else self.networks["actor"]
         return self.policy_type(actor, self.render, self.precision)
 
-    def start_from(self, actor: Actor) -> None:
+    def load_actor(self, actor: Actor) -> None:
         """Load the weights of an actor with the same read-out; reset EMA and target networks."""
         self.networks["actor"].load_state_dict(actor.state_dict())
         self.ema_actor.load_state_dict(actor.state_dict())
         for name, network in self.target_networks.items():
             network.load_state_dict(self.networks[name].state_dict())
 
-    def make_same(self) -> None:
+    def broadcast_networks(self) -> None:
         """Give every process the networks of the main one."""
         for network in (*self.networks.values(), *self.target_networks.values(), self.ema_actor):
             self.ranks.broadcast_network(network)

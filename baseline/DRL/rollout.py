@@ -12,11 +12,11 @@ from Renderer.stroke_gen import SHAPE_DIM
 from running.device import Precision
 from running.ranks import Ranks
 
-VISIBLE_CHANGE = 0.001  # mean absolute change of the canvas by a visible stroke, at least
+VISIBLE_CHANGE = 0.001  # minimum mean absolute change by a visible stroke
 OPACITIES = slice(SHAPE_DIM - 2, SHAPE_DIM)  # of a stroke's shape
 
 
-class Measured(NamedTuple):
+class PaintingStatistics(NamedTuple):
     """Statistics of the paintings of a set of pictures."""
 
     errors: torch.Tensor  # (steps,) mean squared error after each action, over all pictures
@@ -28,12 +28,12 @@ class Measured(NamedTuple):
 class Policy:
     """An actor in eval mode and the renderer that paints its actions."""
 
-    canvas = "neural"  # or "exact": the rasterizer of the canvases that the actor sees
+    canvas = "neural"  # or "exact": which renderer paints the canvas that the actor sees
 
     def __init__(
         self, actor: Actor, render: TrainedRender | None, precision: Precision, family: str = "",
     ) -> None:
-        """render: None where the canvas is painted without it; then the family is given."""
+        """Store actor and renderer; family: of the strokes, needed if render is None."""
         self.device, self.precision = precision.device, precision
         self.actor, self.render = actor, render
         self.bundle, self.family = actor.bundle, family or render.family
@@ -71,10 +71,10 @@ class Policy:
 
     def measure(
         self, targets: torch.Tensor, steps: int, batch_size: int, ranks: Ranks | None = None
-    ) -> Measured:
-        """Paint targets (N, 3, 128, 128) uint8 from black.
+    ) -> PaintingStatistics:
+        """Paint targets (N, 3, 128, 128) uint8 from black; return statistics over all of them.
 
-        ranks: paint this process's part alone; the statistics are of all, the canvases its own.
+        ranks: each process paints a shard and returns that shard's canvases.
         """
         sums = torch.zeros(3, steps, device=self.device)
         own = targets[ranks.rank :: ranks.world] if ranks else targets
@@ -92,4 +92,4 @@ class Policy:
                 sums[2, step] += split_action(action)[0][..., OPACITIES].mean((1, 2)).sum()
             finished.append(as_uint8(before).cpu())
         sums = (ranks.all_reduce(sums) if ranks else sums).cpu() / len(targets)
-        return Measured(*sums, torch.cat(finished))
+        return PaintingStatistics(*sums, torch.cat(finished))

@@ -26,10 +26,10 @@ class Transitions(NamedTuple):
 
 
 class ReplayMemory:
-    """A ring buffer of the newest moments of ``env_batch`` paintings that advance together.
+    """A ring buffer of the newest time steps of ``env_batch`` paintings that advance together.
 
-    A moment is one canvas of every painting, so each canvas is stored once: a transition leads
-    from a moment to the next one.  No transition begins at the last moment of an episode.
+    A slot holds the canvases of one time step, so each canvas is stored once: a transition leads
+    from a slot to the next one.  No transition begins at the last time step of an episode.
     Targets are stored as codes, see ``Images.targets``.
     """
 
@@ -39,47 +39,47 @@ class ReplayMemory:
     ) -> None:
         """Allocate the memory.
 
-        transitions: capacity, rounded up to whole moments; bundle: strokes of an action.
+        transitions: capacity, rounded up to whole time steps; bundle: strokes per action.
         """
-        self.capacity, self.max_step = math.ceil(transitions / env_batch), max_step  # in moments
-        # With the last moment of each episode, and the newest.
+        self.capacity, self.max_step = math.ceil(transitions / env_batch), max_step  # time steps
+        # Extra slots: one terminal canvas per episode, and the current one.
         size = self.capacity + math.ceil(self.capacity / max_step) + 1
         self.canvas = torch.zeros(
             size, env_batch, 3, WIDTH, WIDTH, dtype=torch.uint8, device=device)
         self.action = torch.zeros(size, env_batch, bundle * STROKE_DIM, device=device)
-        self.image = torch.zeros(size, env_batch, dtype=torch.int64, device=device)
-        self.step = np.zeros(size, np.int64)  # max_step at the last moment of an episode
-        self.moments = 0  # stored so far, overwritten ones too
+        self.target_code = torch.zeros(size, env_batch, dtype=torch.int64, device=device)
+        self.step = np.zeros(size, np.int64)  # max_step in a terminal slot
+        self.time_steps = 0  # stored so far, overwritten ones too
 
     @property
     def nbytes(self) -> int:
         """Return the bytes that the memory takes on its device."""
-        return sum(t.numel() * t.element_size() for t in (self.canvas, self.action, self.image))
+        return self.canvas.nbytes + self.action.nbytes + self.target_code.nbytes
 
-    def begin(self, canvas: torch.Tensor, image: torch.Tensor) -> None:
-        """Store the blank canvases (B, 3, 128, 128) uint8 of a new episode and its targets (B,)."""
-        self._store(canvas, image, 0)
+    def begin(self, canvas: torch.Tensor, target_code: torch.Tensor) -> None:
+        """Store a new episode's blank canvases (B, 3, 128, 128) uint8 and target codes (B,)."""
+        self._store(canvas, target_code, 0)
 
     def append(self, action: torch.Tensor, canvas: torch.Tensor) -> None:
         """Store an action (B, 13 N) on the newest canvases, and the canvases it led to."""
-        here = (self.moments - 1) % len(self.step)
-        self.action[here] = action
-        self._store(canvas, self.image[here].clone(), self.step[here] + 1)
+        last_slot = (self.time_steps - 1) % len(self.step)
+        self.action[last_slot] = action
+        self._store(canvas, self.target_code[last_slot].clone(), self.step[last_slot] + 1)
 
-    def _store(self, canvas: torch.Tensor, image: torch.Tensor, step: int) -> None:
-        slot = self.moments % len(self.step)
-        self.canvas[slot], self.image[slot], self.step[slot] = canvas, image, step
-        self.moments += 1
+    def _store(self, canvas: torch.Tensor, target_code: torch.Tensor, step: int) -> None:
+        slot = self.time_steps % len(self.step)
+        self.canvas[slot], self.target_code[slot], self.step[slot] = canvas, target_code, step
+        self.time_steps += 1
 
-    def beginnings(self) -> np.ndarray:
-        """Return the slots of the moments that transitions begin at, oldest first."""
+    def transition_slots(self) -> np.ndarray:
+        """Return the slots that transitions begin at, oldest first."""
         size = len(self.step)
-        slots = np.arange(max(0, self.moments - size), self.moments - 1) % size
+        slots = np.arange(max(0, self.time_steps - size), self.time_steps - 1) % size
         return slots[self.step[slots] < self.max_step][-self.capacity :]
 
     def __len__(self) -> int:
         """Return how many transitions can be sampled."""
-        return len(self.beginnings()) * self.canvas.shape[1]
+        return len(self.transition_slots()) * self.canvas.shape[1]
 
     def sample(
         self, batch_size: int, rng: np.random.Generator,
@@ -87,29 +87,29 @@ class ReplayMemory:
     ) -> Transitions:
         """Sample transitions uniformly, with replacement.
 
-        targets: maps codes (B,) to pictures.  Raises ValueError where the memory is empty.
+        targets: maps target codes (B,) to pictures.  Raises ValueError where the memory is empty.
         """
-        slots = rng.choice(self.beginnings(), batch_size)
+        slots = rng.choice(self.transition_slots(), batch_size)
         paintings = rng.integers(self.canvas.shape[1], size=batch_size)
         slot, painting, step = (torch.from_numpy(each).to(self.canvas.device)
                                 for each in (slots, paintings, self.step[slots]))
         next_slot = (slot + 1) % len(self.step)
         return Transitions(
             self.canvas[slot, painting], self.action[slot, painting],
-            self.canvas[next_slot, painting], targets(self.image[slot, painting]), step)
+            self.canvas[next_slot, painting], targets(self.target_code[slot, painting]), step)
 
     def state_dict(self) -> dict:
-        """Return the stored moments."""
-        used = min(self.moments, len(self.step))
-        arrays = {name: getattr(self, name) for name in ("canvas", "action", "image")}
+        """Return the stored time steps."""
+        used = min(self.time_steps, len(self.step))
+        arrays = {"canvas": self.canvas, "action": self.action, "image": self.target_code}
         if used < len(self.step):  # torch.save writes the whole storage of a slice
             arrays = {name: array[:used].clone() for name, array in arrays.items()}
-        return {"moments": self.moments, "step": self.step[:used].tolist(), **arrays}
+        return {"moments": self.time_steps, "step": self.step[:used].tolist(), **arrays}
 
     def load_state_dict(self, state: dict) -> None:
         """Load a state of ``state_dict``, of a memory of the same size."""
         used = len(state["step"])
-        self.moments = state["moments"]
+        self.time_steps = state["moments"]
         self.step[:used] = state["step"]
-        for name in ("canvas", "action", "image"):
-            getattr(self, name)[:used] = state[name]
+        self.canvas[:used], self.action[:used] = state["canvas"], state["action"]
+        self.target_code[:used] = state["image"]

@@ -7,11 +7,11 @@ from torch import nn
 
 from DRL.layers import TReLU, WeightNormConv2d, in_fp32
 
-PENALTY = 10  # weight of the gradient penalty, lambda
+GRADIENT_PENALTY_WEIGHT = 10  # lambda
 
 
 class Discriminator(nn.Module):
-    """Five strided convolutions: the score of a canvas, higher where it resembles its target."""
+    """Convolutional discriminator; a higher score means that the canvas resembles its target."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -51,10 +51,10 @@ class Discriminator(nn.Module):
 def gradient_penalty(
     discriminator: Discriminator, real: torch.Tensor, fake: torch.Tensor, alpha: torch.Tensor
 ) -> torch.Tensor:
-    """Return the mean of 10 (|grad D| - 1)^2 at alpha real + (1 - alpha) fake.
+    """Return GRADIENT_PENALTY_WEIGHT mean((|grad D| - 1)^2) at alpha real + (1 - alpha) fake.
 
     real, fake: (B, 6, 128, 128); alpha: (B,) in [0, 1].  Gulrajani et al., 2017.
     """
     grad = discriminator.input_grad(torch.lerp(fake, real, alpha.view(-1, 1, 1, 1)))
     norm = grad.float().flatten(1).norm(dim=1)  # (B,)
-    return PENALTY * (norm - 1).square().mean()
+    return GRADIENT_PENALTY_WEIGHT * (norm - 1).square().mean()

@@ -10,7 +10,7 @@ from Renderer.jit import compiled
 
 __all__ = ["blend", "compare", "draw", "edges", "parallel_chunksize"]
 LEAST_JUMP = 0.02  # of opacity, for an edge to count
-EVERY = 2  # discs looked at for the one that an edge belongs to
+DISC_STRIDE = 2  # of the search for the disc that an edge belongs to
 FAR = 1e30  # pixels; fast arithmetic knows no infinity
 
 
@@ -98,7 +98,7 @@ def blend(canvas, box, start, opacity, colors):
 def compare(canvas, target, box, start, opacity, colors, by_opacity, by_row):
     """Blend strokes in order, then go back through them with the error of the finished canvas.
 
-    Fill by_opacity (pixels,) and by_row (height, n, 5): gradient to the color, coverage, worth.
+    Fill by_opacity (pixels,) and by_row (height, n, 5): color gradient, coverage, contribution.
     A stroke covers ``weight`` of a pixel: its opacity times the transparency of later strokes.
     """
     n = len(box)
@@ -130,7 +130,7 @@ def compare(canvas, target, box, start, opacity, colors, by_opacity, by_row):
                 at = start[i] + (y - box[i, 0]) * (end - first) - first
                 b, g, r = colors[i]
                 k -= end - first
-                sum_b = sum_g = sum_r = coverage = worth = np.float32(0)
+                sum_b = sum_g = sum_r = coverage = contribution = np.float32(0)
                 for x in range(first, end):
                     a = opacity[at + x]
                     d_b = b - before[k + x - first, 0]
@@ -144,11 +144,11 @@ def compare(canvas, target, box, start, opacity, colors, by_opacity, by_row):
                     sum_g += weight * error[x, 1]
                     sum_r += weight * error[x, 2]
                     coverage += weight
-                    worth += (weight * weight * (d_b * d_b + d_g * d_g + d_r * d_r) / 2
-                              - a * grad)
+                    contribution += (weight * weight * (d_b * d_b + d_g * d_g + d_r * d_r) / 2
+                                     - a * grad)
                     through[x] *= 1 - a
                 by_row[y, i, 0], by_row[y, i, 1], by_row[y, i, 2] = sum_b, sum_g, sum_r
-                by_row[y, i, 3], by_row[y, i, 4] = coverage, worth
+                by_row[y, i, 3], by_row[y, i, 4] = coverage, contribution
 
 
 @compiled(parallel=True, fastmath=True)
@@ -204,7 +204,7 @@ def _edge(rows, columns, radii, k, pixel_row, pixel_column, row, column, value, 
         distance = np.sqrt(np.float32(square)) - radii[j]
         if distance < deepest:
             k, deepest = j, distance
-        j -= EVERY
+        j -= DISC_STRIDE
     down_by, right_by = row - rows[k], column - columns[k]  # from the disc's center
     length = np.hypot(down_by, right_by) + 1e-3
     normal_row, normal_column = down_by / length, right_by / length

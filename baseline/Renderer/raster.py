@@ -120,7 +120,7 @@ def paint_frames(
     strokes: Strokes, height: int, width: int, ends: Iterable[int],
     report: Callable[[int], object] = lambda painted: None,
 ) -> Iterator[np.ndarray]:
-    """Paint, and yield the picture (height, width, 3) uint8 BGR after so many strokes each time.
+    """Paint, and yield the picture (height, width, 3) uint8 BGR after each of ``ends`` strokes.
 
     Pictures smaller than the strokes' canvas are reduced from that.  Long ones that would need a
     canvas out of proportion are enlarged.  report: called with the number of strokes painted

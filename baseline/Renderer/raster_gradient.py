@@ -24,20 +24,20 @@ class Gradient(NamedTuple):
     opacity: np.ndarray  # (n, shapes)
     colors: np.ndarray  # (n, 3)
     coverage: np.ndarray  # (n,) pixels that show the stroke: its weights, summed
-    worth: np.ndarray  # (n,) how much the error would grow without the stroke
+    contribution: np.ndarray  # (n,) increase of the error without the stroke
 
 
 def gradient(
-    boxes: Boxes, colors: np.ndarray, target: np.ndarray, below: np.ndarray | None = None
+    boxes: Boxes, colors: np.ndarray, target: np.ndarray, base_canvas: np.ndarray | None = None
 ) -> Gradient:
     """Paint strokes, compare the canvas with the target and return the gradient.
 
-    colors: (n, 3) float32 BGR; target: (height, width, 3) float32, both in [0, 1]; below: the
-    canvas that they are painted on, like the target, or None: black.
+    colors: (n, 3) float32 BGR; target: (height, width, 3) float32, both in [0, 1]; base_canvas:
+    the canvas below the strokes, like the target; None: black.
     """
     n, shapes = boxes.rows.shape
     start, opacity, cover = boxes.draw()
-    canvas = np.zeros_like(target) if below is None else below.copy()
+    canvas = np.zeros_like(target) if base_canvas is None else base_canvas.copy()
     by_opacity = np.empty_like(opacity)
     by_row = np.zeros((len(target), n, 5), np.float32)
     kernels = load_kernels()
@@ -52,27 +52,27 @@ def gradient(
     return Gradient(canvas, places, by_kind, sums[:, :3], sums[:, 3], sums[:, 4])
 
 
-def backward_to_shapes(placed: Discs | Triangles, found: Gradient) -> None:
+def backward_to_shapes(placed: Discs | Triangles, gradient: Gradient) -> None:
     """Backpropagate from where strokes lie to the shape numbers that ``place`` was given."""
-    grads = [*torch.from_numpy(found.places).unbind(2)[: len(placed) - 1],
-             torch.from_numpy(found.opacity)]
+    grads = [*torch.from_numpy(gradient.places).unbind(2)[: len(placed) - 1],
+             torch.from_numpy(gradient.opacity)]
     used = [(value, grad.to(value.dtype)) for value, grad in zip(placed, grads, strict=True)
             if value.requires_grad]
     torch.autograd.backward(*zip(*used, strict=True))
 
 
 def stroke_gradient(
-    strokes: Strokes, target: np.ndarray, below: np.ndarray | None = None
+    strokes: Strokes, target: np.ndarray, base_canvas: np.ndarray | None = None
 ) -> tuple[float, torch.Tensor]:
     """Return the mean squared error of a painting and its gradient to the strokes' numbers.
 
-    target: (height, width, 3) float32 BGR in [0, 1]; below: the canvas that they are painted on,
-    of the same shape, or None: black.  The gradient is (n, 13): ten shape numbers, then the color.
+    target: (height, width, 3) float32 BGR in [0, 1]; base_canvas: the canvas below the
+    strokes, or None: black.  The gradient is (n, 13): ten shape numbers, then the color.
     """
     shapes = torch.from_numpy(strokes.shapes).requires_grad_()
     placed = place(strokes, shapes)
-    found = gradient(Boxes(strokes, placed, margin=1), strokes.colors, target, below)
-    backward_to_shapes(placed, found)
-    grad = torch.cat((shapes.grad, torch.from_numpy(found.colors)), 1)
-    error = float(np.square(found.canvas - target).mean())
+    result = gradient(Boxes(strokes, placed, margin=1), strokes.colors, target, base_canvas)
+    backward_to_shapes(placed, result)
+    grad = torch.cat((shapes.grad, torch.from_numpy(result.colors)), 1)
+    error = float(np.square(result.canvas - target).mean())
     return error, grad * (2 / target.size)

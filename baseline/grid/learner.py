@@ -5,9 +5,10 @@ squared error flows through the exact rasterizer to the numbers of all its strok
 into the actor, but not into the canvases that the actor sees.  There is no critic and no
 discriminator.
 
-Batch normalization keeps the statistics of the first pictures, as batches are small.  Each weight
-has a learning-rate multiplier, so that all layers learn at similar rates and few ReLUs die.
-Convolutions take the orthogonal steps of Muon (Jordan et al., 2024), other weights Adam's.
+Batch normalization keeps the statistics of the first pictures, as batches are small.  In
+convolutions and the last layer each pair of output and input channel has a learning-rate
+multiplier, so that all layers are trained at similar rates and few ReLUs die.  Convolutions take
+the orthogonal steps of Muon (Jordan et al., 2024), other weights Adam's.
 """
 
 import copy
@@ -19,7 +20,7 @@ from torch import nn
 from torch.func import functional_call
 
 from DRL.actor import Actor, fold_batch_norm, folded_weights, normalized_convolutions
-from DRL.learner import Learner, Metrics, Setup, learning
+from DRL.learner import Learner, Metrics, Setup, unfrozen
 from grid.multipliers import measure_multipliers
 from grid.passes import PAINTING, pass_actions
 from grid.policy import GridPolicy
@@ -30,13 +31,13 @@ from Renderer.raster import paint_exact
 from Renderer.raster_gradient import stroke_gradient
 from running.optim import adam, cosine, orthogonal
 
-PEAK_RATE, WARM_UP = 3e-3, 100  # highest learning rate; updates before it
+PEAK_RATE, WARM_UP = 3e-3, 100  # learning rate after the warm-up; updates of the warm-up
 MOMENTUM = 0.9  # of Muon
-MUON_RMS = 0.3  # root mean square of a Muon step over rate and multipliers, as large as Adam's
+MUON_RMS = 0.3  # RMS of a Muon update before lr and multipliers, matched to Adam's
 MULTIPLIER_INTERVAL = 300  # updates between measurements of the multipliers
-MULTIPLIER_PICTURES = 4  # that they are measured on
-EARLY_WEIGHT = 0.3  # of the error after an earlier pass
-COARSE_PASSES = 2  # the first ones, which learn in every COARSE_INTERVAL-th update only
+MULTIPLIER_PICTURES = 4  # on which the multipliers are measured
+EARLY_WEIGHT = 0.3  # weight of the squared error after an earlier pass
+COARSE_PASSES = 2  # the first ones, which are trained in every COARSE_INTERVAL-th update only
 COARSE_INTERVAL = 3
 
 ActorFunction = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
@@ -48,7 +49,7 @@ class GridLearner(Learner):
     policy_type = GridPolicy
 
     def __init__(self, setup: Setup, *, actor_rate: float | None = None) -> None:
-        """Build the actor; actor_rate: the highest rate of a cosine after a warm-up."""
+        """Build the actor; actor_rate: peak rate of a cosine decay after a warm-up."""
         super().__init__(setup, {}, readout="grid")
         self.family = setup.render.family
         self.peak = actor_rate or PEAK_RATE
@@ -62,16 +63,16 @@ class GridLearner(Learner):
         self.imitation_updates = IMITATION_UPDATES
 
     def rates(self, progress: float) -> dict[str, float]:
-        """Return the learning rate at ``progress`` in [0, 1]: half a cosine, after a warm-up."""
+        """Return the learning rate at ``progress`` in [0, 1]: cosine decay after a warm-up."""
         return {"actor": min(1, (self.updates + 1) / WARM_UP) * cosine(progress, self.peak)}
 
-    def start_from(self, actor: Actor) -> None:
+    def load_actor(self, actor: Actor) -> None:
         """Load the weights of an actor with a grid read-out; skip imitation."""
-        super().start_from(actor)
+        super().load_actor(actor)
         self.imitation_updates = 0
 
     def state_dict(self) -> dict:
-        """Return the multipliers, momenta and the number of imitation updates too."""
+        """Return the state of ``Learner``, multipliers, momenta and number of imitation updates."""
         return super().state_dict() | {"multipliers": self.multipliers, "momenta": self.momenta,
                                        "imitating": self.imitation_updates}
 
@@ -83,10 +84,9 @@ class GridLearner(Learner):
         self.imitation_updates = state["imitating"]
 
     def update(self, batch: torch.Tensor, progress: float) -> Metrics:
-        """Take one optimizer step by paintings of targets (B, 3, 128, 128) uint8.
+        """Take one optimizer step on a batch of targets (B, 3, 128, 128) uint8.
 
-        Returns the mean squared error of the finished paintings; in imitation updates, of the
-        actions.
+        Returns the mean squared error of the finished paintings, or of actions to be imitated.
         """
         self.set_rates(progress)
         target = as_float(batch.cpu())
@@ -96,7 +96,7 @@ class GridLearner(Learner):
             self.ema_actor.load_state_dict(self.actor.state_dict())
         if self.updates % MULTIPLIER_INTERVAL == 0 or self.updates == self.imitation_updates:
             self.set_multipliers(target[:MULTIPLIER_PICTURES])
-        with learning(self.actor):
+        with unfrozen(self.actor):
             actor = self.folded_actor()
             if self.updates < self.imitation_updates:
                 loss = error = imitation_loss(actor, target, self.updates, self.family)
@@ -125,13 +125,13 @@ class GridLearner(Learner):
 
     @torch.no_grad()
     def step(self) -> None:
-        """Take one step by the gradients: of Muon for filters, of Adam for other weights."""
-        optimizer, last = self.optimizers["actor"], self.actor.fc.weight
-        lr = optimizer.param_groups[0]["lr"]
-        before, dtype = last.clone(), torch.bfloat16 if self.precision.bf16 else last.dtype
+        """Take one step: of Muon for the weights of convolutions, of Adam for others."""
+        optimizer, fc_weight = self.optimizers["actor"], self.actor.fc.weight
+        lr, fc_before = optimizer.param_groups[0]["lr"], fc_weight.clone()
+        dtype = torch.bfloat16 if self.precision.bf16 else torch.float32
         optimizer.step()
-        *multipliers, last_multiplier = self.multipliers
-        last.copy_(torch.lerp(before, last, last_multiplier))
+        *multipliers, fc_multiplier = self.multipliers
+        fc_weight.copy_(torch.lerp(fc_before, fc_weight, fc_multiplier))
         steps = []
         for number, (weight, momentum, multiplier) in enumerate(
                 zip(self.filters, self.momenta, multipliers, strict=True)):
@@ -140,19 +140,18 @@ class GridLearner(Learner):
             if number % self.ranks.world == self.ranks.rank:  # each process steps some filters
                 nesterov = torch.lerp(weight.grad, momentum, MOMENTUM)
                 direction = orthogonal((multiplier * nesterov).flatten(1), dtype).view_as(weight)
-                rms = MUON_RMS * max(direction.flatten(1).shape) ** 0.5
-                steps[-1].copy_(rms * direction * multiplier)
+                scale = MUON_RMS * max(direction.flatten(1).shape) ** 0.5
+                steps[-1].copy_(scale * direction * multiplier)
         for weight, step in zip(self.filters, steps, strict=True):
             weight.sub_(self.ranks.all_reduce(step), alpha=lr)
 
     @torch.no_grad()
     def set_multipliers(self, target: torch.Tensor) -> None:
-        """Set the learning-rate multipliers by the activations while painting targets."""
+        """Set the learning-rate multipliers from activations measured while painting."""
         _, canvases = self.paint(self.folded_actor(), target)
         canvas = torch.cat([torch.zeros_like(target), *map(unstacked, canvases[:-1])])
-        progress = torch.tensor([each.progress for each in PAINTING])
-        inputs = (canvas, target.repeat(len(PAINTING), 1, 1, 1),
-                  progress.repeat_interleave(len(target)))
+        progress = torch.tensor([each.progress for each in PAINTING]).repeat_interleave(len(target))
+        inputs = canvas, target.repeat(len(PAINTING), 1, 1, 1), progress
         with self.precision.autocast():
             measured = measure_multipliers(
                 self.actor, *(each.to(self.precision.device) for each in inputs))
@@ -161,57 +160,58 @@ class GridLearner(Learner):
     def painting_loss(
         self, actor: ActorFunction, target: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Paint; return a scalar with the gradient of the squared error, and that error.
+        """Return a surrogate loss whose gradient is that of the squared error, and the error.
 
-        Two of three updates learn the full passes alone; two of three count the error after an
+        Two of three updates train the full passes alone; two of three count the error after an
         earlier pass too.
         """
         phase = self.updates % COARSE_INTERVAL
-        first = 0 if phase == 0 else COARSE_PASSES  # of the passes that learn
-        bundles, canvases = self.paint(actor, target, first)
-        below = canvases[first - 1] if first else None
-        error, grads = self.gradient(bundles[first:], target, below)
+        first_trained_pass = 0 if phase == 0 else COARSE_PASSES
+        bundles, canvases = self.paint(actor, target, first_trained_pass)
+        base_canvas = canvases[first_trained_pass - 1] if first_trained_pass else None
+        trained_bundles = bundles[first_trained_pass:]
+        error, grads = self.gradient(trained_bundles, target, base_canvas)
         if phase != COARSE_INTERVAL - 1:
-            end = (COARSE_PASSES if first else self.updates // COARSE_INTERVAL % COARSE_PASSES) + 1
-            _, early_grads = self.gradient(bundles[first:end], target, below)
+            early_end = 1 if phase else self.updates // COARSE_INTERVAL % COARSE_PASSES + 1
+            _, early_grads = self.gradient(trained_bundles[:early_end], target, base_canvas)
             for grad, early_grad in zip(grads, early_grads, strict=False):
                 grad += EARLY_WEIGHT * early_grad
-        if first == 0:
+        if phase == 0:
             for grad in grads[:COARSE_PASSES]:
-                grad *= COARSE_INTERVAL  # as if they learned in every update
+                grad *= COARSE_INTERVAL  # as if they were trained in every update
         loss = sum((grad * bundle).sum()
-                   for grad, bundle in zip(grads, bundles[first:], strict=True))
+                   for grad, bundle in zip(grads, trained_bundles, strict=True))
         return loss / len(target), torch.tensor(error)
 
     def paint(
-        self, actor: ActorFunction, target: torch.Tensor, first: int = len(PAINTING)
+        self, actor: ActorFunction, target: torch.Tensor, first_trained_pass: int = len(PAINTING)
     ) -> tuple[list[torch.Tensor], list[np.ndarray]]:
         """Paint targets (B, 3, 128, 128) in [0, 1], from black.
 
-        first: number of the first pass that gradients flow through.  Returns the bundles of each
-        pass (B, bundles, 13 N), and the stacked canvas (128 B, 128, 3) after it.
+        first_trained_pass: number of the first pass that gradients flow through.  Returns for each
+        pass its bundles (B, bundles, 13 N), and the stacked canvas (128 B, 128, 3) after it.
         """
-        column, canvas = Layout.column(len(target)), np.zeros(stacked(target).shape, np.float32)
+        stack_layout, canvas = Layout.column(len(target)), np.zeros_like(stacked(target))
         bundles, canvases = [], []
         for number, grid_pass in enumerate(PAINTING):
-            with torch.set_grad_enabled(number >= first):
-                bundles.append(pass_actions(actor, column.cut(canvas), target, grid_pass))
+            with torch.set_grad_enabled(number >= first_trained_pass):
+                bundles.append(pass_actions(actor, stack_layout.cut(canvas), target, grid_pass))
             for action in bundles[-1].unbind(1):
-                paint_exact(column.strokes(self.family, action), canvas)
+                paint_exact(stack_layout.strokes(self.family, action), canvas)
             canvases.append(canvas.copy())
         return bundles, canvases
 
     def gradient(
-        self, bundles: list[torch.Tensor], target: torch.Tensor, below: np.ndarray | None
+        self, bundles: list[torch.Tensor], target: torch.Tensor, base_canvas: np.ndarray | None
     ) -> tuple[float, tuple[torch.Tensor, ...]]:
         """Return the mean squared error of paintings, and its gradient for each pass's bundles.
 
-        below: the stacked canvas under the paintings; None: black.
+        base_canvas: the stacked canvas under the paintings; None: black.
         """
         single, counts = Layout.column(1), [each.shape[1] for each in bundles]
-        below = [None] * len(target) if below is None else np.split(below, len(target))
+        bases = [None] * len(target) if base_canvas is None else np.split(base_canvas, len(target))
         errors, grads = [], []
-        for action, picture, canvas in zip(torch.cat(bundles, 1), target, below, strict=True):
+        for action, picture, canvas in zip(torch.cat(bundles, 1), target, bases, strict=True):
             error, grad = stroke_gradient(single.strokes(self.family, action.reshape(1, -1)),
                                           stacked(picture[None]), canvas)
             errors.append(error)

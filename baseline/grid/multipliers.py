@@ -5,7 +5,7 @@ from torch import nn
 
 from DRL.actor import Actor, normalized_convolutions
 
-# The change of an output over the learning rate, where the steps of all its weights agree:
+# Output change per unit of learning rate if all weight steps have the same sign:
 OUTPUT_CHANGE = 100.0  # of a convolution, in standard deviations of the output
 LOGIT_CHANGE = 30.0  # of the last layer, in units of its logits
 MAX_MULTIPLIER = 3.0
@@ -16,9 +16,11 @@ def measure_multipliers(
 ) -> list[torch.Tensor]:
     """Return the multipliers of each convolution's weights and, last, of the last layer's.
 
-    canvas, target: (B, 3, 128, 128) in [0, 1]; progress: (B,).  A weight's multiplier is the
-    standard deviation of its output over the mean absolute value of its input and the number of
-    inputs, in the spirit of maximal update parametrization (Yang and Hu, 2021).
+    canvas, target: (B, 3, 128, 128) in [0, 1]; progress: (B,).  In the spirit of maximal update
+    parametrization (Yang and Hu, 2021), a multiplier is min(3, 100 s / (n (x + 0.1 m))).
+    s: standard deviation of the output channel, clamped to 1/10 .. 3 times the channels' median
+    (0.3 for the last layer); n: inputs of an output; x: mean absolute value of the input channel;
+    m: mean of x over channels, without the upper 5 %.
     """
     measured = {}
 

@@ -23,7 +23,7 @@ class Pass(NamedTuple):
     """The actions that one forward pass of the actor gives for a picture."""
 
     side: int  # cells a side: 2 (quadrants) or 4
-    bundles: int  # actions; if fewer than cells, of the cells with the largest error
+    bundles: int  # fewer than side^2 selects the cells of largest squared error
     progress: float  # in [0, 1): the actor's input that tells the passes apart
 
 
@@ -36,10 +36,10 @@ PAINTING_STEPS = sum(each.bundles for each in PAINTING)  # 40 actions
 
 
 def plan(steps: int, on_top: bool = False) -> list[Pass]:
-    """Return the passes of a painting of ``steps`` actions, the last one shortened.
+    """Return the passes of a painting of ``steps`` actions; the last one is shortened.
 
-    on_top: paint on a coarse painting in place of a blank canvas.  Below 40 actions a second full
-    pass gives a lower error than one over the largest errors.
+    on_top: paint on a coarse painting in place of a blank canvas.  Below 40 actions the pass over
+    the largest errors is skipped: a second full pass gives a lower error.
     """
     passes = list(PAINTING) if steps >= PAINTING_STEPS else [QUADRANTS, FIRST_FULL, SECOND_FULL]
     if on_top:

@@ -38,11 +38,11 @@ class GridPolicy(Policy):
         self, canvas: torch.Tensor, target: torch.Tensor, steps: int, rounded: bool = False
     ) -> Iterator[tuple[torch.Tensor, list[torch.Tensor]]]:
         """Paint ``steps`` actions on every canvas, as ``Policy.paint``; ignore ``rounded``."""
-        column, count = Layout.column(len(canvas)), len(canvas)
+        stack_layout, count = Layout.column(len(canvas)), len(canvas)
         canvas, target = stacked(canvas), stacked(target)
         for grid_pass in plan(steps):
-            for action in self.act_in_pass(canvas, target, column, grid_pass).unbind(1):
-                strokes, canvases = column.strokes(self.family, action), []
+            for action in self.act_in_pass(canvas, target, stack_layout, grid_pass).unbind(1):
+                strokes, canvases = stack_layout.strokes(self.family, action), []
                 for first in range(0, len(strokes), count):
                     paint_exact(strokes[first : first + count], canvas)
                     canvases.append(unstacked(canvas.copy()).to(self.device))
@@ -52,9 +52,9 @@ class GridPolicy(Policy):
 def load_policy(actor: Path, renderer: Path | None, precision: Precision) -> Policy:
     """Load an actor, fold its batch normalization, load a renderer; return their policy.
 
-    renderer: None: renderer.pkl for an actor that sees its canvas, none for others.  Raises
-    UserError where a file is missing or holds other weights, where the two are of different
-    families of strokes, and where they paint numbers that are not finite.
+    renderer: default: renderer.pkl if the actor sees neural canvases.  Raises UserError where a
+    file is missing or holds other weights, where the two are of different families of strokes, and
+    where they produce NaN or infinity.
     """
     network, family = load_actor(actor, "the actor", "train one with baseline/train.py, or "
                                  "name another with --actor")
@@ -72,6 +72,6 @@ def load_policy(actor: Path, renderer: Path | None, precision: Precision) -> Pol
     ramp = torch.linspace(0, 1, WIDTH, device=precision.device).expand_as(blank)
     _, canvases = next(policy.paint(blank, ramp, 1))
     if not canvases[-1].isfinite().all():
-        raise UserError(f"the actor {actor} and the renderer {renderer or RENDERER} paint what are "
-                        "no finite numbers; name others with --actor and --renderer")
+        raise UserError(f"the actor {actor} and the renderer {renderer or RENDERER} produce NaN "
+                        "or infinity; choose other files with --actor and --renderer")
     return policy

@@ -1,4 +1,4 @@
-"""The start of a training by the grid method: initialization, then imitation learning.
+"""The start of a training run of the grid method: initialization, then imitation learning.
 
 In its first updates a new actor learns by behavior cloning from target strokes: short strokes in
 the mean color around them, spread evenly over each grid cell.
@@ -22,11 +22,11 @@ IMITATION_UPDATES = 240
 IMITATION_PASSES = (QUADRANTS, FIRST_FULL, SECOND_FULL, QUADRANTS,
                     LARGEST_ERRORS._replace(bundles=GRID**2), SECOND_FULL)
 OPACITY = {2: 0.9, GRID: 0.6}  # of target strokes, by cells a side
-# Row and column of the centers of a cell's five target strokes, and their radii, in cells.
+# Row and column of the center, and diameter, of a cell's five target strokes, in grid cells.
 PLACES = ((1 / 2, 1 / 2, 9 / 32), *((y, x, 6 / 32) for y in (1 / 4, 3 / 4) for x in (1 / 4, 3 / 4)))
-HALF_LENGTH = 5 / 32  # of a target stroke, in cells
-RESIDUAL_SCALE = 0.5  # of the normalization that ends a block's residual branch
-LAST_LAYER_SCALE = 0.1
+HALF_LENGTH = 5 / 32  # of a target stroke, in grid cells
+RESIDUAL_SCALE = 0.5  # initial weight of bn2, which ends a block's residual branch
+LAST_LAYER_SCALE = 0.1  # of the last layer's default initial weights
 
 
 def target_strokes(target: torch.Tensor, side: int, family: str) -> torch.Tensor:
@@ -34,7 +34,7 @@ def target_strokes(target: torch.Tensor, side: int, family: str) -> torch.Tensor
 
     target: (B, 3, 128, 128) in [0, 1].
     """
-    row, column, radius = torch.tensor(PLACES).unbind(1)  # (5,), in cells
+    row, column, diameter = torch.tensor(PLACES).unbind(1)  # (5,), in grid cells
     cell = torch.arange(side**2)[:, None]
     row, column = cell // side + row, cell % side + column  # (cells, 5)
     means = F.avg_pool2d(target, WIDTH // side // 2, WIDTH // side // 4)
@@ -43,10 +43,10 @@ def target_strokes(target: torch.Tensor, side: int, family: str) -> torch.Tensor
     middle = 0.5, 0.5
     if FAMILIES[family].points == 1:
         half = 0.0
-    elif not FAMILIES[family].relative:  # a triangle's corners, as it has no radius
-        half = half + radius / side
+    elif not FAMILIES[family].relative:  # a triangle has no radius; it extends further instead
+        half = half + diameter / side
         middle, row = (row - half, column), row + half
-    radius = (WIDTH // side * radius - 1) / (WIDTH / 2)
+    radius = (WIDTH // side * diameter - 1) / (WIDTH / 2)
     numbers = (row, column - half, *middle, row, column + half, radius, radius,
                OPACITY[side], OPACITY[side])
     shapes = torch.stack(torch.broadcast_tensors(*map(torch.as_tensor, numbers)), 2)
@@ -59,21 +59,20 @@ def imitation_batch(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the canvases before a pass and the actions (B, cells, 13 N) to imitate in it.
 
-    target: (B, 3, 128, 128) in [0, 1].  The canvases, of the same shape, have the target strokes
-    of the passes before.
+    target: (B, 3, 128, 128) in [0, 1].  The canvases have the target strokes of earlier passes.
     """
-    column, canvas = Layout.column(len(target)), np.zeros(stacked(target).shape, np.float32)
+    stack_layout, canvas = Layout.column(len(target)), np.zeros_like(stacked(target))
     coarse, fine = (target_strokes(target, side, family) for side in (2, GRID))
     before = {QUADRANTS: (), SECOND_FULL: (coarse, fine)}.get(grid_pass, (coarse,))
     for actions in before:
-        paint_exact(column.strokes(family, actions.flatten(1)), canvas)
+        paint_exact(stack_layout.strokes(family, actions.flatten(1)), canvas)
     return unstacked(canvas), coarse if grid_pass.side == 2 else fine
 
 
 def imitation_loss(
     actor: Callable[..., torch.Tensor], target: torch.Tensor, update: int, family: str
 ) -> torch.Tensor:
-    """Return the mean squared error of an actor's actions to the target strokes in [0, 1]."""
+    """Return the MSE between the actions of an actor and the target strokes, in [0, 1]."""
     grid_pass = IMITATION_PASSES[update % len(IMITATION_PASSES)]
     canvas, expected = imitation_batch(target, grid_pass, family)
     actions = actor(canvas, target, torch.full((len(target),), grid_pass.progress))

@@ -90,7 +90,7 @@ class Writer:
         self._encoder, self._failure = self._encode(), None
 
     def _encode(self) -> Generator[None, tuple[np.ndarray, int] | None]:
-        """Open the file; add each frame of the final size that is sent, so many times; end at None.
+        """Open the file; add each sent frame of the final size as often as its count; end at None.
 
         Raises UserError or FAILURES.
         """

@@ -25,7 +25,7 @@ class PaintOptions:
     alone: bool  # whether ``output`` is that file
     size: int | None  # pixels of its longer side
     background: str | None  # behind what is transparent: #rrggbb, none, or None: white
-    frames: int | None  # write each such frame; None: what nobody asked for
+    frames: int | None  # N: write every N-th frame and the last; None: see ``writers_of``
     video: Path | None
     fps: float
     seconds: float | None

@@ -29,22 +29,22 @@ from utils.files import in_turn
 from utils.listing import list_pictures
 from utils.pictures import psnr, read_cutout, resized
 
-MAX_STEPS = 56  # of a stage, that help the actor that comes with this
-REFINED_SIDE = 256  # pixels of the canvas that strokes are refined on, at least
+MAX_STEPS = 56  # steps per stage beyond which the shipped actor does not improve
+REFINED_SIDE = 256  # pixels; to be refined, smaller canvases are enlarged by a whole factor
 
 
-# The strokes of a step on each tile, and the steps for a picture (h, w, 3) uint8.
-Artist = tuple[int, Callable[[np.ndarray, list[Stage]], Iterator[Step]]]
+# Strokes per tile and step, and a function that yields the steps for a picture (h, w, 3) uint8.
+StrokeSource = tuple[int, Callable[[np.ndarray, list[Stage]], Iterator[Step]]]
 
 
-def load_artist(options: PaintOptions, stages: list[Stage]) -> Artist:
-    """Load the weights that the options ask for; warn of more steps than they are good for.
+def load_stroke_source(options: PaintOptions, stages: list[Stage]) -> StrokeSource:
+    """Load the weights that the options ask for; warn if max_step exceeds the useful range.
 
     Raises UserError where weights are missing, broken, or of different families.
     """
     if options.actor == ACTOR and stages[0].steps > MAX_STEPS:
         print(f"warning: this actor learned to paint in {STEPS} steps; more than some {MAX_STEPS}, "
-              f"or {2 * MAX_STEPS} with tiles, hardly make its paintings better", file=sys.stderr)
+              f"or {2 * MAX_STEPS} with tiles, hardly lower the error", file=sys.stderr)
     precision = Precision(options.precision, pick_device(options.device))
     if options.actor is None:
         family = options.stroke or load_render(options.renderer or RENDERER, precision).family
@@ -74,10 +74,9 @@ def choose_strokes(
     options: PaintOptions, picture: np.ndarray, chosen: Iterator[Step], total: int,
     signals: StopSignals,
 ) -> tuple[Strokes, list[int]]:
-    """Return the strokes for a picture (h, w, 3) uint8 and how many come in each frame.
+    """Return the strokes for a picture (h, w, 3) uint8 and the number of strokes per frame.
 
-    chosen: an artist's steps, ``total`` of them; their strokes are refined.  A signal ends the
-    steps early, or refining with the best strokes by then.
+    chosen: ``total`` steps; their strokes are refined.  A stop signal ends early, with the best.
     """
     steps, errors = [], []
     with tqdm(total=total, unit="step", disable=None) as bar:
@@ -110,7 +109,7 @@ def choose_strokes(
 
 def paint_picture(
     options: PaintOptions, path: Path, picture: np.ndarray, alpha: np.ndarray | None,
-    stages: list[Stage], artist: Artist, signals: StopSignals,
+    stages: list[Stage], stroke_source: StrokeSource, signals: StopSignals,
 ) -> float:
     """Paint a picture, write its files and return its error; a signal ends it early.
 
@@ -122,7 +121,7 @@ def paint_picture(
     height, width = size_of(*picture.shape[:2], options.size)
     photo = resized(picture, width, height)
     alpha = None if options.background != "none" or alpha is None else resized(alpha, width, height)
-    bundle, choose_steps = artist
+    bundle, choose_steps = stroke_source
     frames = total * bundle
     writers = writers_of(options, path.name, (height, width), frames)
     with ExitStack() as stack:
@@ -156,7 +155,7 @@ def paint_pictures(options: PaintOptions) -> None:
     start = time.monotonic()
     options = replace(options, images=list_pictures(options.images))
     check_places(options)
-    artist, unread, errors, failures = None, [], [], []
+    stroke_source, unread, errors, failures = None, [], [], []
     with StopSignals() as signals:
         for path, name in zip(options.images, own_names(options.images), strict=True):
             try:
@@ -168,15 +167,15 @@ def paint_pictures(options: PaintOptions) -> None:
                 print(f"warning: {one_line(str(error))}; it is skipped", file=sys.stderr)
                 continue
             stages = stages_of(options, picture)
-            artist = artist or load_artist(options, stages)
+            stroke_source = stroke_source or load_stroke_source(options, stages)
             try:
                 errors.append(paint_picture(
-                    options.named(name), path, picture, alpha, stages, artist, signals))
+                    options.named(name), path, picture, alpha, stages, stroke_source, signals))
             except UserError as error:  # the others are painted
                 failures.append(error)
             if signals.stopped:
                 break
-    if artist is None:
+    if stroke_source is None:
         raise UserError("none of the images can be read")
     if failures:
         raise failures[0]

@@ -17,7 +17,7 @@ from Renderer.layout import Layout
 from Renderer.model import TrainedRender
 from Renderer.strokes import Strokes
 
-STROKES_AT_ONCE = 64  # that the neural renderer draws
+STROKES_AT_ONCE = 64  # batch size of the neural renderer
 
 
 class Step(NamedTuple):
@@ -30,7 +30,7 @@ class Step(NamedTuple):
 
 
 def target_of(picture: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Return a picture (h, w, 3) uint8 squashed to (height, width, 3) float32 in [0, 1]."""
+    """Return a picture (h, w, 3) uint8 resized to (height, width, 3) float32 in [0, 1]."""
     return np.float32(cv2.resize(picture, (width, height))) / 255
 
 
@@ -56,21 +56,21 @@ def paint_steps(
 
 
 def tile_actions(
-    policy: Policy, stage: Stage, canvas: np.ndarray, target: np.ndarray, _: bool
+    policy: Policy, stage: Stage, canvas: np.ndarray, target: np.ndarray, on_top: bool
 ) -> Iterator[tuple[Layout, torch.Tensor]]:
-    """Yield an action for each tile (tiles, 13 N), chosen after the one before was painted."""
-    tiles = stage.layout.cut(target).to(policy.device)
+    """Yield actions (tiles, 13 N), each chosen after the previous one was painted."""
+    target_tiles = stage.layout.cut(target).to(policy.device)
     for step in range(stage.steps):
-        seen = stage.layout.cut(canvas).to(policy.device)
-        yield stage.layout, policy.act(seen, tiles, step / stage.steps)
+        canvas_tiles = stage.layout.cut(canvas).to(policy.device)
+        yield stage.layout, policy.act(canvas_tiles, target_tiles, step / stage.steps)
 
 
 def grid_actions(
     policy: GridPolicy, stage: Stage, canvas: np.ndarray, target: np.ndarray, on_top: bool
 ) -> Iterator[tuple[Layout, torch.Tensor]]:
-    """Yield the actions (tiles, 13 N) of passes over a grid, many of a forward pass.
+    """Yield the actions (tiles, 13 N) of passes over a grid, several actions per forward pass.
 
-    on_top: whether the canvas is coarsely painted already.  Each second pass is then on tiles
+    on_top: whether the canvas is coarsely painted already.  Every second pass is then on tiles
     shifted by half a tile.
     """
     layouts = (stage.layout, stage.layout.shifted()) if on_top else (stage.layout, stage.layout)
@@ -86,11 +86,11 @@ def paint_neural(render: TrainedRender, strokes: Strokes, canvas: np.ndarray) ->
     canvas: (height, width, 3) float32 BGR in [0, 1].
     """
     for first in range(0, len(strokes), STROKES_AT_ONCE):
-        few = strokes[first : first + STROKES_AT_ONCE]
-        shapes = torch.from_numpy(few.shapes).to(render.precision.device)
+        batch = strokes[first : first + STROKES_AT_ONCE]
+        shapes = torch.from_numpy(batch.shapes).to(render.precision.device)
         alphas = 1 - render(shapes).float().cpu().numpy()  # (n, 128, 128)
         for alpha, color, (top, left, side) in zip(
-                alphas, few.colors, few.tiles.tolist(), strict=True):
+                alphas, batch.colors, batch.tiles.tolist(), strict=True):
             if side != WIDTH:
                 alpha = cv2.resize(alpha, (side, side))
             rows = slice(max(0, -top), min(side, len(canvas) - top))
@@ -103,16 +103,16 @@ def paint_neural(render: TrainedRender, strokes: Strokes, canvas: np.ndarray) ->
 def random_steps(
     family: str, picture: np.ndarray, stages: list[Stage], seed: int
 ) -> Iterator[Step]:
-    """Yield random strokes for refining, as many as an actor of BUNDLE would paint.
+    """Yield ``stage.steps * BUNDLE`` random strokes per tile of each stage, to be refined.
 
-    They become smaller along each stage; their colors are read off the picture.
+    They become smaller along each stage; their colors are those of the picture at their centers.
     """
     rng = np.random.default_rng(seed)
     for stage in stages:
         height, width, tiles, clips = stage.layout
         rounds, count = stage.steps * BUNDLE, len(tiles)
-        late = np.repeat(np.linspace(0, 1, rounds), count)
-        shapes, center = random_shapes(family, (1 - late) ** 2, rng)
+        progress = np.repeat(np.linspace(0, 1, rounds), count)
+        shapes, center = random_shapes(family, (1 - progress) ** 2, rng)
         tiles, clips = (np.tile(v, (rounds, 1)) for v in (tiles, clips))
         row, column = (tiles[:, :2] + center * (tiles[:, 2:] - 1)).astype(np.int64).T
         colors = target_of(picture, height, width)[row, column]

@@ -1,4 +1,4 @@
-"""Videos of a painting: MP4 through x264, GIF through Pillow, written while painting goes on."""
+"""Videos of a painting: MP4 through x264, GIF through Pillow, written during painting."""
 
 import sys
 from collections.abc import Generator

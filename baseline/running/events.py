@@ -1,4 +1,4 @@
-"""The TensorBoard events of a training."""
+"""The TensorBoard events of a training run."""
 
 import os
 import sys
@@ -17,7 +17,7 @@ class Events:
     """An event file in the folder of a run.
 
     tensorboardX's SummaryWriter waits for ever where its thread meets a full disk.  Here a line
-    says so once, and the training goes on without the file.
+    says so once, and the training continues without the file.
     """
 
     def __init__(self, folder: Path, first_step: int) -> None:

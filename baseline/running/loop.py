@@ -20,7 +20,7 @@ from utils.command import TRAIN_LOG, Options, enough_memory
 from utils.files import own_folder
 
 FIRST_WAIT, LINE_WAIT = 8.0, 18.0  # seconds before a line: until the pace is known, and then
-LONG = 3600  # seconds of a training; a longer one is told how to be shorter
+LONG = 3600  # seconds of a training run; a longer one is told how to be shorter
 
 
 class Job(Protocol):
@@ -47,7 +47,7 @@ class Job(Protocol):
 class Pace:
     """The pace of a job: how long the rest takes, or how many steps fit in a number of minutes.
 
-    It is measured between the first and the last settled tick, so that a training ends near its
+    It is measured between the first and the last settled tick, so that a run ends near its
     minute whatever else the machine does.
     """
 
@@ -152,7 +152,7 @@ def start(
     options: Options, parent: Path | None, prefix: str, parse_args: Parse,
     build: Callable[[Options, Ranks], Job], memory_flags: str,
 ) -> None:
-    """Start or resume a training and work until it is over or a signal comes.
+    """Start or resume a training run and work until it is over or a signal comes.
 
     parent, prefix: of the folder of the run; memory_flags: flags that say how much memory it takes.
     """
@@ -203,7 +203,7 @@ def loop(job: Job, run: Run, ranks: Ranks, minutes: float | None = None) -> None
             if stopped and not job.over:
                 say(job.report())
                 script = os.path.basename(sys.argv[0])
-                say("stopped; go on with: "
+                say("stopped; resume with: "
                     + command(script, "--resume", run.folder, launcher=ranks.launcher))
                 return
     run.write(finished=True)

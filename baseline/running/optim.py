@@ -10,7 +10,7 @@ NEWTON_SCHULZ = 3.4445, -4.7750, 2.0315  # of Muon: steep at 0, flat around 1
 
 
 def cosine(progress: float, peak: float, floor: float = 0.01) -> float:
-    """Return half a cosine from ``peak`` at progress 0 to ``floor * peak`` at 1."""
+    """Return cosine decay from ``peak`` at progress 0 to ``floor * peak`` at 1."""
     progress = min(max(progress, 0.0), 1.0)
     return peak * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress)))
 

@@ -82,7 +82,7 @@ class Ranks:
     def shard(self, count: int, what: str) -> int:
         """Return ``count`` per process.  Raises UserError where it does not divide evenly."""
         if count % self.world:
-            raise UserError(f"{what} {count} cannot be shared evenly by {self.world} processes")
+            raise UserError(f"{what} {count} cannot be divided evenly by {self.world} processes")
         return count // self.world
 
     @contextmanager

@@ -20,7 +20,7 @@ from utils.files import make_room, refusing, remove_leftovers, write_atomically
 from utils.locks import lock
 from utils.weights import load_file, save_atomically
 
-# Flags beside --resume: those of the machine, and the lengths, of which one replaces all.
+# Flags allowed with --resume: those of the machine, and the lengths, of which one replaces all.
 PLACES = {"data", "device", "log", "output", "renderer"}
 LENGTHS = {"minutes", "steps", "train_times"}
 NOT_RESUMED = {"cache", "init", "resume"}  # in run.json; cache was a flag once
@@ -39,7 +39,7 @@ class Run:
     def __init__(self, folder: Path, options: dict[str, Any], main: bool = True) -> None:
         """main: False in all but one of the processes that train together."""
         self.folder, self.options, self.main = folder, options, main
-        self.length: dict[str, float] = {}  # the flag of LENGTHS beside --resume, if any
+        self.length: dict[str, float] = {}  # the flag of LENGTHS given with --resume, if any
         self.checkpoint_file = folder / "checkpoint.pt"
         for file in (self.checkpoint_file, folder / LOG, *folder.glob("*.pkl")):
             make_room(file)  # and the folder, on a machine without the main one's disk
@@ -82,14 +82,14 @@ class Run:
         given = {name: value for name, value in vars(typed).items()
                  if value is not None and name != "resume"}
         if wrong := given.keys() - PLACES - LENGTHS:
-            raise UserError(f"--resume goes on with the flags of the run; leave out --{min(wrong)}")
+            raise UserError(f"--resume uses the flags of the run; leave out --{min(wrong)}")
         if not ranks.main:
             run = cls(*ranks.broadcast(None), main=False)
             return run, resumed(given, run, parse_args)
         saved = {folder: os.path.isfile(file := folder / "checkpoint.pt") and os.path.getmtime(file)
                  for folder in ([typed.resume] if typed.resume else parent.glob(f"{prefix}-run*"))}
         longer = " or ".join(f"--{name} N" for name in sorted(LENGTHS & vars(typed).keys()))
-        longer, skipped = f"--resume DIR with {longer} goes on with a finished one", []
+        longer, skipped = f"--resume DIR with {longer} continues a finished one", []
         for folder in sorted(saved, key=saved.get, reverse=True):
             try:
                 if saved[folder] is False:
@@ -127,10 +127,10 @@ class Run:
         if not (self.folder / "run.json").exists():
             self.write(finished=False)
             raise UserError(f"{self.folder} was deleted while the training ran; its checkpoint is "
-                            f"there again, go on with --resume {quote(str(self.folder))}")
+                            f"there again, continue with --resume {quote(str(self.folder))}")
 
     def load(self) -> dict[str, Any]:
-        """Return the checkpoint, with the length beside --resume in place of its own.
+        """Return the checkpoint, with the length given with --resume in place of its own.
 
         Raises UserError where it cannot be read, or has done as much already.
         """
@@ -163,7 +163,7 @@ def fitting(file: Path, otherwise: str = "start a new run without --resume") -> 
 
 
 def resumed(given: dict[str, Any], run: Run, parse_args: Parse) -> Options:
-    """Return the options of a run, with the flags given beside --resume in place of its own.
+    """Return the options of a run, with the flags given with --resume in place of its own.
 
     Raises UserError where run.json holds what no command line can say.
     """

@@ -25,7 +25,7 @@ except ImportError:
 
 ROOT = Path(__file__).resolve().parents[2]  # the repository
 TRAIN_LOG = ROOT / "train_log"
-LOG = "log.csv"  # in the folder of a training of the agent, one line for each validation
+LOG = "log.csv"  # in the agent's training run's folder, one line for each validation
 RENDERER = ROOT / "renderer.pkl"
 ACTOR = ROOT / "actor.pkl"
 # From users, systems and lost terminals; batch systems send others before.

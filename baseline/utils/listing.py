@@ -47,7 +47,7 @@ def image_files(folder: Path) -> list[Path]:
     skipped = ", ".join(f"{count} {kind}" for kind, count in sorted(unread.items()) if count)
     if files:
         if skipped:
-            print(f"warning: {one_line(str(folder))}: left out are {skipped}, which cannot be read"
+            print(f"warning: {one_line(str(folder))}: skipped {skipped}, which cannot be read"
                   + advice, file=sys.stderr)
         return files
     if inner := _folders_of_images(folder):

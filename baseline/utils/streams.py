@@ -9,7 +9,7 @@ from typing import Any, TextIO
 
 
 class Output:
-    """A stream that drops text which it cannot write, so that work goes on without a reader."""
+    """A stream that drops text which it cannot write, so that work continues without a reader."""
 
     failure: OSError | None = None  # other than a lost reader or terminal, for example a full disk
 

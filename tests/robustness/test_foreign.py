@@ -252,7 +252,7 @@ FOREIGN = (
     ("train.py", ("--discount", "1e308**1e308"), "not a number from 0, below 1"),
     ("train.py", ("--tau", "inf"), "inf is not a number"),
     ("train.py", ("--resume", LONG), "too long"),
-    ("train.py", ("--data", "only"), "1 images cannot be read and are left out: a.png; 1 images"),
+    ("train.py", ("--data", "only"), "1 images cannot be read and are skipped: a.png; 1 images"),
 )
 
 

@@ -193,7 +193,7 @@ def check_steps(process: Script, number: int, former: int, step: int, interval: 
         lost = max(0, last_step(process.output) - step)
         assert lost <= interval
         return lost
-    if "stopped; go on" in process.output:
+    if "stopped; resume" in process.output:
         assert process.errors.encode() == STOPPING
         assert process.returncode == 0
         assert int(process.output.split(": step ")[1].split()[0]) == former

@@ -84,7 +84,7 @@ def test_more_steps_than_help_give_a_warning(checkout, steps, warns):
     process.wait_for("step 1:")
     process.signal(signal.SIGKILL)
     process.wait()
-    assert ("hardly make its paintings better" in process.errors) == warns
+    assert ("hardly lower the error" in process.errors) == warns
 
 
 @pytest.mark.parametrize(("redirection", "status", "errors"), [

@@ -11,7 +11,7 @@ import torch
 
 from curve import read_run
 from DRL.actor import load_actor
-from DRL.rollout import Measured
+from DRL.rollout import PaintingStatistics
 from helpers import (
     RENDERER_TINY,
     TINY,
@@ -149,8 +149,8 @@ def test_better_of_actor_and_ema_is_saved(checkout, tmp_path, monkeypatch):
     actors = {ema: training.method.policy(ema).actor for ema in (False, True)}
 
     def policy(ema=False):
-        measured = Measured(*torch.full((3, 3), errors[ema]),
-                            torch.zeros(4, 3, 128, 128, dtype=torch.uint8))
+        measured = PaintingStatistics(*torch.full((3, 3), errors[ema]),
+                                      torch.zeros(4, 3, 128, 128, dtype=torch.uint8))
         return SimpleNamespace(actor=actors[ema], bundle=5, measure=lambda *inputs: measured)
 
     monkeypatch.setattr(training.method, "policy", policy)
@@ -238,7 +238,7 @@ def test_first_diverged_update_is_named(checkout, tmp_path):
         monitor.round_metrics = []
     training.check()
     training.method.actor.fc.bias.data[3] = float("inf")
-    with pytest.raises(UserError, match="weights are no finite numbers"):
+    with pytest.raises(UserError, match="weights are NaN or infinite"):
         training.check()
 
 

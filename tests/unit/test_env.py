@@ -54,7 +54,7 @@ def test_unreadable_image_is_tried_again(tmp_path, monkeypatch, capsys):
     with monkeypatch.context() as patch:
         patch.setattr("utils.pictures.open", failing, raising=False)
         assert Images(folder, cache).names == ["a.png"]
-        assert "left out" in capsys.readouterr().out
+        assert "are skipped" in capsys.readouterr().out
     assert Images(folder, cache).names == ["a.png", "b.png"]
 
 
@@ -82,8 +82,8 @@ def test_broken_and_tiny_images_are_counted_and_named_at_every_start(tmp_path, c
     for _ in range(2):
         data = Images(folder, tmp_path / "cache")
         out, errors = capfd.readouterr()
-        assert out == ("2 images cannot be read and are left out: b.png, e\\n.jpg; 1 images are "
-                       "left out, as a side of theirs has less than 8 pixels: f.png\n")
+        assert out == ("2 images cannot be read and are skipped: b.png, e\\n.jpg; 1 images are "
+                       "skipped, as a side of theirs has less than 8 pixels: f.png\n")
         assert "\n" not in errors.strip()  # the progress bar alone
         assert data.names == ["a.png", "c.png", "d.png", "g.png"]
         for i in (2, 3):

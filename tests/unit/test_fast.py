@@ -11,7 +11,7 @@ from DRL.ddpg import DDPG
 from DRL.learner import Setup
 from DRL.model_free import ModelFreeDDPG
 from DRL.rpm import Transitions
-from DRL.wgan import PENALTY, Discriminator, gradient_penalty
+from DRL.wgan import GRADIENT_PENALTY_WEIGHT, Discriminator, gradient_penalty
 from helpers import fill, fill_agent, image, u8
 from Renderer.canvas import as_float
 from Renderer.model import Renderer, TrainedRender
@@ -99,7 +99,7 @@ def test_penalty_is_that_of_a_differentiated_backward_pass(critic_inputs):
     discriminator, real, fake, alpha = critic_inputs
     mixed = torch.lerp(fake, real, alpha.view(-1, 1, 1, 1)).requires_grad_()
     (grad,) = torch.autograd.grad(discriminator(mixed).sum(), mixed, create_graph=True)
-    plain = PENALTY * (grad.flatten(1).norm(dim=1) - 1).square().mean()
+    plain = GRADIENT_PENALTY_WEIGHT * (grad.flatten(1).norm(dim=1) - 1).square().mean()
     penalty = gradient_penalty(*critic_inputs)
     assert penalty.item() == pytest.approx(plain.item(), rel=1e-5)
     expected, gradients = (weight_gradients(each, discriminator) for each in (plain, penalty))

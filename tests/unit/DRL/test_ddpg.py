@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from DRL.ddpg import DDPG
-from DRL.learner import Setup, learning, soft_update
+from DRL.learner import Setup, soft_update, unfrozen
 from DRL.rpm import Transitions
 from helpers import FP32, UPDATE, assert_golden, fill, fill_agent, image, u8
 from Renderer.canvas import as_float, composite
@@ -71,7 +71,7 @@ def test_gradient_of_each_loss_reaches_its_own_network_only(golden_agent, render
               agent.ema_actor]
     for name, loss_of in losses.items():
         network = agent.networks[name]
-        with learning(network):
+        with unfrozen(network):
             loss_of()[0].backward()
         assert gradient_norm(network) > 0
         for other in others:

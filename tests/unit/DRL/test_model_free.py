@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from DRL.learner import Setup, learning
+from DRL.learner import Setup, unfrozen
 from DRL.model_free import ModelFreeDDPG
 from DRL.rpm import Transitions
 from helpers import FP32, assert_same, image, save_run, state_of, tick, training_of, u8
@@ -72,7 +72,7 @@ def test_value_loss_is_the_bellman_error_by_hand(batch, reward, monkeypatch):
 def test_learning_never_calls_the_renderer(batch, reward):
     agent = agent_of(reward=reward)
     actor = agent.actor
-    with learning(actor):
+    with unfrozen(actor):
         loss, metrics = agent.policy_loss(as_float(batch.canvas), as_float(TARGET), batch.step)
         loss.backward()
     assert loss.item() == pytest.approx(-metrics["q"].item())
@@ -112,7 +112,7 @@ def test_noise_changes_exploration_and_not_learning(batch):
 
 @pytest.mark.usefixtures("narrow")
 def test_model_free_resume_within_an_episode_is_bit_exact(checkout, tmp_path):
-    """It goes on with the same noise on the same actor; another process draws other noise."""
+    """It resumes with the same noise on the same actor; another process draws other noise."""
     first = training_of(checkout, *MODEL_FREE)
     assert (first.method.noise, first.method.discount) == (0.05, 0.95**5)
     tick(first, 6)

@@ -51,7 +51,7 @@ def test_memory_keeps_exactly_the_newest_transitions(episodes, steps_of_last):
     assert len(memory) == 12
     ended = (episodes - 1) * MAX_STEP + steps_of_last
     numbers = [4 * (k // MAX_STEP) + k % MAX_STEP for k in range(ended - 6, ended)]
-    assert memory.canvas[memory.beginnings(), 0, 0, 0, 0].tolist() == [2 * m for m in numbers]
+    assert memory.canvas[memory.transition_slots(), 0, 0, 0, 0].tolist() == [2 * m for m in numbers]
     check(memory, episodes - 1 if steps_of_last else episodes - 2)
 
 

@@ -141,7 +141,7 @@ def test_gradient_of_shapes_agrees_with_differences(family):
     assert 0.85 < estimates @ differences / (differences @ differences) < 1.15
 
 
-def test_worth_color_gradient_and_coverage_are_exact():
+def test_contribution_color_gradient_and_coverage_are_exact():
     strokes = random_strokes("bezier", 8, 4)
     target = np.random.default_rng(5).random((128, 128, 3), np.float32)
     grad = gradient(Boxes(strokes, place(strokes, torch.from_numpy(strokes.shapes)), margin=1),
@@ -149,8 +149,8 @@ def test_worth_color_gradient_and_coverage_are_exact():
     error = half_squared_error(strokes, target)
     for i in range(8):
         others = Strokes.join((strokes[:i], strokes[i + 1 :]))
-        worth = half_squared_error(others, target) - error
-        assert worth == pytest.approx(grad.worth[i], rel=2e-3, abs=0.05)
+        contribution = half_squared_error(others, target) - error
+        assert contribution == pytest.approx(grad.contribution[i], rel=2e-3, abs=0.05)
         errors, canvases = [], []
         for change in (-0.5, 0.5):
             colors = strokes.colors.copy()

@@ -145,7 +145,7 @@ def test_stop_signal_saves_and_prints_the_resume_command(tmp_path, capsys, numbe
     loop(job, run, Ranks())
     assert job.calls[1:] == [("check", 4), ("save", 4)]
     out = capsys.readouterr().out
-    assert "came to 4\nstopped; go on with: python3 " in out
+    assert "came to 4\nstopped; resume with: python3 " in out
     assert out.endswith("my runs/Count-run1'\n")  # quoted for a shell
     assert "finished" not in out
     assert '"finished": false' in (run.folder / "run.json").read_text()
@@ -232,7 +232,7 @@ def test_finished_run_resumes_for_another_length(tmp_path, capsys, flags, total,
     run.save(dict(zip(names, (9, 9), strict=True)))
     run.write(finished=True)
     assert reopened(tmp_path, resume=run.folder).load()[names[1]] == 9
-    says = "is finished; --resume DIR with --minutes N or --steps N goes on"
+    says = "is finished; --resume DIR with --minutes N or --steps N continues"
     assert says in capsys.readouterr().out
     longer = reopened(tmp_path, resume=run.folder, **flags)
     assert longer.load()[names[1]] == total

@@ -133,12 +133,12 @@ def test_signal_ends_waiting_for_other_processes(number):
 @pytest.mark.usefixtures("narrow")
 @pytest.mark.parametrize(("script", "flags", "says"), [
     ("train_renderer.py", ("--batch_size", 3),
-     "error: --batch_size 3 cannot be shared evenly by 2 processes\n"),
+     "error: --batch_size 3 cannot be divided evenly by 2 processes\n"),
     ("train.py", ("--method", "ddpg"), "error: --method ddpg needs a GPU for each of 2 processes"),
     ("train.py", ("--method", "model_free"),
      "error: --method model_free needs a GPU for each of 2 processes"),
     ("train.py", ("--method", "grid", "--batch_size", 120),
-     "paintings of --batch_size 120, 3 cannot be shared evenly by 2 processes"),
+     "paintings of --batch_size 120, 3 cannot be divided evenly by 2 processes"),
     ("train.py", ("--method", "grid", "--data", "empty"), "empty holds no images"),
 ])
 def test_two_processes_refuse_bad_input(checkout, script, flags, says):

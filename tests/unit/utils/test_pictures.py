@@ -33,7 +33,7 @@ def test_skipped_files_of_a_folder_are_named(tmp_path, capsys):
         (tmp_path / name).touch()
     (tmp_path / "g.png").symlink_to("gone")
     assert [path.name for path in list_pictures([tmp_path])] == ["a.jfif", "b.JPE"]
-    assert ("left out are 2 .heic, 1 .mov, 1 .psd, 1 links that lead nowhere, which cannot be read"
+    assert ("skipped 2 .heic, 1 .mov, 1 .psd, 1 links that lead nowhere, which cannot be read"
             in capsys.readouterr().err)
     (tmp_path / "phone").mkdir()
     (tmp_path / "phone" / "a.heic").touch()
