@@ -37,12 +37,12 @@ def command_line() -> cli.Parser:
     """Return the parser of the flags."""
     parser = cli.Parser(__doc__, "python3 baseline/test.py photo.jpg -o painting.png")
     parser.add_argument("images", type=cli.path_type, nargs="*", metavar="PATH",
-                        help="images to paint, or folders of them (image/test.png), before all "
-                        "flags; what is transparent counts as white")
+                        help="images to paint, or folders of them (image/test.png)")
     add = parser.add_argument_group("how to paint").add_argument
     add("--max_step", type=cli.positive_int, metavar="N",
-        help=f"steps, each of {BUNDLE} strokes on each tile; half of them on the whole image, half "
-        f"on tiles ({2 * STEPS}: {STEPS} and {STEPS}; with --divide 1 {STEPS})")
+        help=f"steps, each of {BUNDLE} strokes on each tile; half of them on the whole image, or "
+        "on the coarsest grid of the shape of --divide, half on its tiles "
+        f"({2 * STEPS}: {STEPS} and {STEPS}; {STEPS} if there is no coarser grid)")
     add("--divide", type=divide, metavar="D|RxC|auto",
         help="paint the second half on D x D tiles, or on R rows and C columns; auto: to fit the "
         "image's shape, 4x4 if square (the default); 1: no second half (the default of --stroke)")
@@ -54,14 +54,14 @@ def command_line() -> cli.Parser:
         help="random strokes of this family, to be refined; no weights are needed")
     add("--renderer", type=cli.path_type, metavar="FILE",
         help="weights of the renderer, for actors that see its canvas (renderer.pkl)")
-    add("--canvas", choices=("exact", "neural"), help="by what the actor sees its strokes painted, "
-        "the exact rasterizer or the neural renderer (as it was trained)")
+    add("--canvas", choices=("exact", "neural"), help="canvas that the actor sees: of the exact "
+        "rasterizer or of the neural renderer (as it was trained)")
     add("--seed", type=cli.seed_type, default=1234, metavar="N", help="of the random numbers")
     add = parser.add_argument_group("what to write").add_argument
     add("-o", "--output", type=cli.path_type, default=Path("output"), metavar="PATH",
         help="folder for the finished painting.png and the frames generated<N>.png; or a file: a "
         "picture of the painting, its strokes (.svg, .json) or a film (.mp4, .gif); of several "
-        "images each gets a folder in it, or its name in the file's")
+        "images each gets its own folder there, or its name added to the file's")
     add("--size", type=cli.size_type, metavar="N",
         help="pixels of the painting's longer side (the image's, at least 512 a side)")
     add("--background", type=color, metavar="COLOR|none", help="color behind transparency (white) "
@@ -110,8 +110,9 @@ def parse_args() -> PaintOptions:
     if options.actor is None and not options.refine:
         raise cli.UserError("random strokes need --refine N, say 300")
     if options.stroke and (options.actor or options.renderer or options.canvas):
-        raise cli.UserError("--stroke paints without weights; leave out --actor, --renderer and "
-                            "--canvas")
+        raise cli.UserError("--stroke takes no --actor, --renderer or --canvas")
+    if options.background == "none" and options.alone and kind in (".bmp", ".jpeg", ".jpg"):
+        raise cli.UserError(f"{output} cannot hold transparency; write a .png")
     if options.seconds and not (options.video or any(
             path.suffix.lower() == ".svg" for path in options.strokes)):
         raise cli.UserError("--seconds needs a video or an .svg to write")

@@ -15,7 +15,7 @@ def parse_args(arguments: list[str] | None = None) -> cli.Options:
     add("--warmup", type=cli.whole_number, metavar="N",
         help="steps of the environment before learning (400)")
     add("--discount", type=cli.number(float, 0, 1, "a number from 0, below 1"),
-        help="of a bundle (0.95 a stroke)")
+        help="factor per bundle (0.95 per stroke)")
     add("--batch_size", type=cli.positive_int, metavar="N",
         help="bundles an update (96; with --method grid 640, of whole paintings)")
     add("--rmsize", type=cli.positive_int, metavar="N", help="episodes in the replay memory (800)")

@@ -157,7 +157,7 @@ class Training:
         actor, renderer = self.run.folder / "actor.pkl", self.options.renderer
         words = "--actor", actor, *(("--renderer", renderer) if renderer != RENDERER else ())
         error = f"has an error of {self.best:.5f}" if self.best < math.inf else "is not measured"
-        return f"{actor} {error}; paint with: {command('test.py', 'PHOTO', *words)}"
+        return f"{actor} {error}; paint with: {command('test.py', '-o', 'mine.png', *words)}"
 
     def attach(self, run: Run) -> None:
         self.run = run

@@ -58,11 +58,10 @@ def plan(rows: int, columns: int, max_step: int | None) -> list[Stage]:
 def fitting_grid(height: int, width: int) -> tuple[int, int]:
     """Return rows and columns of tiles on which a picture of this size is hardly stretched.
 
-    It is the grid of at most 4 rows and columns, or one row or column of at most MAX_ROW, that is
-    nearest in shape, twice or more as fine until its longer side has 4 tiles or more.
+    It is the grid nearest in shape among 2x3, 3x2 and one row or column of at most MAX_ROW, twice
+    or more as fine until its longer side has 4 tiles or more.
     """
-    shapes = [(r, c) for r in range(1, 5) for c in range(1, 5) if math.gcd(r, c) == 1]
-    shapes += [s for n in range(5, MAX_ROW + 1) for s in ((1, n), (n, 1))]
+    shapes = [(2, 3), (3, 2), *(s for n in range(1, MAX_ROW + 1) for s in ((1, n), (n, 1)))]
     rows, columns = min(shapes, key=lambda s: abs(math.log(s[0] * width / (s[1] * height))))
     finer = max(2, -(-4 // max(rows, columns)))
     return rows * finer, columns * finer

@@ -354,7 +354,7 @@ BAD_INPUT = (
     ("test.py", ("--max_step", "1"), "no step for the tiles"),
     ("test.py", ("--output", "/proc/nowhere"), "/proc/nowhere"),
     ("test.py", ("--actor", "none", "--refine", "0"), "random strokes need --refine"),
-    ("test.py", ("--stroke", "round", "--actor", "actor.pkl"), "--stroke paints without weights"),
+    ("test.py", ("--stroke", "round", "--actor", "actor.pkl"), "--stroke takes no --actor"),
     ("test.py", ("--background", "nothing"), "nothing is no color"),
     ("test.py", ("-o", "x.txt"), ".txt is no kind of picture, film or strokes"),
     ("test.py", ("-o", "x.mp4", "--video", "y.gif"), "are both videos"),
