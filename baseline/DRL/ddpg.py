@@ -111,7 +111,7 @@ class DDPG(Learner):
     def td_target(
         self, next_canvas: torch.Tensor, target: torch.Tensor, step: torch.Tensor
     ) -> torch.Tensor:
-        """Return the critic's bootstrapped target discount (1 - done) Q'(s', a'), (B, 1).
+        """Return the critic's bootstrapped target (B, 1): discount (1 - done) Q'(s', a').
 
         Q(s, a) = r + V(s, s'), and Q' alike; r is known, so V is regressed on this target.
         next_canvas, target: (B, 3, 128, 128) in [0, 1]; step: (B,), of the action that led to s'.

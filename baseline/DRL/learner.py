@@ -65,7 +65,7 @@ class Learner:
     """An actor and the networks trained with it.
 
     networks, target_networks, optimizers: by name.  All networks are frozen except during their
-    own step.  A method adds ``rates(progress)``, the learning rate of each network at a progress
+    own step.  A subclass adds ``rates(progress)``, the learning rate of each network at a progress
     in [0, 1] of the training run, and ``update(batch, progress)``, which takes a step of each
     network and returns metrics on the device.
     """

@@ -1,4 +1,4 @@
-"""The WGAN discriminator, whose score of a canvas gives the reward."""
+"""The WGAN discriminator; the gain in its score is the reward."""
 
 from itertools import pairwise
 

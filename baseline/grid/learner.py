@@ -49,11 +49,11 @@ class GridLearner(Learner):
     policy_type = GridPolicy
 
     def __init__(self, setup: Setup, *, actor_rate: float | None = None) -> None:
-        """Build the actor; actor_rate: peak rate of a cosine decay after a warm-up."""
+        """Build the actor; actor_rate: peak of a cosine decay with a linear warm-up."""
         super().__init__(setup, {}, readout="grid")
         self.family = setup.render.family
         self.peak = actor_rate or PEAK_RATE
-        self.folded = fold_batch_norm(copy.deepcopy(self.actor))  # for ``folded_weights``
+        self.folded = fold_batch_norm(copy.deepcopy(self.actor))  # called with ``folded_weights``
         self.filters = [conv.weight for _, conv, *_ in normalized_convolutions(self.actor)]
         self.momenta = [torch.zeros_like(weight) for weight in self.filters]
         self.multipliers: list[torch.Tensor] = []  # of the filters and, last, of the last layer
@@ -63,7 +63,7 @@ class GridLearner(Learner):
         self.imitation_updates = IMITATION_UPDATES
 
     def rates(self, progress: float) -> dict[str, float]:
-        """Return the learning rate at ``progress`` in [0, 1]: cosine decay after a warm-up."""
+        """Return the learning rate at ``progress`` in [0, 1]: cosine decay with a warm-up."""
         return {"actor": min(1, (self.updates + 1) / WARM_UP) * cosine(progress, self.peak)}
 
     def load_actor(self, actor: Actor) -> None:
@@ -86,7 +86,7 @@ class GridLearner(Learner):
     def update(self, batch: torch.Tensor, progress: float) -> Metrics:
         """Take one optimizer step on a batch of targets (B, 3, 128, 128) uint8.
 
-        Returns the mean squared error of the finished paintings, or of actions to be imitated.
+        Returns the MSE of the finished paintings or, in imitation, of actions to target strokes.
         """
         self.set_rates(progress)
         target = as_float(batch.cpu())
@@ -160,10 +160,10 @@ class GridLearner(Learner):
     def painting_loss(
         self, actor: ActorFunction, target: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return a surrogate loss whose gradient is that of the squared error, and the error.
+        """Return a surrogate loss with the gradient of weighted squared errors, and the final one.
 
-        Two of three updates train the full passes alone; two of three count the error after an
-        earlier pass too.
+        Of three updates the first trains all passes, the others the full passes alone; the first
+        and the second add the error after an earlier pass.
         """
         phase = self.updates % COARSE_INTERVAL
         first_trained_pass = 0 if phase == 0 else COARSE_PASSES
@@ -204,7 +204,7 @@ class GridLearner(Learner):
     def gradient(
         self, bundles: list[torch.Tensor], target: torch.Tensor, base_canvas: np.ndarray | None
     ) -> tuple[float, tuple[torch.Tensor, ...]]:
-        """Return the mean squared error of paintings, and its gradient for each pass's bundles.
+        """Return the paintings' MSE, and for each pass the gradients of each one's own error.
 
         base_canvas: the stacked canvas under the paintings; None: black.
         """

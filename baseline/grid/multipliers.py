@@ -18,8 +18,8 @@ def measure_multipliers(
 
     canvas, target: (B, 3, 128, 128) in [0, 1]; progress: (B,).  In the spirit of maximal update
     parametrization (Yang and Hu, 2021), a multiplier is min(3, 100 s / (n (x + 0.1 m))).
-    s: standard deviation of the output channel, clamped to 1/10 .. 3 times the channels' median
-    (0.3 for the last layer); n: inputs of an output; x: mean absolute value of the input channel;
+    s: standard deviation of the output channel, clamped to 1/10 .. 3 times the layer's median;
+    0.3 in the last layer; n: inputs of an output; x: mean absolute value of the input channel;
     m: mean of x over channels, without the upper 5 %.
     """
     measured = {}

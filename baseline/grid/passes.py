@@ -20,7 +20,7 @@ CELLS = {  # by cells a side: their places on the feature map, row by row
 
 
 class Pass(NamedTuple):
-    """The actions that one forward pass of the actor gives for a picture."""
+    """Which actions of a forward pass are painted, and the progress that the actor is given."""
 
     side: int  # cells a side: 2 (quadrants) or 4
     bundles: int  # fewer than side^2 selects the cells of largest squared error
@@ -31,7 +31,7 @@ QUADRANTS = Pass(2, 4, 0.0)
 LARGEST_ERRORS = Pass(GRID, 4, 0.1)
 FIRST_FULL = Pass(GRID, GRID**2, 0.3)
 SECOND_FULL = Pass(GRID, GRID**2, 0.7)
-PAINTING = (QUADRANTS, LARGEST_ERRORS, FIRST_FULL, SECOND_FULL)  # in training
+PAINTING = (QUADRANTS, LARGEST_ERRORS, FIRST_FULL, SECOND_FULL)  # as trained
 PAINTING_STEPS = sum(each.bundles for each in PAINTING)  # 40 actions
 
 

@@ -52,9 +52,8 @@ class GridPolicy(Policy):
 def load_policy(actor: Path, renderer: Path | None, precision: Precision) -> Policy:
     """Load an actor, fold its batch normalization, load a renderer; return their policy.
 
-    renderer: default: renderer.pkl if the actor sees neural canvases.  Raises UserError where a
-    file is missing or holds other weights, where the two are of different families of strokes, and
-    where they produce NaN or infinity.
+    renderer: default: renderer.pkl if the actor sees neural canvases.  Raises UserError if a file
+    is missing or holds other weights, if families differ, and for NaN or infinity in a painting.
     """
     network, family = load_actor(actor, "the actor", "train one with baseline/train.py, or "
                                  "name another with --actor")
@@ -72,6 +71,6 @@ def load_policy(actor: Path, renderer: Path | None, precision: Precision) -> Pol
     ramp = torch.linspace(0, 1, WIDTH, device=precision.device).expand_as(blank)
     _, canvases = next(policy.paint(blank, ramp, 1))
     if not canvases[-1].isfinite().all():
-        raise UserError(f"the actor {actor} and the renderer {renderer or RENDERER} produce NaN "
-                        "or infinity; choose other files with --actor and --renderer")
+        files = f"the actor {actor}" + f" and the renderer {renderer}" * bool(renderer)
+        raise UserError(f"{files} produce NaN or infinity; choose others with --actor, --renderer")
     return policy

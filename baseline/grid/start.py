@@ -59,7 +59,7 @@ def imitation_batch(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the canvases before a pass and the actions (B, cells, 13 N) to imitate in it.
 
-    target: (B, 3, 128, 128) in [0, 1].  The canvases have the target strokes of earlier passes.
+    target: (B, 3, 128, 128) in [0, 1].  The canvases hold the target strokes of earlier passes.
     """
     stack_layout, canvas = Layout.column(len(target)), np.zeros_like(stacked(target))
     coarse, fine = (target_strokes(target, side, family) for side in (2, GRID))
@@ -72,7 +72,7 @@ def imitation_batch(
 def imitation_loss(
     actor: Callable[..., torch.Tensor], target: torch.Tensor, update: int, family: str
 ) -> torch.Tensor:
-    """Return the MSE between the actions of an actor and the target strokes, in [0, 1]."""
+    """Return the MSE of an actor's actions to the target strokes of (B, 3, 128, 128) in [0, 1]."""
     grid_pass = IMITATION_PASSES[update % len(IMITATION_PASSES)]
     canvas, expected = imitation_batch(target, grid_pass, family)
     actions = actor(canvas, target, torch.full((len(target),), grid_pass.progress))
@@ -81,7 +81,7 @@ def imitation_loss(
 
 @torch.no_grad()
 def initialize(actor: Actor, target: torch.Tensor, family: str) -> None:
-    """Draw an actor's weights (He et al., 2015) and measure its normalization's statistics once.
+    """Initialize weights at random (He et al., 2015), and batch-norm statistics by one batch.
 
     target: (B, 3, 128, 128) in [0, 1]; the actor sees it with the canvases of three passes.
     """
