@@ -71,7 +71,7 @@ def test_train_script_logs_saves_stops_and_resumes(checkout):
     assert process.wait() == 0, process.errors
     assert "stopped" in process.output
     assert "--resume train_log/Paint-run1" in process.output
-    assert "test.py PHOTO --actor train_log/Paint-run1/actor.pkl\n" in process.output
+    assert "test.py -o mine.png --actor train_log/Paint-run1/actor.pkl\n" in process.output
     out = checkout.run("train.py", "--resume")
     folder = checkout.root / "train_log" / "Paint-run1"
     assert out.startswith(str(folder))
