@@ -52,7 +52,7 @@ class GridPolicy(Policy):
 def load_policy(actor: Path, renderer: Path | None, precision: Precision) -> Policy:
     """Load an actor, fold its batch normalization, load a renderer; return their policy.
 
-    renderer: default: renderer.pkl if the actor sees neural canvases.  Raises UserError if a file
+    renderer: default: renderer.pkl if the actor sees its canvas.  Raises UserError if a file
     is missing or holds other weights, if families differ, and for NaN or infinity in a painting.
     """
     network, family = load_actor(actor, "the actor", "train one with baseline/train.py, or "
