@@ -135,7 +135,7 @@ def paint_picture(
     source = {"image": path.name, "refine": options.refine, "seed": options.seed,
               "max_step": total, "divide": f"{stages[-1].rows}x{stages[-1].columns}",
               "actor": options.actor.name if options.actor else "none",
-              "renderer": options.renderer.name if options.renderer else "none"}
+              "renderer": options.renderer and options.renderer.name}
     in_turn((lambda: write_files(options, photo, alpha, painting, strokes, source),
              *(writer.check for writer in writers)))
     folders = [writer for writer in writers if isinstance(writer, Frames)]
