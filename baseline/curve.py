@@ -3,7 +3,6 @@
 
 import argparse
 import csv
-import io
 import os
 import warnings
 from functools import partial
@@ -12,7 +11,7 @@ from typing import BinaryIO, NamedTuple
 
 from utils import command as cli
 from utils.command import LOG, TRAIN_LOG, UserError
-from utils.files import in_turn, keep_apart, refusing, write_atomically
+from utils.files import keep_apart, refusing, write_atomically
 
 PAPER = TRAIN_LOG / "paper_curves.csv"
 COLUMNS = ("series", "training_frames", "test_l2_mse")  # of PAPER, among others
@@ -101,14 +100,7 @@ def main(options: argparse.Namespace) -> None:
     paper = read_paper(options.paper) if options.paper else []
     ours = [read_run(folder, options.strokes) for folder in options.runs]
     kind = options.output.suffix[1:].lower()
-    files = {options.output: partial(draw, ours, paper, options.strokes, kind)}
-    if options.csv:
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows((COLUMNS, *(
-            (name, int(x), f"{y:.6f}") for name, frames, errors in ours
-            for x, y in zip(frames, errors, strict=True))))
-        files[options.csv] = lambda file: file.write(text.getvalue().encode())
-    in_turn(partial(write_atomically, path, write) for path, write in files.items())
+    write_atomically(options.output, partial(draw, ours, paper, options.strokes, kind))
     for name, frames, errors in (*paper, *ours):
         print(f"{name}: {errors[-1]:.5f} after {frames[-1]:,.0f} frames", flush=True)
 
@@ -126,11 +118,10 @@ def parse_args() -> argparse.Namespace:
         help="the error after that number of strokes")
     add("-o", "--output", type=cli.new_file, metavar="FILE", default=Path("curve.svg"),
         help=f"the picture: {', '.join(KINDS)}")
-    add("--csv", type=cli.new_file, metavar="FILE", help="our points as numbers too")
     options = parser.parse_args()
     if options.output.suffix.lower() not in KINDS:
         raise UserError(f"--output {options.output} must end in {', '.join(KINDS)}")
-    keep_apart([options.output, options.csv],
+    keep_apart([options.output],
                {log_of(source): "the log" for source in options.runs} | {PAPER: "the curves"})
     return options
 

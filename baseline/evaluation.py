@@ -38,10 +38,10 @@ def both_errors(
             rows = slice(first, first + batch)
             target = as_float(images[chosen[rows]].to(policy.device))  # (B, 3, 128, 128)
             blank = unseen = torch.zeros_like(target)
-            for step, (action, canvases) in enumerate(policy.paint(blank, target, max_step), 1):
+            for step, (action, seen) in enumerate(policy.paint(blank, target, max_step), 1):
                 unseen = composite(other, unseen, action)
                 if (strokes := policy.bundle * step) in marks:
-                    for number, canvas in enumerate((canvases[-1], unseen)):
+                    for number, canvas in enumerate((seen, unseen)):
                         error = (canvas - target).square().mean((1, 2, 3))
                         errors[number, marks.index(strokes), rows] = error.cpu()
                 bar.update()

@@ -11,7 +11,7 @@ from torch import nn
 from torchvision.utils import make_grid
 
 from constants import LOGGED_STROKES, WIDTH
-from DRL.rollout import PaintingStatistics, Policy
+from DRL.rollout import Policy
 from running.events import Events
 from running.loop import say
 from running.ranks import Ranks
@@ -23,7 +23,6 @@ from utils.weights import finite
 
 PHOTOS = ("test.png", "chelsea.jpg", "coffee.jpg", "rocket.jpg")  # in the project's own image/
 DIVERGED = 1e9  # absolute value of a metric that no sound training comes near
-OLD_COLUMNS = {"live": "visible", "error_live": "error_actor", "error_average": "error_ema"}
 
 
 class Monitor:
@@ -54,8 +53,7 @@ class Monitor:
         file = folder / LOG
         if file.is_file():
             with fitting(file, "move it away"):
-                self.rows = [{OLD_COLUMNS.get(name, name): row[name] for name in row}
-                             for row in csv.DictReader(io.StringIO(file.read_text()))
+                self.rows = [row for row in csv.DictReader(io.StringIO(file.read_text()))
                              if int(row["update"]) <= update]
         self.events = Events(folder, step + 1) if self.ranks.main else None
 
@@ -114,28 +112,24 @@ class Monitor:
                             for name, value in zip(statistics, means, strict=True)}, self.debug)
 
     def validation(
-        self, now: tuple[int, int, float], measured: PaintingStatistics, images: int,
+        self, now: tuple[int, int, float], measured: torch.Tensor, images: int,
         policy: Policy, errors: dict[str, float],
     ) -> None:
         """Log a validation, in log.csv too.
 
-        now: step, update, and seconds of work; measured: by ``policy`` on that number of images;
-        errors: more columns of log.csv.
+        now: step, update, and seconds of work; measured: error of ``policy`` after each action
+        (steps,) on that number of images; errors: more columns of log.csv.
         """
         step, update, seconds = now
-        steps, bundle, visible = len(measured.errors), policy.bundle, measured.visible
+        steps, bundle = len(measured), policy.bundle
         total = steps * bundle
         row: dict[str, float] = {
             "update": update, "frames": update * self.batch_size, "seconds": round(seconds)}
         for strokes in sorted({*LOGGED_STROKES, total}):
             number, rest = divmod(strokes, bundle)
             if strokes <= total and not rest:
-                row[f"error_{strokes}"] = measured.errors[number - 1].item()
-                self.log(step, {
-                    f"validation/error_{strokes}_strokes": row[f"error_{strokes}"],
-                    f"visible_strokes/bundle_{number}": visible[number - 1],
-                    f"opacity/bundle_{number}": measured.opacity[number - 1]})
-        row |= {"visible": visible.mean().item(), "opacity": measured.opacity.mean().item()}
+                row[f"error_{strokes}"] = error = measured[number - 1].item()
+                self.log(step, {f"validation/error_{strokes}_strokes": error})
         row |= errors
         if self.means:
             row |= dict(zip(self.names, np.mean(self.means, 0).tolist(), strict=True))
@@ -145,12 +139,11 @@ class Monitor:
         if self.events:
             self.write_log()
             if len(photos := self.photos):
-                painted = policy.measure(photos, steps, len(photos)).canvas
+                painted = policy.measure(photos, steps, len(photos))[1]
                 grid = make_grid(torch.cat((photos, painted)).flip(1), nrow=len(photos))  # RGB
                 self.events.image("validation/photos_and_paintings", grid, step)
-        percent = " ".join(f"{fraction:.0%}" for fraction in visible[:: max(1, steps // 8)])
-        say(f"step {step}, update {update}: error {measured.errors[-1]:.5f} on "
-            f"{images} test images after {total} strokes; visible strokes {percent}")
+        say(f"step {step}, update {update}: error {measured[-1]:.5f} on {images} test images "
+            f"after {total} strokes")
 
     def write_log(self) -> None:
         """Write log.csv, with a cell for every name that a row has."""

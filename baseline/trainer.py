@@ -136,10 +136,10 @@ class Training:
         options = self.options
         tests = self.data.test[: options.validate_episodes * options.env_batch]
         policies = [self.method.policy(ema) for ema in (False, True)]
-        measured = [
-            policy.measure(self.data.images[tests], options.max_step, self.env_batch, self.ranks)
+        measured = [policy.measure(
+            self.data.images[tests], options.max_step, self.env_batch, self.ranks)[0]
             for policy in policies[: 2 if self.method.updates else 1]]
-        errors = [each.errors[-1].item() for each in measured]
+        errors = [each[-1].item() for each in measured]
         error = min(errors)
         ema = errors.index(error) == 1
         if error < self.best:

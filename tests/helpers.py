@@ -411,9 +411,9 @@ def write_run(folder: Path, errors: tuple[float, ...] = (0.05, 0.03, 0.04)) -> P
     folder.mkdir()
     with (folder / LOG).open("w") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(("update", "frames", "seconds", "error_5", "error_200", "visible",
-                         "opacity", "actor/loss"))
-        writer.writerows((2 * n, 8 * n, 60 * n, 2 * error, error, 0.5, "", -1.5)
+        writer.writerow(("update", "frames", "seconds", "error_5", "error_200",
+                         "critic/value", "actor/loss"))
+        writer.writerows((2 * n, 8 * n, 60 * n, 2 * error, error, "", -1.5)
                          for n, error in enumerate(errors, 1))
     return folder
 

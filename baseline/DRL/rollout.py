@@ -1,28 +1,14 @@
 """The policy: an actor and a renderer, which paint targets together."""
 
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import torch
 
 from DRL.actor import Actor
-from Renderer.canvas import as_float, as_uint8, paint_strokes, split_action
+from Renderer.canvas import as_float, as_uint8, composite
 from Renderer.model import TrainedRender
-from Renderer.stroke_gen import SHAPE_DIM
 from running.device import Precision
 from running.ranks import Ranks
-
-VISIBLE_CHANGE = 0.001  # minimum mean absolute change by a visible stroke
-OPACITIES = slice(SHAPE_DIM - 2, SHAPE_DIM)  # of a stroke's shape
-
-
-class PaintingStatistics(NamedTuple):
-    """Statistics of the paintings of a set of pictures."""
-
-    errors: torch.Tensor  # (steps,) mean squared error after each action, over all pictures
-    visible: torch.Tensor  # (steps,) fraction of visible strokes in each action
-    opacity: torch.Tensor  # (steps,) mean opacity of each action's strokes
-    canvas: torch.Tensor  # (N, 3, 128, 128) uint8, the finished paintings
 
 
 class Policy:
@@ -54,42 +40,36 @@ class Policy:
     @torch.no_grad()
     def paint(
         self, canvas: torch.Tensor, target: torch.Tensor, steps: int, rounded: bool = False
-    ) -> Iterator[tuple[torch.Tensor, list[torch.Tensor]]]:
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Paint ``steps`` actions on every canvas.
 
-        canvas, target: (B, 3, 128, 128) in [0, 1]; rounded: round the last canvas of a step to 8
+        canvas, target: (B, 3, 128, 128) in [0, 1]; rounded: round the canvas after each step to 8
         bits, as in the paper's evaluation.  Yields for each step the action (B, 13 N) and the
-        canvases (B, 3, 128, 128) after each of its N strokes.
+        canvas (B, 3, 128, 128) after it.
         """
         for step in range(steps):
             action = self.act(canvas, target, step / steps)
-            canvases = paint_strokes(self.render, canvas, action)
+            canvas = composite(self.render, canvas, action)
             if rounded:
-                canvases[-1] = as_float(as_uint8(canvases[-1]))
-            canvas = canvases[-1]
-            yield action, canvases
+                canvas = as_float(as_uint8(canvas))
+            yield action, canvas
 
     def measure(
         self, targets: torch.Tensor, steps: int, batch_size: int, ranks: Ranks | None = None
-    ) -> PaintingStatistics:
-        """Paint targets (N, 3, 128, 128) uint8 from black; return statistics over all of them.
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Paint targets (N, 3, 128, 128) uint8 from black.
 
-        ranks: each process paints a shard and returns that shard's canvases.
+        Returns the mean squared error after each action (steps,), and the finished paintings
+        (N, 3, 128, 128) uint8.  ranks: each process paints a shard, and returns that shard's.
         """
-        sums = torch.zeros(3, steps, device=self.device)
+        errors = torch.zeros(steps, device=self.device)
         own = targets[ranks.rank :: ranks.world] if ranks else targets
         finished = [own[:0].cpu()]
         for first in range(0, len(own), batch_size):
             target = as_float(own[first : first + batch_size].to(self.device))
-            before = torch.zeros_like(target)
-            for step, (action, canvases) in enumerate(
-                    self.paint(before, target, steps, rounded=True)):
-                for after in canvases:
-                    change = (after - before).abs().mean((1, 2, 3))  # (B,)
-                    sums[1, step] += (change >= VISIBLE_CHANGE).sum() / len(canvases)
-                    before = after
-                sums[0, step] += (before - target).square().mean((1, 2, 3)).sum()
-                sums[2, step] += split_action(action)[0][..., OPACITIES].mean((1, 2)).sum()
-            finished.append(as_uint8(before).cpu())
-        sums = (ranks.all_reduce(sums) if ranks else sums).cpu() / len(targets)
-        return PaintingStatistics(*sums, torch.cat(finished))
+            blank = torch.zeros_like(target)
+            for step, (_, canvas) in enumerate(self.paint(blank, target, steps, rounded=True)):
+                errors[step] += (canvas - target).square().mean((1, 2, 3)).sum()
+            finished.append(as_uint8(canvas).cpu())
+        errors = (ranks.all_reduce(errors) if ranks else errors).cpu() / len(targets)
+        return errors, torch.cat(finished)

@@ -33,24 +33,14 @@ def split_action(action: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return strokes[..., :SHAPE_DIM], strokes[..., SHAPE_DIM:]
 
 
-def paint_strokes(
-    render: Render, canvas: torch.Tensor, action: torch.Tensor
-) -> list[torch.Tensor]:
+def composite(render: Render, canvas: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
     """Paint an action: canvas <- (1 - a) canvas + a color, for one stroke after the other.
 
-    canvas: (B, 3, 128, 128) in [0, 1]; action: (B, 13 N).  Returns the canvas after each of the
-    N strokes.
+    canvas: (B, 3, 128, 128) in [0, 1]; action: (B, 13 N).  Returns the canvas after all N strokes.
     """
     shapes, colors = split_action(action)
     transparency = render(shapes.reshape(-1, SHAPE_DIM))
     alpha = 1 - transparency.view(*shapes.shape[:2], 1, WIDTH, WIDTH)  # (B, N, 1, 128, 128)
-    canvases = []
     for i in range(shapes.shape[1]):
         canvas = torch.lerp(canvas, colors[:, i, :, None, None].to(canvas.dtype), alpha[:, i])
-        canvases.append(canvas)
-    return canvases
-
-
-def composite(render: Render, canvas: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
-    """Return the canvas (B, 3, 128, 128) after all strokes of an action; see ``paint_strokes``."""
-    return paint_strokes(render, canvas, action)[-1]
+    return canvas

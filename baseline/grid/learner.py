@@ -1,6 +1,6 @@
 """The grid method: the gradient of whole paintings, drawn by the exact rasterizer.
 
-The actor paints pictures in four passes (``grid.passes``).  The gradient of a finished painting's
+The actor paints pictures in three passes (``grid.passes``).  The gradient of a finished painting's
 squared error flows through the exact rasterizer to the numbers of all its strokes, and from there
 into the actor, but not into the canvases that the actor sees.  There is no critic and no
 discriminator.
@@ -22,7 +22,7 @@ from torch.func import functional_call
 from DRL.actor import Actor, fold_batch_norm, folded_weights, normalized_convolutions
 from DRL.learner import Learner, Metrics, Setup, unfrozen
 from grid.multipliers import measure_multipliers
-from grid.passes import PAINTING, pass_actions
+from grid.passes import PAINTING, pass_actions, views
 from grid.policy import GridPolicy
 from grid.start import IMITATION_UPDATES, imitation_loss, initialize
 from Renderer.canvas import as_float
@@ -37,8 +37,7 @@ MUON_RMS = 0.3  # RMS of a Muon update before lr and multipliers, matched to Ada
 MULTIPLIER_INTERVAL = 300  # updates between measurements of the multipliers
 MULTIPLIER_PICTURES = 4  # on which the multipliers are measured
 EARLY_WEIGHT = 0.3  # weight of the squared error after an earlier pass
-COARSE_PASSES = 2  # the first ones, which are trained in every COARSE_INTERVAL-th update only
-COARSE_INTERVAL = 3
+COARSE_INTERVAL = 3  # updates of which one trains the first pass as well
 
 ActorFunction = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -149,12 +148,12 @@ class GridLearner(Learner):
     def set_multipliers(self, target: torch.Tensor) -> None:
         """Set the learning-rate multipliers from activations measured while painting."""
         _, canvases = self.paint(self.folded_actor(), target)
-        canvas = torch.cat([torch.zeros_like(target), *map(unstacked, canvases[:-1])])
-        progress = torch.tensor([each.progress for each in PAINTING]).repeat_interleave(len(target))
-        inputs = canvas, target.repeat(len(PAINTING), 1, 1, 1), progress
+        canvases = [torch.zeros_like(target), *map(unstacked, canvases[:-1])]
+        inputs = [views(canvas, target, each)
+                  for canvas, each in zip(canvases, PAINTING, strict=True)]
+        inputs = [torch.cat(each).to(self.precision.device) for each in zip(*inputs, strict=True)]
         with self.precision.autocast():
-            measured = measure_multipliers(
-                self.actor, *(each.to(self.precision.device) for each in inputs))
+            measured = measure_multipliers(self.actor, *inputs)
         self.multipliers = [self.ranks.all_reduce(each).div_(self.ranks.world) for each in measured]
 
     def painting_loss(
@@ -162,23 +161,20 @@ class GridLearner(Learner):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return a surrogate loss with the gradient of weighted squared errors, and the final one.
 
-        Of three updates the first trains all passes, the others the full passes alone; the first
-        and the second add the error after an earlier pass.
+        Of three updates the first trains all passes, the others all but the first; the first and
+        the second add the error after the first pass that they train.
         """
         phase = self.updates % COARSE_INTERVAL
-        first_trained_pass = 0 if phase == 0 else COARSE_PASSES
+        first_trained_pass = 0 if phase == 0 else 1
         bundles, canvases = self.paint(actor, target, first_trained_pass)
-        base_canvas = canvases[first_trained_pass - 1] if first_trained_pass else None
+        base_canvas = canvases[0] if first_trained_pass else None
         trained_bundles = bundles[first_trained_pass:]
         error, grads = self.gradient(trained_bundles, target, base_canvas)
         if phase != COARSE_INTERVAL - 1:
-            early_end = 1 if phase else self.updates // COARSE_INTERVAL % COARSE_PASSES + 1
-            _, early_grads = self.gradient(trained_bundles[:early_end], target, base_canvas)
-            for grad, early_grad in zip(grads, early_grads, strict=False):
-                grad += EARLY_WEIGHT * early_grad
+            _, (early_grad,) = self.gradient(trained_bundles[:1], target, base_canvas)
+            grads[0].add_(early_grad, alpha=EARLY_WEIGHT)
         if phase == 0:
-            for grad in grads[:COARSE_PASSES]:
-                grad *= COARSE_INTERVAL  # as if they were trained in every update
+            grads[0].mul_(COARSE_INTERVAL)  # as if it were trained in every update
         loss = sum((grad * bundle).sum()
                    for grad, bundle in zip(grads, trained_bundles, strict=True))
         return loss / len(target), torch.tensor(error)
@@ -195,7 +191,8 @@ class GridLearner(Learner):
         bundles, canvases = [], []
         for number, grid_pass in enumerate(PAINTING):
             with torch.set_grad_enabled(number >= first_trained_pass):
-                bundles.append(pass_actions(actor, stack_layout.cut(canvas), target, grid_pass))
+                bundles.append(pass_actions(
+                    actor, stack_layout.cut(canvas), target, grid_pass, self.family))
             for action in bundles[-1].unbind(1):
                 paint_exact(stack_layout.strokes(self.family, action), canvas)
             canvases.append(canvas.copy())

@@ -16,6 +16,8 @@ from Renderer.raster import paint_exact
 from running.device import Precision
 from utils.command import RENDERER, UserError
 
+TILES_AT_ONCE = 64  # which bounds the memory of a forward pass
+
 
 class GridPolicy(Policy):
     """An actor with a grid read-out in eval mode; it needs no renderer."""
@@ -26,27 +28,25 @@ class GridPolicy(Policy):
     def act_in_pass(
         self, canvas: np.ndarray, target: np.ndarray, layout: Layout, grid_pass: Pass
     ) -> torch.Tensor:
-        """Return the actions (n, bundles, 13 N) of a pass over n tiles, by one forward pass.
+        """Return the actions (n, bundles, 13 N) of a pass over n tiles.
 
         canvas, target: (height, width, 3) float32 BGR in [0, 1].
         """
-        tiles = (layout.cut(each).to(self.device) for each in (canvas, target))
+        tiles = (layout.cut(each).to(self.device).split(TILES_AT_ONCE) for each in (canvas, target))
         with self.precision.autocast():
-            return pass_actions(self.actor, *tiles, grid_pass)
+            return torch.cat([pass_actions(self.actor, *part, grid_pass, self.family)
+                              for part in zip(*tiles, strict=True)])
 
     def paint(
         self, canvas: torch.Tensor, target: torch.Tensor, steps: int, rounded: bool = False
-    ) -> Iterator[tuple[torch.Tensor, list[torch.Tensor]]]:
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Paint ``steps`` actions on every canvas, as ``Policy.paint``; ignore ``rounded``."""
-        stack_layout, count = Layout.column(len(canvas)), len(canvas)
+        stack_layout = Layout.column(len(canvas))
         canvas, target = stacked(canvas), stacked(target)
         for grid_pass in plan(steps):
             for action in self.act_in_pass(canvas, target, stack_layout, grid_pass).unbind(1):
-                strokes, canvases = stack_layout.strokes(self.family, action), []
-                for first in range(0, len(strokes), count):
-                    paint_exact(strokes[first : first + count], canvas)
-                    canvases.append(unstacked(canvas.copy()).to(self.device))
-                yield action, canvases
+                paint_exact(stack_layout.strokes(self.family, action), canvas)
+                yield action, unstacked(canvas.copy()).to(self.device)
 
 
 def load_policy(actor: Path, renderer: Path | None, precision: Precision) -> Policy:
@@ -69,8 +69,8 @@ def load_policy(actor: Path, renderer: Path | None, precision: Precision) -> Pol
     policy = kind(network, render, precision, family)
     blank = torch.zeros(1, 3, WIDTH, WIDTH, device=precision.device)
     ramp = torch.linspace(0, 1, WIDTH, device=precision.device).expand_as(blank)
-    _, canvases = next(policy.paint(blank, ramp, 1))
-    if not canvases[-1].isfinite().all():
+    _, canvas = next(policy.paint(blank, ramp, 1))
+    if not canvas.isfinite().all():
         files = f"the actor {actor}" + f" and the renderer {renderer}" * bool(renderer)
         raise UserError(f"{files} produce NaN or infinity; choose others with --actor, --renderer")
     return policy

@@ -13,15 +13,14 @@ from torch import nn
 
 from constants import GRID, WIDTH
 from DRL.actor import Actor, Block, normalized_convolutions
-from grid.passes import CELLS, FIRST_FULL, LARGEST_ERRORS, QUADRANTS, SECOND_FULL, Pass
+from grid.passes import CELLS, DETAILS, FULL, QUADRANTS, Pass
 from Renderer.layout import Layout, stacked, unstacked
 from Renderer.raster import paint_exact
 from Renderer.stroke_gen import FAMILIES
 
 IMITATION_UPDATES = 240
-IMITATION_PASSES = (QUADRANTS, FIRST_FULL, SECOND_FULL, QUADRANTS,
-                    LARGEST_ERRORS._replace(bundles=GRID**2), SECOND_FULL)
-OPACITY = {2: 0.9, GRID: 0.6}  # of target strokes, by cells a side
+EARLIER = {QUADRANTS: (), FULL: (2,), DETAILS: (1, 2)}  # cells a side that a view has painted
+OPACITY = {1: 0.9, 2: 0.9, GRID: 0.6}  # of target strokes, by cells a side
 # Row and column of the center, and diameter, of a cell's five target strokes, in grid cells.
 PLACES = ((1 / 2, 1 / 2, 9 / 32), *((y, x, 6 / 32) for y in (1 / 4, 3 / 4) for x in (1 / 4, 3 / 4)))
 HALF_LENGTH = 5 / 32  # of a target stroke, in grid cells
@@ -59,24 +58,24 @@ def imitation_batch(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the canvases before a pass and the actions (B, cells, 13 N) to imitate in it.
 
-    target: (B, 3, 128, 128) in [0, 1].  The canvases hold the target strokes of earlier passes.
+    target: (B, 3, 128, 128) in [0, 1], as the pass's views show it.  The canvases hold the target
+    strokes of earlier passes.
     """
     stack_layout, canvas = Layout.column(len(target)), np.zeros_like(stacked(target))
-    coarse, fine = (target_strokes(target, side, family) for side in (2, GRID))
-    before = {QUADRANTS: (), SECOND_FULL: (coarse, fine)}.get(grid_pass, (coarse,))
-    for actions in before:
+    for side in EARLIER[grid_pass]:
+        actions = target_strokes(target, side, family)
         paint_exact(stack_layout.strokes(family, actions.flatten(1)), canvas)
-    return unstacked(canvas), coarse if grid_pass.side == 2 else fine
+    return unstacked(canvas), target_strokes(target, grid_pass.side // grid_pass.zoom, family)
 
 
 def imitation_loss(
     actor: Callable[..., torch.Tensor], target: torch.Tensor, update: int, family: str
 ) -> torch.Tensor:
     """Return the MSE of an actor's actions to the target strokes of (B, 3, 128, 128) in [0, 1]."""
-    grid_pass = IMITATION_PASSES[update % len(IMITATION_PASSES)]
+    grid_pass = list(EARLIER)[update % len(EARLIER)]
     canvas, expected = imitation_batch(target, grid_pass, family)
     actions = actor(canvas, target, torch.full((len(target),), grid_pass.progress))
-    return (actions[:, CELLS[grid_pass.side]] - expected).square().mean()
+    return (actions[:, CELLS[grid_pass.side // grid_pass.zoom]] - expected).square().mean()
 
 
 @torch.no_grad()
@@ -93,7 +92,7 @@ def initialize(actor: Actor, target: torch.Tensor, family: str) -> None:
             module.bias.zero_()
         elif isinstance(module, Block):
             module.bn2.weight.fill_(RESIDUAL_SCALE)
-    device, passes = actor.fc.weight.device, IMITATION_PASSES[:3]
+    device, passes = actor.fc.weight.device, tuple(EARLIER)
     canvas = torch.cat([imitation_batch(target, each, family)[0] for each in passes])
     progress = torch.tensor([each.progress for each in passes]).repeat_interleave(len(target))
     for *_, norm in normalized_convolutions(actor):

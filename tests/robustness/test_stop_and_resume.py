@@ -181,7 +181,7 @@ def error_of(checkout: Checkout, job: Job) -> float:
         return drawing_error(network, strokes, draw_batch(strokes), FP32)[0]
     data = Images(checkout.root / "data" / "img_align_celeba", checkout.root / "cache")
     policy = load_policy(checkout.root / job.best, checkout.root / "renderer.pkl", FP32)
-    return policy.measure(data.images[data.test[:2]], EPISODE, 2).errors[-1].item()
+    return policy.measure(data.images[data.test[:2]], EPISODE, 2)[0][-1].item()
 
 
 def check_steps(process: Script, number: int, former: int, step: int, interval: int) -> int:

@@ -221,7 +221,7 @@ def test_evaluation_measures_both_canvases(checkout):
     steps = list(policy.paint(exact, target, 3))
     for action, _ in steps:
         exact = composite(draw_batch, exact, action)
-    for name, canvas in (("l2_neural", steps[-1][1][-1]), ("l2_raster", exact)):
+    for name, canvas in (("l2_neural", steps[-1][1]), ("l2_raster", exact)):
         expected = (canvas - target).square().mean().item()
         assert result[name][-1] == pytest.approx(expected, rel=1e-3)
     out = checkout.run("evaluate.py", "--max_step", 1, "--limit", 7)

@@ -63,13 +63,10 @@ def drawing(checkout):
 
 def test_script_draws_the_named_curves(drawing):
     write_run(drawing.root / "two", (0.02, 0.01, 0.01))
-    out = drawing.run("curve.py", "$x_", "two", "--paper", "CelebA 200", "5x40",
-                      "--csv", "points.csv")
+    out = drawing.run("curve.py", "$x_", "two", "--paper", "CelebA 200", "5x40")
     assert out.splitlines() == ["CelebA 200: 0.00313 after 19,104,957 frames",
                                 "5x40: 0.00325 after 15,055,852 frames",
                                 "$x_: 0.04000 after 24 frames", "two: 0.01000 after 24 frames"]
-    assert (drawing.root / "points.csv").read_text().splitlines()[4:] == [
-        f"two,{frames},{error:.6f}" for frames, error in ((8, 0.02), (16, 0.01), (24, 0.01))]
     svg = (drawing.root / "curve.svg").read_text()
     assert len(svg) < 150_000
     for text in ("paper: CelebA 200", "paper: 5x40", "ours: $x_", "ours: two",
@@ -83,18 +80,8 @@ def test_script_draws_the_named_curves(drawing):
     assert (drawing.root / "made" / "a.png").read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize(("picture", "numbers", "written"), [
-    ("a.png", "full.csv", "a.png"), ("full.svg", "b.csv", "b.csv")])
-def test_failed_file_leaves_the_other(drawing, picture, numbers, written):
-    for name in ("full.csv", "full.svg"):
-        (drawing.root / name).symlink_to("/dev/full")
-    error = drawing.run("curve.py", "$x_", "-o", picture, "--csv", numbers, status=2)
-    assert error.count("\n") == 1
-    assert "No space left on device" in error
-    assert (drawing.root / written).stat().st_size > 0
-
-
 def test_bad_input_gives_an_error_line_and_writes_nothing(drawing):
+    (drawing.root / "full.svg").symlink_to("/dev/full")
     for name in ("empty", "folder.svg"):
         (drawing.root / name).mkdir()
     for name, text in (("nothing", ""), ("head", "update,frames,error_200\n"),
@@ -115,6 +102,5 @@ def test_bad_input_gives_an_error_line_and_writes_nothing(drawing):
         ("curve.py", ("$x_", "--paper", "CelebA"), "no series CelebA; --paper can be: DDPG, "),
         ("curve.py", ("$x_", "--output", "a.txt"), "must end in .svg, .png, .pdf"),
         ("curve.py", ("$x_", "--output", "folder.svg"), "cannot write folder.svg: it is a folder"),
-        ("curve.py", ("$x_", "--output", "a.svg", "--csv", "a.svg"), "the place of another file"),
-        ("curve.py", ("$x_", "--csv", "$x_/log.csv"), "take the place of the log $x_/log.csv"),
+        ("curve.py", ("$x_", "--output", "full.svg"), "No space left on device"),
     ))

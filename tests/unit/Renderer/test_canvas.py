@@ -8,7 +8,7 @@ from constants import BUNDLE, STEPS
 from helpers import ARRAYS, FP32, assert_golden, fill, image
 from painting.steps import paint_neural
 from painting.tiles import fitting_grid, plan
-from Renderer.canvas import STROKE_DIM, as_float, as_uint8, composite, paint_strokes, split_action
+from Renderer.canvas import STROKE_DIM, as_float, as_uint8, composite, split_action
 from Renderer.model import Renderer
 from Renderer.strokes import Strokes
 
@@ -26,8 +26,9 @@ def test_strokes_blend_in_order():
     half = lambda strokes: torch.full((len(strokes), 128, 128), 0.5)
     action = torch.zeros(1, BUNDLE * STROKE_DIM).view(1, 5, 13)
     action[0, :, 10:] = torch.tensor([[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 1], [0, 0, 0.0]])
-    canvases = paint_strokes(half, torch.zeros(1, 3, 128, 128), action.flatten(1))
-    pixels = torch.stack([canvas[0, :, 5, 7] for canvas in canvases])
+    pixels = torch.stack([
+        composite(half, torch.zeros(1, 3, 128, 128), action[:, :count].flatten(1))[0, :, 5, 7]
+        for count in range(1, 6)])
     expected = [[0.5, 0, 0], [0.25, 0.5, 0], [0.125, 0.25, 0.5], [0.5625, 0.625, 0.75],
                 [0.28125, 0.3125, 0.375]]
     assert torch.allclose(pixels, torch.tensor(expected))
@@ -101,13 +102,3 @@ def test_uint8_round_trip():
 ])
 def test_steps_are_split_between_canvas_and_tiles(rows, columns, max_step, steps):
     assert [stage.steps for stage in plan(rows, columns, max_step)] == steps
-
-
-@torch.no_grad()
-def test_bundle_equals_its_strokes_one_after_another():
-    render, canvas, action = fill(Renderer(), "renderer", 1), image(2, 3, 104), torch.rand(2, 39)
-    canvases = paint_strokes(render, canvas, action)
-    assert len(canvases) == 3
-    for i, expected in enumerate(canvases):
-        canvas = composite(render, canvas, action[:, 13 * i : 13 * i + 13])
-        assert torch.allclose(canvas, expected, atol=1e-6)

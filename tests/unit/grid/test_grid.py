@@ -11,10 +11,11 @@ from torch.func import functional_call
 from DRL.actor import Actor, fold_batch_norm, folded_weights, load_actor, normalized_convolutions
 from DRL.learner import Setup
 from grid.learner import MUON_RMS, GridLearner
-from grid.passes import FIRST_FULL, LARGEST_ERRORS, PAINTING, QUADRANTS, plan, select_cells
+from grid.passes import DETAILS, FULL, PAINTING, QUADRANTS, pass_actions, plan, select_cells
 from grid.policy import GridPolicy
 from grid.start import imitation_batch, initialize, target_strokes
 from helpers import assert_same, save_run, state_of, tick, training_of
+from painting.stroke_file import absolute_points, absolute_radii
 from Renderer.canvas import as_float
 from Renderer.layout import Layout, stacked
 from Renderer.raster import paint_exact
@@ -58,9 +59,11 @@ def test_plan_paints_every_step(steps):
         assert all(0 < which.bundles <= which.side**2 for which in passes)
 
 
-def test_plan_of_40_steps_is_that_of_training():
-    assert tuple(plan(40)) == PAINTING
+def test_planned_passes_have_their_order():
+    assert [(which.zoom, which.side, which.bundles) for which in PAINTING] == [
+        (1, 2, 4), (1, 4, 16), (2, 8, 20)]
     assert [which.bundles for which in plan(20)] == [4, 16]
+    assert [which.bundles for which in plan(90, on_top=True)] == [16, 24, 24, 24, 2]
 
 
 def test_selected_cells_have_the_largest_errors():
@@ -69,11 +72,38 @@ def test_selected_cells_have_the_largest_errors():
     canvas[0, :, 40:60, 70:90] = 1  # cell 6 of 16, quadrant 1 of 4
     canvas[0, :, 100:110, :10] = 0.5  # cell 12, quadrant 2
     canvas[1, 0, :, 127] = 1  # cells 3, 7, 11, 15, quadrants 1 and 3
-    assert select_cells(canvas, target, LARGEST_ERRORS._replace(bundles=2))[0].tolist() == [6, 12]
-    assert select_cells(canvas, target, LARGEST_ERRORS)[1].tolist() == [3, 7, 11, 15]
-    assert select_cells(canvas, target, QUADRANTS).tolist() == 2 * [[5, 7, 13, 15]]
-    assert select_cells(canvas, target, QUADRANTS._replace(bundles=2)).tolist() == [
-        [7, 13], [7, 15]]
+    assert select_cells(canvas, target, FULL._replace(bundles=2))[0].tolist() == [6, 12]
+    assert select_cells(canvas, target, FULL._replace(bundles=4))[1].tolist() == [3, 7, 11, 15]
+    assert select_cells(canvas, target, FULL).tolist() == 2 * [list(range(16))]
+    assert select_cells(canvas, target, QUADRANTS._replace(bundles=2)).tolist() == [[1, 2], [1, 3]]
+    assert select_cells(canvas, target, DETAILS._replace(bundles=2))[0].tolist() == [28, 29]
+
+
+@pytest.mark.parametrize("family", ["bezier", "triangle", "round", "bezierwotrans"])
+def test_strokes_on_enlarged_quadrants_are_those_on_the_picture(family):
+    chance = torch.Generator().manual_seed(0)
+    corners = torch.rand(1, 3, 2, 2, generator=chance)
+    picture = corners.repeat_interleave(64, 2).repeat_interleave(64, 3)
+    chosen = torch.rand(4, 16, 65, generator=chance)  # on the quadrants
+
+    def actor(canvas, target, progress):
+        assert torch.equal(target[..., 64, 64], corners[0].flatten(1).T)
+        return chosen
+
+    inputs = actor, torch.zeros_like(picture), picture
+    actions = pass_actions(*inputs, DETAILS._replace(bundles=64), family)
+    tiles = np.array([(top, left, 64) for top in (0, 64) for left in (0, 64)])
+    quadrants = Layout(128, 128, tiles, np.tile((0, 0, 128, 128), (4, 1)))
+    whole = quadrants._replace(tiles=np.tile((0, 0, 128), (4, 1)))
+    cells = torch.arange(64).view(2, 4, 2, 4).transpose(1, 2).reshape(4, 16)  # of each quadrant
+    strokes = whole.strokes(family, actions[0, cells].flatten(1))
+    expected = quadrants.strokes(family, chosen.flatten(1))
+    assert np.allclose(absolute_points(strokes), absolute_points(expected), atol=1e-3)
+    assert np.allclose(absolute_radii(strokes), absolute_radii(expected), atol=0.251)  # pixels
+    assert np.array_equal(strokes.shapes[:, 8:], expected.shapes[:, 8:])
+    assert np.array_equal(strokes.colors, expected.colors)
+    selected = select_cells(*inputs[1:], DETAILS)[0]
+    assert torch.equal(pass_actions(*inputs, DETAILS, family), actions[:, selected])
 
 
 def test_folded_weights_give_the_same_actions_and_gradients(learner, pictures):
@@ -96,19 +126,23 @@ def test_training_and_painting_see_the_same_canvases(learner, pictures):
     policy = GridPolicy(learner.actor, learner.render, learner.precision)
     *_, (action, last) = policy.paint(torch.zeros_like(target), target, 40)
     assert torch.allclose(action, bundles[-1][:, -1], atol=1e-4)
-    error = (last[-1] - target).square().mean()
+    error = (last - target).square().mean()
     trained = np.square(canvases[-1] - stacked(target)).mean()
     assert error.item() == pytest.approx(trained, rel=1e-3)
-    measured = policy.measure(pictures[:4], 40, 4)
-    assert measured.errors[-1].item() == pytest.approx(trained, rel=1e-3)
+    errors, _ = policy.measure(pictures[:4], 40, 4)
+    assert errors[-1].item() == pytest.approx(trained, rel=1e-3)
 
 
 @pytest.mark.parametrize("family", ["bezier", "triangle", "round", "bezierwotrans"])
 def test_target_strokes_paint_the_picture_coarsely(pictures, family):
     target = as_float(pictures[:8])
-    errors = [(imitation_batch(target, which, family)[0] - target).square().mean().item()
-              for which in (QUADRANTS, FIRST_FULL, PAINTING[-1])]
-    assert errors[0] > 1.1 * errors[1] > 1.1**2 * errors[2]
+    errors, layout = [target.square().mean().item()], Layout.column(len(target))
+    for which in (QUADRANTS, FULL, DETAILS):
+        canvas, actions = imitation_batch(target, which, family)
+        canvas = stacked(canvas)
+        paint_exact(layout.strokes(family, actions.flatten(1)), canvas)
+        errors.append(np.square(canvas - stacked(target)).mean())
+    assert (np.diff(np.log(errors)) < np.log(0.95)).all()
 
 
 def test_gradient_on_a_canvas_is_that_in_the_whole_painting(pictures):
