@@ -12,7 +12,6 @@ the orthogonal steps of Muon (Jordan et al., 2024), other weights Adam's.
 """
 
 import copy
-import functools
 from collections.abc import Callable
 
 import numpy as np
@@ -123,27 +122,12 @@ class GridLearner(Learner):
 
         return forward
 
-    @functools.cached_property
-    def masks(self) -> list[torch.Tensor]:
-        """Return for each convolution (channels,) 1, or 0 for output channels set by hand.
-
-        Their batch normalization has a variance of 1; in the last one they have large weights too.
-        """
-        layers = normalized_convolutions(self.actor)
-        large = [conv.weight.flatten(1).abs().amax(1) > 5 for _, conv, *_ in layers]
-        by_hand = [norm.running_var == 1 for *_, norm in layers]
-        by_hand[-1] = by_hand[-1] & large[-1]
-        return [(~each).float() for each in by_hand]
-
     @torch.no_grad()
     def step(self) -> None:
         """Take one step: of Muon for the weights of convolutions, of Adam for others."""
         optimizer, fc_weight = self.optimizers["actor"], self.actor.fc.weight
         lr, fc_before = optimizer.param_groups[0]["lr"], fc_weight.clone()
         dtype = torch.bfloat16 if self.precision.bf16 else torch.float32
-        for mask, (*_, norm) in zip(self.masks, normalized_convolutions(self.actor), strict=True):
-            norm.weight.grad *= mask
-            norm.bias.grad *= mask
         optimizer.step()
         *multipliers, fc_multiplier = self.multipliers
         fc_weight.copy_(torch.lerp(fc_before, fc_weight, fc_multiplier))
@@ -171,8 +155,6 @@ class GridLearner(Learner):
         with self.precision.autocast():
             measured = measure_multipliers(self.actor, *inputs)
         self.multipliers = [self.ranks.all_reduce(each).div_(self.ranks.world) for each in measured]
-        for multiplier, mask in zip(self.multipliers, self.masks, strict=False):
-            multiplier *= mask[:, None, None, None]
 
     def painting_loss(
         self, actor: ActorFunction, target: torch.Tensor
