@@ -33,17 +33,19 @@ class Pass(NamedTuple):
 
 QUADRANTS = Pass(1, 2, 4, 0.0)
 FULL = Pass(1, GRID, GRID**2, 0.3)
-DETAILS = Pass(2, 2 * GRID, 24, 0.7)
+DETAILS = Pass(2, 2 * GRID, 40, 0.7)
 
 
 def plan(steps: int, on_top: bool = False) -> list[Pass]:
     """Return the passes of a painting of ``steps`` actions; the last one is shortened.
 
-    on_top: paint on a coarse painting in place of a blank canvas.
+    on_top: paint on a coarse painting in place of a blank canvas.  Of few actions a fifth is left
+    for details.
     """
     planned = []
     for each in [*[QUADRANTS] * (not on_top), FULL, *[DETAILS] * (steps // DETAILS.bundles + 1)]:
-        if bundles := min(each.bundles, steps):
+        most = round(0.8 * steps) if each is FULL else steps
+        if bundles := min(each.bundles, most):
             planned.append(each._replace(bundles=bundles))
         steps -= bundles
     return planned

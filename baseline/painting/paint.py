@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from constants import BUNDLE, STEPS
+from constants import BUNDLE
 from grid.policy import load_policy
 from painting.frames import Frames, draw_frames, size_of
 from painting.options import PaintOptions
@@ -24,12 +24,11 @@ from Renderer.raster import paint_exact
 from Renderer.strokes import Strokes
 from running.device import Precision, pick_device
 from running.run import StopSignals
-from utils.command import ACTOR, RENDERER, UserError, enough_memory, one_line
+from utils.command import RENDERER, UserError, enough_memory, one_line
 from utils.files import in_turn
 from utils.listing import list_pictures
 from utils.pictures import psnr, read_cutout, resized
 
-MAX_STEPS = 56  # steps per stage beyond which the shipped actor does not improve
 REFINED_SIDE = 256  # pixels; to be refined, smaller canvases are enlarged by a whole factor
 
 
@@ -37,14 +36,11 @@ REFINED_SIDE = 256  # pixels; to be refined, smaller canvases are enlarged by a 
 StrokeSource = tuple[int, Callable[[np.ndarray, list[Stage]], Iterator[Step]]]
 
 
-def load_stroke_source(options: PaintOptions, stages: list[Stage]) -> StrokeSource:
-    """Load the weights that the options ask for; warn if max_step exceeds the useful range.
+def load_stroke_source(options: PaintOptions) -> StrokeSource:
+    """Load the weights that the options ask for.
 
     Raises UserError where weights are missing, broken, or of different families.
     """
-    if options.actor == ACTOR and stages[0].steps > MAX_STEPS:
-        print(f"warning: this actor learned to paint in {STEPS} steps; more than some {MAX_STEPS}, "
-              f"or {2 * MAX_STEPS} with tiles, hardly lower the error", file=sys.stderr)
     precision = Precision(options.precision, pick_device(options.device))
     if options.actor is None:
         family = options.stroke or load_render(options.renderer or RENDERER, precision).family
@@ -167,7 +163,7 @@ def paint_pictures(options: PaintOptions) -> None:
                 print(f"warning: {one_line(str(error))}; it is skipped", file=sys.stderr)
                 continue
             stages = stages_of(options, picture)
-            stroke_source = stroke_source or load_stroke_source(options, stages)
+            stroke_source = stroke_source or load_stroke_source(options)
             try:
                 errors.append(paint_picture(
                     options.named(name), path, picture, alpha, stages, stroke_source, signals))
