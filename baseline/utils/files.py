@@ -34,10 +34,10 @@ def replacing(path: Path, durable: bool = True) -> Iterator[BinaryIO]:
     _make_folder(target.parent)
     if durable:
         remove_leftovers(target.parent, target.name)
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
+    file = _temporary(target)
+    temporary = Path(file.name)
     try:
-        with open(temporary, "xb") as file:
-            lock(file.fileno(), wait=True)  # which says that it is no leftover
+        with file:
             try:
                 shutil.copystat(target, temporary)
                 os.chown(temporary, (old := target.stat()).st_uid, old.st_gid)
@@ -58,6 +58,17 @@ def replacing(path: Path, durable: bool = True) -> Iterator[BinaryIO]:
                 os.fsync(old.fileno())
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _temporary(target: Path) -> BinaryIO:
+    """Return a new file beside a target, whose lock says that it is no leftover."""
+    while True:
+        name = f".{target.name}.{secrets.token_hex(4)}.part"
+        file = open(target.with_name(name), "xb")  # noqa: SIM115, the caller closes it
+        lock(file.fileno(), wait=True)
+        if os.path.exists(file.name):  # no process took it for a leftover before
+            return file
+        file.close()
 
 
 def _target(path: Path) -> Path | None:
@@ -106,7 +117,7 @@ def refusing(what: str) -> Iterator[None]:
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Let ``write`` fill ``path``, whole or not at all, or raise UserError; see ``replacing``."""
     with refusing(f"cannot write {path}"):
-        # Twice: the folder or, as a leftover before its lock, the file may be deleted meanwhile.
+        # Twice: the folder may be deleted meanwhile.
         with suppress(FileNotFoundError), replacing(path) as file:
             write(file)
             return

@@ -101,7 +101,8 @@ def test_deleted_temporary_file_is_written_once_more(tmp_path, monkeypatch):
         return True
 
     monkeypatch.setattr(files, "lock", delete_first)
-    put(tmp_path / "a")
+    with replacing(tmp_path / "a") as file:
+        assert os.path.exists(file.name)
     assert len(set(names)) == 2
     assert os.listdir(tmp_path) == ["a"]
 
