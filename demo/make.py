@@ -73,7 +73,7 @@ def portrait(folder: Path, work: Path) -> None:
         run("test.py", PORTRAIT, "--stroke", family, "--refine", 300, "-o",
             folder / f"{family}.jpg")
     row = []
-    for strokes in (20, 100, 200, 1000, 4120):
+    for strokes in (20, 100, 200, 1000, 4480):
         run("replay.py", work / "default.json", "--until", strokes, "--output", work / "part.png")
         row.append(boxed(cv2.imread(str(work / "part.png"))))
     cv2.imwrite(str(folder / "progress.jpg"), np.hstack(row), QUALITY)
