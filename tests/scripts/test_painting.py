@@ -78,15 +78,6 @@ def test_help_and_mistakes_come_before_slow_imports(tmp_path, script, mistake, d
                            str(root / "requirements.txt")]
 
 
-@pytest.mark.parametrize(("steps", "warns"), [(57, True), (56, False)])
-def test_more_steps_than_help_give_a_warning(checkout, steps, warns):
-    process = checkout.start("test.py", *QUICK, "--max_step", steps, "-o", "p.png")
-    process.wait_for("step 1:")
-    process.signal(signal.SIGKILL)
-    process.wait()
-    assert ("hardly lower the error" in process.errors) == warns
-
-
 @pytest.mark.parametrize(("redirection", "status", "errors"), [
     ("| head -1", 0, ""), (">&-", 0, ""), ("<&- 2>&-", 0, ""), ("<&- >&- 2>&-", 0, ""),
     (">&- 2> /dev/full", 0, ""), ("nowhere.png 2> /dev/full", 2, ""),
