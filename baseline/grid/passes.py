@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from constants import GRID, STEPS, WIDTH
+from Renderer.canvas import STROKE_DIM
 from Renderer.stroke_gen import FAMILIES
 
 CELLS = {  # by cells a side of a view: their places on the feature map, row by row
@@ -71,11 +72,11 @@ def from_views(actions: torch.Tensor, zoom: int, family: str) -> torch.Tensor:
     Both row by row; the strokes are the same but for rounding.
     """
     side = math.isqrt(actions.shape[1])
-    actions = actions.unflatten(2, (-1, 13)).unflatten(1, (side, side))
+    actions = actions.unflatten(2, (-1, STROKE_DIM)).unflatten(1, (side, side))
     actions = actions.unflatten(0, (-1, zoom, zoom))
     rows = [0, 4] if FAMILIES[family].relative else [0, 2, 4]
     columns = [row + 1 for row in rows]
-    scale, offset = torch.ones(13), torch.zeros(zoom, zoom, 1, 1, 1, 13)
+    scale, offset = torch.ones(STROKE_DIM), torch.zeros(zoom, zoom, 1, 1, 1, STROKE_DIM)
     scale[[*rows, *columns, 6, 7]] = 1 / zoom  # points and radii
     parts = torch.arange(zoom) / zoom
     offset[..., rows] = parts.view(zoom, 1, 1, 1, 1, 1)
