@@ -77,8 +77,7 @@ def evaluate(options: Options) -> None:
     result = json.dumps({
         "images": len(chosen), "strokes": marks,
         "l2_neural": l2_neural, "l2_raster": l2_raster,
-        "psnr_neural": psnr_neural, "psnr_raster": psnr_raster,
-    })
+        "psnr_neural": psnr_neural, "psnr_raster": psnr_raster})
     print(result, flush=True)
     if options.json:
         write_atomically(options.json, lambda file: file.write(f"{result}\n".encode()))

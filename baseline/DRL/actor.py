@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from constants import BUNDLE, LARGEST_BUNDLE, READOUTS
-from DRL.layers import STAGES, Planes, in_fp32, residual_stages
+from DRL.layers import STAGES, MatmulConv2d, Planes, in_fp32, residual_stages
 from Renderer.canvas import STROKE_DIM
 from utils.command import UserError
 from utils.weights import load_built
@@ -19,15 +19,15 @@ class Block(nn.Module):
 
     def __init__(self, channels: int, out: int, stride: int) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(channels, out, 3, stride, 1, bias=False)
+        conv = MatmulConv2d if out == STAGES[-1] else nn.Conv2d
+        self.conv1 = conv(channels, out, 3, stride, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(out)
-        self.conv2 = nn.Conv2d(out, out, 3, 1, 1, bias=False)
+        self.conv2 = conv(out, out, 3, 1, 1, bias=False)
         self.bn2 = nn.BatchNorm2d(out)
         self.shortcut = nn.Sequential()
         if stride != 1 or channels != out:
             self.shortcut = nn.Sequential(
-                nn.Conv2d(channels, out, 1, stride, bias=False), nn.BatchNorm2d(out)
-            )
+                nn.Conv2d(channels, out, 1, stride, bias=False), nn.BatchNorm2d(out))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = F.relu(self.bn1(self.conv1(x)))

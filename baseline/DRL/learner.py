@@ -147,8 +147,7 @@ class Learner:
             "networks": {name: n.state_dict() for name, n in self.networks.items()},
             "slow": {name: n.state_dict() for name, n in self.target_networks.items()},
             "optimizers": {name: o.state_dict() for name, o in self.optimizers.items()},
-            "average": self.ema_actor.state_dict(), "updates": self.updates,
-        }
+            "average": self.ema_actor.state_dict(), "updates": self.updates}
 
     def load_state_dict(self, state: dict) -> None:
         """Load a state of ``state_dict``, before the first update."""

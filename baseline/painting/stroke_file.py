@@ -61,8 +61,7 @@ def write_json(
         # Through str: the fewest digits that float32 is read back from.
         "opacity": opacities.astype(str).astype(float),
         "rgb": strokes.colors[:, ::-1].astype(str).astype(float),
-        "tile": tile.reshape(-1), "clip": clip.reshape(-1),
-    }
+        "tile": tile.reshape(-1), "clip": clip.reshape(-1)}
     values = {key: value.tolist() for key, value in values.items() if value.shape[-1]}
     lines = [json.dumps(dict(zip(values, row, strict=True)), separators=(",", ":"))
              for row in zip(*values.values(), strict=True)]

@@ -8,7 +8,7 @@ import torch
 
 from DRL.actor import Actor, load_actor
 from DRL.critic import Critic
-from DRL.layers import Planes, WeightNormConv2d
+from DRL.layers import MatmulConv2d, Planes, WeightNormConv2d
 from DRL.wgan import Discriminator
 from grid.policy import load_policy
 from helpers import ARRAYS, FP32, assert_golden, fill, image, key_list
@@ -35,6 +35,16 @@ def test_golden_outputs():
     assert_golden(critic.from_planes(image(2, 12, 102)), ARRAYS["critic_out"])
     discriminator = fill(Discriminator(), "wgan", 4, 2.0)
     assert_golden(discriminator(image(2, 6, 103)), ARRAYS["wgan_out"])
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_convolution_by_a_matrix_product_has_the_same_output(stride):
+    conv = MatmulConv2d(5, 7, 3, stride, 1).double()  # autocast keeps fp64
+    x = torch.rand(2, 5, 8, 6, dtype=torch.float64)
+    with torch.autocast("cpu", torch.bfloat16):
+        product = conv(x)
+    assert product.grad_fn.name() != conv(x).grad_fn.name() == "ConvolutionBackward0"
+    torch.testing.assert_close(product, conv(x))
 
 
 def published_planes(pictures: list[torch.Tensor], numbers: torch.Tensor) -> torch.Tensor:
