@@ -101,7 +101,7 @@ class Planes(nn.Module):
 
 
 def in_fp32(layer: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    """Return layer(x) without autocast: bf16 rounds values by as much as a late reward."""
+    """Return layer(x) without autocast: bf16 is too coarse for values and strokes."""
     with torch.autocast(x.device.type, enabled=False):
         return layer(x.to(next(layer.parameters()).dtype))
 

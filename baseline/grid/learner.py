@@ -66,12 +66,12 @@ class GridLearner(Learner):
         return {"actor": min(1, (self.updates + 1) / WARM_UP) * cosine(progress, self.peak)}
 
     def load_actor(self, actor: Actor) -> None:
-        """Load the weights of an actor with a grid read-out; skip imitation."""
+        """Load the weights of an actor with a grid read-out; skip behavior cloning."""
         super().load_actor(actor)
         self.imitation_updates = 0
 
     def state_dict(self) -> dict:
-        """Return the state of ``Learner``, multipliers, momenta and number of imitation updates."""
+        """Return the state of ``Learner``, multipliers, momenta and number of cloning updates."""
         return super().state_dict() | {"multipliers": self.multipliers, "momenta": self.momenta,
                                        "imitating": self.imitation_updates}
 
@@ -85,7 +85,7 @@ class GridLearner(Learner):
     def update(self, batch: torch.Tensor, progress: float) -> Metrics:
         """Take one optimizer step on a batch of targets (B, 3, 128, 128) uint8.
 
-        Returns the MSE of the finished paintings or, in imitation, of actions to target strokes.
+        Returns the MSE of the finished paintings or, in behavior cloning, of the stroke numbers.
         """
         self.set_rates(progress)
         target = as_float(batch.cpu())
@@ -159,7 +159,7 @@ class GridLearner(Learner):
     def painting_loss(
         self, actor: ActorFunction, target: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return a surrogate loss with the gradient of weighted squared errors, and the final one.
+        """Return a loss whose gradient is that of weighted squared errors, and the final error.
 
         Of three updates the first trains all passes, the others all but the first; the first and
         the second add the error after the first pass that they train.

@@ -27,7 +27,7 @@ class Pass(NamedTuple):
     """What the actor sees in a pass, and which of its actions are painted."""
 
     zoom: int  # the zoom x zoom parts of the picture are its views, each enlarged to 128x128
-    side: int  # cells a side of the picture: 2 or 4 for each of the views
+    side: int  # cells a side of the picture: 2 or 4 times ``zoom``
     bundles: int  # fewer than side^2 selects the cells of largest squared error
     progress: float  # in [0, 1): the actor's input that tells the passes apart
 
@@ -38,7 +38,7 @@ DETAILS = Pass(2, 2 * GRID, 40, 0.7)
 
 
 def plan(steps: int, on_top: bool = False) -> list[Pass]:
-    """Return the passes of a painting of ``steps`` actions; the last one is shortened.
+    """Return the passes of a painting of ``steps`` actions; shortened to fit.
 
     on_top: paint on a coarse painting in place of a blank canvas.  Of few actions a fifth is left
     for details.

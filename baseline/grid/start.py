@@ -1,7 +1,7 @@
-"""The start of a training run of the grid method: initialization, then imitation learning.
+"""The start of a training run of the grid method: initialization, then behavior cloning.
 
-In its first updates a new actor learns by behavior cloning from target strokes: short strokes in
-the mean color around them, spread evenly over each grid cell.
+In its first updates a new actor imitates target strokes: short strokes in the mean color around
+them, spread evenly over each grid cell.
 """
 
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from Renderer.raster import paint_exact
 from Renderer.stroke_gen import FAMILIES
 
 IMITATION_UPDATES = 240
-EARLIER = {QUADRANTS: (), FULL: (2,), DETAILS: (1, 2)}  # cells a side that a view has painted
+EARLIER = {QUADRANTS: (), FULL: (2,), DETAILS: (1, 2)}  # cells a side of the earlier strokes
 OPACITY = {1: 0.9, 2: 0.9, GRID: 0.6}  # of target strokes, by cells a side
 # Row and column of the center, and diameter, of a cell's five target strokes, in grid cells.
 PLACES = ((1 / 2, 1 / 2, 9 / 32), *((y, x, 6 / 32) for y in (1 / 4, 3 / 4) for x in (1 / 4, 3 / 4)))
@@ -80,7 +80,7 @@ def imitation_loss(
 
 @torch.no_grad()
 def initialize(actor: Actor, target: torch.Tensor, family: str) -> None:
-    """Initialize weights at random (He et al., 2015), and batch-norm statistics by one batch.
+    """Initialize convolutions as He et al. (2015), batch-norm statistics by one batch.
 
     target: (B, 3, 128, 128) in [0, 1]; the actor sees it with the canvases of three passes.
     """

@@ -55,7 +55,7 @@ def refine(
     """Lower the squared error of the exact rasterizer's canvas; return the best strokes.
 
     target: (height, width, 3) float32 BGR in [0, 1], for the strokes' canvas, which is black at
-    first.  Shapes take Adam steps, colors diagonal Newton steps.  Every REINIT_INTERVAL steps the
+    first.  Shapes take Adam steps, colors bounded gradient steps.  Every REINIT_INTERVAL steps the
     strokes of least contribution are reinitialized where their tile's error is large, and painted
     last.  report: called after each step with the error before it; stopped: whether to end now.
     """
