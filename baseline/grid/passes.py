@@ -38,7 +38,7 @@ DETAILS = Pass(2, 2 * GRID, 40, 0.7)
 
 
 def plan(steps: int, on_top: bool = False) -> list[Pass]:
-    """Return the passes of a painting of ``steps`` actions; shortened to fit.
+    """Return the passes of a painting of ``steps`` actions, shortened to fit.
 
     on_top: paint on a coarse painting in place of a blank canvas.  Of few actions a fifth is left
     for details.
