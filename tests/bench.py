@@ -122,10 +122,13 @@ def update(precision: Precision, kind: str, batch_size: int) -> Callable[[], obj
     )
     networks = [agent.render.network, *agent.networks.values(), *agent.target_networks.values()]
 
+    backward = torch.Tensor.backward
+
     def plain_update() -> None:
         for network in networks:
             network.requires_grad_(True)
-        with mock.patch.object(learner, "learning", lambda network: nullcontext()):
+        with (mock.patch.object(learner, "unfrozen", lambda network: nullcontext()),
+              mock.patch.object(torch.Tensor, "backward", lambda loss, inputs: backward(loss))):
             agent.update(batch, 0.0)
 
     return plain_update if kind == "plain" else lambda: agent.update(batch, 0.0)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+import bench
 from DRL.ddpg import DDPG
 from DRL.learner import Setup
 from DRL.model_free import ModelFreeDDPG
@@ -79,6 +80,18 @@ def test_compiled_update_equals_the_plain_one(monkeypatch, options):
         for (key, one), other in zip(network.named_parameters(), fast.networks[name].parameters(),
                                      strict=True):
             assert (one.grad - other.grad).norm() <= 0.02 * one.grad.norm() + 1e-7, key
+
+
+@pytest.mark.usefixtures("narrow")
+@pytest.mark.parametrize("kind", ["plain", "default"])
+def test_benchmark_of_an_update(monkeypatch, kind):
+    """The plain update gives the renderer's weights gradients too."""
+    agent = bench.agent_of(Precision("fp32", torch.device("cpu")), kind)
+    monkeypatch.setattr(bench, "agent_of", lambda precision, kind: agent)
+    bench.update(agent.precision, kind, 2)()
+    grads = [parameter.grad is not None for parameter in agent.render.network.parameters()]
+    assert set(grads) == {kind == "plain"}
+    assert agent.updates == 1
 
 
 @pytest.fixture
