@@ -65,7 +65,6 @@ def portrait(folder: Path, work: Path) -> None:
     """Write the portrait in different ways."""
     run("test.py", PORTRAIT, "-o", folder / "default.jpg", "--strokes", work / "default.json")
     run("test.py", PORTRAIT, *FAST, "-o", folder / "agent.jpg")
-    run("test.py", PORTRAIT, *BEST, "-o", folder / "best.jpg")
     refined = work / "refined.json"
     run("test.py", PORTRAIT, "--divide", 1, "--refine", 300, "-o", folder / "refined.jpg",
         "--strokes", refined, folder / "refined.svg", "--seconds", 8)
