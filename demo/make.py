@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Make the pictures of this folder, here or in the folder that is named: some minutes."""
+"""Make the pictures of this folder, here or in the folder that is named: a quarter of an hour."""
 
 import subprocess
 import sys
