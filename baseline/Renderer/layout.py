@@ -41,8 +41,7 @@ class Layout(NamedTuple):
 
     def unclipped(self) -> "Layout":
         """Return the same tiles, whose strokes may be painted on all of the canvas."""
-        return self._replace(
-            clips=np.tile((0, 0, self.height, self.width), (len(self.tiles), 1)))
+        return self._replace(clips=np.tile((0, 0, self.height, self.width), (len(self.tiles), 1)))
 
     def cut(self, canvas: np.ndarray) -> torch.Tensor:
         """Cut the tiles out of a canvas (height, width, 3); beyond its borders it is mirrored.

@@ -80,8 +80,7 @@ def refine(
         # Coverage bounds the row sums of the colors' Hessian (Gershgorin), so the simultaneous
         # color step alone cannot raise the error.
         recolored = strokes.colors - result.colors / (result.coverage[:, None] + COLOR_DAMPING)
-        strokes = replace(strokes, shapes=moved.clamp_(0, 1).numpy(),
-                          colors=recolored.clip(0, 1))
+        strokes = replace(strokes, shapes=moved.clamp_(0, 1).numpy(), colors=recolored.clip(0, 1))
         if step % REINIT_INTERVAL == REINIT_INTERVAL - 1 and progress < REINIT_UNTIL:
             contribution = result.contribution
             count = int((contribution < MIN_CONTRIBUTION * contribution.mean()).sum())

@@ -125,8 +125,7 @@ def video_kind(path: Path, fps: float) -> type[Video]:
     if kind not in KINDS or path.is_dir():
         raise UserError(f"cannot write {path}: the name of a video ends in .mp4 or .gif")
     if not 1 <= fps <= KINDS[kind].MAX_FPS:
-        raise UserError(
-            f"a {kind} shows 1 to {KINDS[kind].MAX_FPS} frames a second, not {fps:g}")
+        raise UserError(f"a {kind} shows 1 to {KINDS[kind].MAX_FPS} frames a second, not {fps:g}")
     return KINDS[kind]
 
 

@@ -172,14 +172,17 @@ def keep_apart(written: Iterable[Path | None], read: dict[Path, str]) -> dict[Pa
     """Return what the real path of each file is.
 
     Raises UserError where a file to write, if any, cannot be written, or is a file to read or
-    another one to write.  Devices and pipes may be written several times.
+    another one to write, hard links included.  Devices and pipes may be written several times.
     read: what each of those files is.
     """
     taken = {real(path): f"{what} {path}" for path, what in read.items()}
     for path in filter(None, written):
         if (target := _target(path)) is None:
             continue
-        if (real_path := real(target)) in taken:
+        real_path, linked = real(target), target.exists() and target.stat().st_nlink > 1
+        real_path = next((file for file in taken if linked and file.exists()
+                          and file.samefile(target)), real_path)
+        if real_path in taken:
             raise UserError(f"{path} would take the place of {taken[real_path]}")
         taken[real_path] = "another file to write"
     return taken

@@ -187,6 +187,9 @@ def test_hard_links_keep_one_content(tmp_path):
     put(tmp_path / "one")
     assert (tmp_path / "two").read_text() == "new"
     assert sorted(os.listdir(tmp_path)) == ["one", "two"]
+    with pytest.raises(UserError, match="two would take the place of the photo .*one"):
+        keep_apart([tmp_path / "two"], {tmp_path / "one": "the photo"})
+    keep_apart([tmp_path / "two"], {tmp_path / "another": "the photo"})
 
 
 def test_read_only_file_is_refused_before_any_work(home):
